@@ -26,7 +26,7 @@ class NewApplication(TypedDict):
 
 
 class ApplicationChange(TypedDict):
-    """Changed fields of an application; omitted fields are unchanged."""
+    """Changed fields of an application. Omitted fields do not change."""
 
     name: NotRequired[str | None]
     subject: NotRequired[str | None]
@@ -96,7 +96,10 @@ class Location(TypedDict):
 
 
 class NewDevice(TypedDict):
-    """A browser's push subscription and its details. When a device is registered again, omitted fields stay."""
+    """A push subscription of a browser, with its details.
+
+    If the device is registered already, omitted fields do not change.
+    """
 
     subscription: Subscription
     user_id: NotRequired[str | None]
@@ -122,7 +125,7 @@ class DeviceSearch(TypedDict):
 
 
 class DeviceChange(TypedDict):
-    """Changed fields of a device; omitted fields stay. Attributes are merged, null removes one (RFC 7396)."""
+    """Changed fields of a device. Omitted fields do not change. Attributes are merged; null removes one (RFC 7396)."""
 
     user_id: NotRequired[str | None]
     user_hash: NotRequired[str | None]
@@ -143,7 +146,7 @@ class InboxSearch(TypedDict):
 
 
 class ReadUpTo(TypedDict):
-    """A position in the inbox."""
+    """A position in the inbox, up to which items are marked as read."""
 
     upto: int
     """Position of the newest item that was read."""
@@ -157,7 +160,7 @@ class CategoryCap(TypedDict):
 
 
 class QuietHours(TypedDict):
-    """A daily period without messages. It spans midnight when `end` is earlier than `start`."""
+    """A daily period without messages. If `end` is earlier than `start`, the period ends on the next day."""
 
     start: str
     end: str
@@ -177,7 +180,7 @@ class NewCategory(TypedDict):
 
 
 class CategoryChange(TypedDict):
-    """Changed fields of a category; omitted fields stay, null removes a rule."""
+    """Changed fields of a category. Omitted fields do not change; null removes a rule."""
 
     description: NotRequired[str | None]
     cap: NotRequired[CategoryCap | None]
@@ -189,7 +192,7 @@ class PreferencesChange(TypedDict):
     """Opt-ins and opt-outs of a device."""
 
     categories: Mapping[str, bool]
-    """By category name: false opts out. Omitted categories stay."""
+    """By category name: false opts out. Omitted categories do not change."""
 
 
 class NewSegment(TypedDict):
@@ -200,7 +203,7 @@ class NewSegment(TypedDict):
 
 
 class SegmentChange(TypedDict):
-    """Changed fields of a segment; omitted fields stay."""
+    """Changed fields of a segment. Omitted fields do not change."""
 
     name: NotRequired[str | None]
     audience: NotRequired[Audience | None]
@@ -216,12 +219,12 @@ class Action(TypedDict):
 
 
 class PartialContent(TypedDict):
-    """Content in which every field is optional."""
+    """Content whose fields are all optional."""
 
     title: NotRequired[str | None]
     body: NotRequired[str | None]
     url: NotRequired[str | None]
-    """The page that a click opens; a path is resolved against the application's first origin."""
+    """The page that a click opens. A path is resolved against the application's first origin."""
     icon: NotRequired[str | None]
     image: NotRequired[str | None]
     badge: NotRequired[str | None]
@@ -235,7 +238,7 @@ class PartialContent(TypedDict):
 
 
 class Content(TypedDict):
-    """The content of a notification, at most 3,993 octets when rendered.
+    """The content of a notification. Its rendered payload has at most 3,993 octets.
 
     Texts may be Liquid templates with the variables `user`, `device`, `event` and `notification`.
     """
@@ -243,7 +246,7 @@ class Content(TypedDict):
     title: str
     body: NotRequired[str | None]
     url: NotRequired[str | None]
-    """The page that a click opens; a path is resolved against the application's first origin."""
+    """The page that a click opens. A path is resolved against the application's first origin."""
     icon: NotRequired[str | None]
     image: NotRequired[str | None]
     badge: NotRequired[str | None]
@@ -255,7 +258,7 @@ class Content(TypedDict):
     require_interaction: NotRequired[bool | None]
     app_badge: NotRequired[int | None]
     locales: NotRequired[Mapping[str, PartialContent] | None]
-    """Translations by language tag. A device with de-AT gets `de` when there is no `de-AT`."""
+    """Translations by language tag. A device with de-AT gets `de` if there is no `de-AT`."""
 
 
 class NewTemplate(TypedDict):
@@ -264,7 +267,7 @@ class NewTemplate(TypedDict):
     name: str
     content: Content
     strict: NotRequired[bool]
-    """Whether an unknown variable fails the message."""
+    """Whether a message with an unknown variable fails."""
 
 
 class TemplateSearch(TypedDict):
@@ -275,7 +278,7 @@ class TemplateSearch(TypedDict):
 
 
 class TemplateChange(TypedDict):
-    """Changed fields of a template; omitted fields stay. New content or another `strict` creates a version."""
+    """Changed fields of a template. Omitted fields do not change. Changing `content` or `strict` creates a version."""
 
     name: NotRequired[str | None]
     content: NotRequired[Content | None]
@@ -283,7 +286,7 @@ class TemplateChange(TypedDict):
 
 
 class TemplateRef(TypedDict):
-    """A reference to a saved template; without `version` the newest one."""
+    """A reference to a saved template. Without `version` it refers to the newest version."""
 
     id: str
     version: NotRequired[int | None]
@@ -295,9 +298,9 @@ class TemplatePreview(TypedDict):
     template: NotRequired[TemplateRef | None]
     content: NotRequired[Content | None]
     strict: NotRequired[bool]
-    """Whether an unknown variable fails the message. A saved template has its own setting."""
+    """Whether a message with an unknown variable fails. A saved template has its own setting."""
     event: NotRequired[Mapping[str, Any] | None]
-    """The value of `event` in templates."""
+    """The value of the template variable `event`."""
     device_id: NotRequired[str | None]
     locale: NotRequired[str | None]
 
@@ -324,7 +327,7 @@ class Schedule(TypedDict):
     timezone: NotRequired[str | None]
     """An IANA name such as `Europe/Vienna`, or `device` for the local time of each device."""
     at: str
-    """When sending starts; immediately when the time has passed."""
+    """When sending starts; immediately if the time has passed."""
 
 
 class NewNotification(TypedDict):
@@ -333,11 +336,11 @@ class NewNotification(TypedDict):
     template: NotRequired[TemplateRef | None]
     content: NotRequired[Content | None]
     strict: NotRequired[bool]
-    """Whether an unknown variable fails the message. A saved template has its own setting."""
+    """Whether a message with an unknown variable fails. A saved template has its own setting."""
     delivery: NotRequired[DeliveryOptions]
     category: NotRequired[str | None]
     event: NotRequired[Mapping[str, Any] | None]
-    """The value of `event` in templates."""
+    """The value of the template variable `event`."""
     audience: Audience
     schedule: NotRequired[Schedule | None]
 
@@ -356,15 +359,15 @@ class Sendable(TypedDict):
     template: NotRequired[TemplateRef | None]
     content: NotRequired[Content | None]
     strict: NotRequired[bool]
-    """Whether an unknown variable fails the message. A saved template has its own setting."""
+    """Whether a message with an unknown variable fails. A saved template has its own setting."""
     delivery: NotRequired[DeliveryOptions]
     category: NotRequired[str | None]
     event: NotRequired[Mapping[str, Any] | None]
-    """The value of `event` in templates."""
+    """The value of the template variable `event`."""
 
 
 class PreviewRequest(TypedDict):
-    """An audience to count."""
+    """An audience to preview."""
 
     audience: Audience
 
@@ -379,12 +382,12 @@ class Throttle(TypedDict):
 
 
 class LocalizedContent(TypedDict):
-    """Optional content, and its translations."""
+    """Content whose fields are all optional, with translations."""
 
     title: NotRequired[str | None]
     body: NotRequired[str | None]
     url: NotRequired[str | None]
-    """The page that a click opens; a path is resolved against the application's first origin."""
+    """The page that a click opens. A path is resolved against the application's first origin."""
     icon: NotRequired[str | None]
     image: NotRequired[str | None]
     badge: NotRequired[str | None]
@@ -396,7 +399,7 @@ class LocalizedContent(TypedDict):
     require_interaction: NotRequired[bool | None]
     app_badge: NotRequired[int | None]
     locales: NotRequired[Mapping[str, PartialContent] | None]
-    """Translations by language tag. A device with de-AT gets `de` when there is no `de-AT`."""
+    """Translations by language tag. A device with de-AT gets `de` if there is no `de-AT`."""
 
 
 class Variant(TypedDict):
@@ -418,7 +421,7 @@ class Winner(TypedDict):
 
 
 class PauseWhen(TypedDict):
-    """Pause when too many deliveries fail: the device is gone, or the message is rejected or expires."""
+    """Pause the notification if too many deliveries fail: the device is gone, or the message is rejected or expires."""
 
     failure_share: float
     """Share of failed deliveries among the completed ones."""
@@ -432,14 +435,14 @@ class CampaignRequest(TypedDict):
     template: NotRequired[TemplateRef | None]
     content: NotRequired[Content | None]
     strict: NotRequired[bool]
-    """Whether an unknown variable fails the message. A saved template has its own setting."""
+    """Whether a message with an unknown variable fails. A saved template has its own setting."""
     delivery: NotRequired[DeliveryOptions]
     category: NotRequired[str | None]
     event: NotRequired[Mapping[str, Any] | None]
-    """The value of `event` in templates."""
+    """The value of the template variable `event`."""
     throttle: NotRequired[Throttle | None]
     quiet_hours: NotRequired[QuietHours | None]
-    """Messages are held until the quiet hours end. Defaults to those of the category."""
+    """Messages are sent after the quiet hours. Defaults to the quiet hours of the category."""
     variants: NotRequired[Sequence[Variant] | None]
     winner: NotRequired[Winner | None]
     pause_when: NotRequired[PauseWhen | None]
@@ -467,14 +470,14 @@ class NewReminder(TypedDict):
     template: NotRequired[TemplateRef | None]
     content: NotRequired[Content | None]
     strict: NotRequired[bool]
-    """Whether an unknown variable fails the message. A saved template has its own setting."""
+    """Whether a message with an unknown variable fails. A saved template has its own setting."""
     delivery: NotRequired[RecurringDeliveryOptions]
     category: NotRequired[str | None]
     event: NotRequired[Mapping[str, Any] | None]
-    """The value of `event` in templates."""
+    """The value of the template variable `event`."""
     throttle: NotRequired[Throttle | None]
     quiet_hours: NotRequired[QuietHours | None]
-    """Messages are held until the quiet hours end. Defaults to those of the category."""
+    """Messages are sent after the quiet hours. Defaults to the quiet hours of the category."""
     variants: NotRequired[Sequence[Variant] | None]
     winner: NotRequired[Winner | None]
     pause_when: NotRequired[PauseWhen | None]
@@ -493,8 +496,8 @@ class NewReminder(TypedDict):
 class ReminderChange(TypedDict):
     """Changed fields of a reminder.
 
-    Omitted fields stay; null removes ends_at, category, throttle, quiet_hours or the delivery options. Occurrences that
-    have started do not change.
+    Omitted fields do not change; null removes ends_at, category, throttle, quiet_hours or the delivery options.
+    Occurrences that have started do not change.
     """
 
     content: NotRequired[Content | None]
@@ -558,7 +561,7 @@ class NewAlert(TypedDict):
 
 
 class AlertMatcherModel(TypedDict):
-    """Matches alerts by their fields; an omitted field matches all. Event names are compared case-insensitively."""
+    """Matches alerts by their fields. An omitted field matches all alerts. Event names are case-insensitive."""
 
     severity: NotRequired[Sequence[Severity] | None]
     urgency: NotRequired[Sequence[AlertUrgency] | None]
@@ -567,7 +570,7 @@ class AlertMatcherModel(TypedDict):
 
 
 class AlertRule(TypedDict):
-    """How matching alerts are sent. Omitted fields take the gateway's default for the alert's severity and urgency."""
+    """How matching alerts are sent. The default of a field depends on the severity and the urgency of the alert."""
 
     when: AlertMatcherModel
     tell: NotRequired[bool]
@@ -630,7 +633,7 @@ class StatSearch(TypedDict):
 
 
 class Receipt(TypedDict):
-    """A receipt of a message."""
+    """A receipt for a message."""
 
     token: str
     event: Literal["displayed", "clicked", "dismissed"]
@@ -650,12 +653,12 @@ class NewTrigger(TypedDict):
     template: NotRequired[TemplateRef | None]
     content: NotRequired[Content | None]
     strict: NotRequired[bool]
-    """Whether an unknown variable fails the message. A saved template has its own setting."""
+    """Whether a message with an unknown variable fails. A saved template has its own setting."""
     delivery: NotRequired[RecurringDeliveryOptions]
     category: NotRequired[str | None]
     name: str
     event: str
-    """Name of the events that set off the trigger."""
+    """Name of the events that start the trigger."""
     condition: NotRequired[Mapping[str, Any] | None]
     audience: NotRequired[Audience | None]
     delay: NotRequired[int]
@@ -663,14 +666,14 @@ class NewTrigger(TypedDict):
     dedupe: NotRequired[int | None]
     cap: NotRequired[TriggerCap | None]
     cancel_on: NotRequired[Sequence[str]]
-    """Events of the same user that cancel a pending notification."""
+    """Names of events that cancel unfinished notifications to the same user."""
 
 
 class TriggerChange(TypedDict):
     """Changed fields of a trigger.
 
-    Omitted fields stay; null removes condition, dedupe, cap, category or the delivery options. Runs that have started
-    do not change.
+    Omitted fields do not change; null removes condition, dedupe, cap, category or the delivery options. Runs that have
+    started do not change.
     """
 
     content: NotRequired[Content | None]
@@ -744,7 +747,7 @@ class NewWebhook(TypedDict):
 
 
 class WebhookChange(TypedDict):
-    """Changed fields of a webhook; omitted fields stay. `"status": "active"` enables a disabled webhook."""
+    """Changed fields of a webhook. Omitted fields do not change. `"status": "active"` enables a disabled webhook."""
 
     name: NotRequired[str | None]
     url: NotRequired[str | None]
@@ -807,7 +810,7 @@ class NewFeed(TypedDict):
 
 
 class FeedChange(TypedDict):
-    """Changed fields of a feed; omitted fields stay, null removes audience or category."""
+    """Changed fields of a feed. Omitted fields do not change; null removes audience or category."""
 
     name: NotRequired[str | None]
     url: NotRequired[str | None]

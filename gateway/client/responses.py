@@ -816,7 +816,7 @@ class Health:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Readiness:
-    """The result of the readiness check, with the result of each of its parts."""
+    """The result of the readiness check: the status, and the result of each check."""
 
     status: str
     checks: dict[str, str]

@@ -1,1 +1,1 @@
-"""The HTTP API: one module for each resource, and one path for authentication, validation, errors and OpenAPI."""
+"""The HTTP API: one module for each resource. All routes share authentication, validation, errors and OpenAPI."""

@@ -3,11 +3,11 @@
 Every route takes the same path, in this order:
 
 1. The rate limit of the client address, and a slot of the request limiter.
-2. The credential, its scope and origin, and the rate limit of its key. The lookup holds no transaction, and the body is
-   still unread: a request without a valid credential is refused before it costs memory or time.
-3. The body, bounded in size and time, and its validation. No database connection is held while a client sends it.
-4. One transaction: the credential is looked up again, then the handler, the idempotency record and the audit entry run.
-   An error rolls all of it back, and a response describes committed state.
+2. The credential with its scope and origin, and the rate limit of its key. This happens before the body is read and
+   without a transaction, so a request without a valid credential costs little memory and time.
+3. The body, with limits of size and time, and its validation. No database connection is in use while a client sends it.
+4. One transaction: the credential is looked up again, the handler runs, and the idempotency record and the audit entry
+   are stored. An error rolls back all of this. A successful response is sent after the commit.
 """
 
 import asyncio
@@ -37,15 +37,16 @@ from gateway.web.http import problems
 from gateway.web.http.parsing import read_body, read_query
 from gateway.web.http.routing import MediaType, Request, Response, Route, TransactionalRequest, WebState, encode_json
 
-# The id of the resource that the request created, for the access log.
+# The key under which aiohttp's request stores the id of the created resource, for the access log.
 CREATED_ID = web.RequestKey("created_id", object)
 ANONYMOUS = Principal(frozenset())
 MAX_KEY_LENGTH = 255
-# Probes and metrics are outside this prefix, so they are answered however many requests an address sends.
+# Only paths with this prefix are rate limited. Probes and metrics are not, so that monitoring always works.
 RATE_LIMITED_PREFIX = "/v1/"
-# For the whole body: a slow sender occupies a slot of the request limiter.
+# Time to receive a whole body. Without the limit, a slow client would occupy a slot of the request limiter.
 BODY_TIMEOUT_S = 30
-# A refused request whose unread body is at most this long keeps its connection: the server reads and discards the body.
+# If a request is refused before its body was read, and the body has at most this length, the server reads and discards
+# the body and keeps the connection open.
 MAX_DISCARDED_OCTETS = 65_536
 
 
@@ -56,7 +57,7 @@ def create_handler(state: WebState, route: Route) -> Callable[[web.Request], Awa
         try:
             response = await _handle(state, route, http)
         except problems.EXPECTED as error:
-            response = problems.answer(problems.of(error))
+            response = problems.to_response(problems.from_exception(error))
         _close_if_unread(http, response)
         return response
 
@@ -64,7 +65,7 @@ def create_handler(state: WebState, route: Route) -> Callable[[web.Request], Awa
 
 
 async def defer_continue(http: web.Request) -> None:
-    """Handle `Expect` without sending 100 Continue: dispatch sends it once the credential is valid.
+    """Handle `Expect` without sending 100 Continue. `_respond` sends it, after the credential was checked.
 
     Raises:
         HTTPExpectationFailed: the expectation is not 100-continue (RFC 9110 section 10.1.1).
@@ -75,10 +76,10 @@ async def defer_continue(http: web.Request) -> None:
 
 async def _handle(state: WebState, route: Route, http: web.Request) -> web.StreamResponse:
     if route.path.startswith(RATE_LIMITED_PREFIX):
-        state.limits.address_buckets.acquire(state.client_addresses.of(http))
+        state.limits.address_buckets.acquire(state.client_addresses.resolve(http))
     with ExitStack() as slots:
-        # Streaming routes have limiters of their own. The probes are streaming routes, so that they are answered when
-        # the request limiter is full.
+        # Streaming routes have their own limiters. The probes count as streaming routes, so that they work when the
+        # request limiter has no free slot.
         if route.streams is None:
             slots.enter_context(state.limits.requests.slot())
         return await _respond(state, route, http, slots)
@@ -92,7 +93,7 @@ async def _respond(state: WebState, route: Route, http: web.Request, slots: Exit
     raw, body, query = await _read_input(state, route, http, slots)
     request = Request(state, http, principal, body, query)
     if route.precondition is not None:
-        # A precondition may wait long for something new (long polling), and many do so at once.
+        # Many requests may wait in a precondition at once (long polling), so they must not occupy slots.
         slots.close()
         headers |= await route.precondition(request)
         if route.streams is None:
@@ -106,23 +107,23 @@ async def _respond(state: WebState, route: Route, http: web.Request, slots: Exit
         return _to_http(http, await route.batch_handler(request), headers)
     async with state.context.engine.begin() as conn:
         principal = await _authenticate(state, route, http, conn)
-        call = TransactionalRequest(state, http, principal, body, query, conn)
-        response = await _respond_once(route, call, raw)
-    for callback in call.after_commit:
+        transactional = TransactionalRequest(state, http, principal, body, query, conn)
+        response = await _respond_once(route, transactional, raw)
+    for callback in transactional.after_commit:
         await callback()
     return _to_http(http, response, headers)
 
 
 async def _authenticate(state: WebState, route: Route, http: web.Request, conn: Connection | None = None) -> Principal:
-    """Return the principal, who may call the route.
+    """Return the principal of a request, and check that it may call the route.
 
-    With `conn` the credential is valid as of that transaction: a key that was removed while the body was sent is
-    refused.
+    With `conn` the credential is looked up in that transaction. So a key that was removed while the client sent the
+    body is refused.
 
     Raises:
         Unauthenticated: the credential is missing or unknown.
-        Forbidden: the credential lacks the scope, or the session's request is forged.
-        OriginNotAllowed: the publishable key is used from another origin.
+        Forbidden: the credential lacks the scope, or a request with the session cookie may be forged.
+        OriginNotAllowed: the publishable key is used from an origin that is not allowed.
     """
     if not route.scopes:
         return ANONYMOUS
@@ -131,33 +132,36 @@ async def _authenticate(state: WebState, route: Route, http: web.Request, conn: 
     return principal
 
 
-async def _respond_once(route: Route, call: TransactionalRequest[Any, Any], raw: bytes) -> Response:
-    """Run the handler, unless the Idempotency-Key already has a response: then return that response."""
-    key = call.http.headers.get("Idempotency-Key") if route.creates else None
+async def _respond_once(route: Route, request: TransactionalRequest[Any, Any], raw: bytes) -> Response:
+    """Run the handler. If there is a stored response for the Idempotency-Key, return it instead.
+
+    `raw` is the request body.
+    """
+    key = request.http.headers.get("Idempotency-Key") if route.creates else None
     if key is None:
-        return await _run_handler(route, call)
+        return await _run_handler(route, request)
     if not 0 < len(key) <= MAX_KEY_LENGTH or not key.isascii() or not key.isprintable():
         raise ValidationError(
             [FieldError("/header/Idempotency-Key", f"must have 1 to {MAX_KEY_LENGTH} printable ASCII characters")]
         )
-    keyring, owner = call.context.keyring, call.principal.owner
-    digest = hashlib.sha256(f"{call.http.method} {call.http.path_qs}\n".encode() + raw).digest()
-    stored = await idempotency.begin(call.conn, keyring, owner, key, digest)
+    keyring, owner = request.context.keyring, request.principal.owner
+    digest = hashlib.sha256(f"{request.http.method} {request.http.path_qs}\n".encode() + raw).digest()
+    stored = await idempotency.begin(request.conn, keyring, owner, key, digest)
     if stored is not None:
         return Response(stored.body, stored.status, {"Idempotency-Replayed": "true"})
-    response = await _run_handler(route, call)
-    await idempotency.store_response(call.conn, keyring, owner, key, response.status, encode_json(response.body))
+    response = await _run_handler(route, request)
+    await idempotency.store_response(request.conn, keyring, owner, key, response.status, encode_json(response.body))
     return response
 
 
-async def _run_handler(route: Route, call: TransactionalRequest[Any, Any]) -> Response:
-    response: Response = await route.handler(call)
-    await audit.record(route, call, response)
+async def _run_handler(route: Route, request: TransactionalRequest[Any, Any]) -> Response:
+    response: Response = await route.handler(request)
+    await audit.record(route, request, response)
     return response
 
 
 def _to_http(http: web.Request, response: Response, headers: Mapping[str, str]) -> web.Response:
-    """Serialize the response; a GET or HEAD gets an ETag, and 304 when the client has that version."""
+    """Serialize the response. A GET or HEAD gets an ETag, or status 304 if the client sent the current ETag."""
     if response.status in (201, 202) and isinstance(response.body, dict):
         http[CREATED_ID] = response.body.get("id")
     headers = {**headers, **response.headers}
@@ -174,17 +178,17 @@ def _to_http(http: web.Request, response: Response, headers: Mapping[str, str]) 
 
 
 def _matches_etag(http: web.Request, etag: str) -> bool:
-    """Tell whether If-None-Match contains the ETag (weak comparison, RFC 9110 section 13.1.2)."""
+    """Return whether If-None-Match contains the ETag (weak comparison, RFC 9110 section 13.1.2)."""
     tags = http.headers.get("If-None-Match", "")
     return tags.strip() == "*" or etag in (tag.strip().removeprefix("W/") for tag in tags.split(","))
 
 
 def _close_if_unread(http: web.Request, response: web.StreamResponse) -> None:
-    """Close the connection after a response to a request whose body is unread and may be long.
+    """Close the connection after the response if the body is unread and may be long.
 
-    aiohttp never parses an unread body as the next request: it discards what arrives for a few seconds
-    (`protocol.LINGERING_S`), and closes the connection unless the body ended. `Connection: close` tells the client to
-    stop sending.
+    aiohttp never parses an unread body as the next request. It discards data for a few seconds
+    (`protocol.LINGERING_S`), and closes the connection if the body has not ended by then. `Connection: close` makes
+    the client stop sending.
     """
     length = http.content_length
     if not http.content.is_eof() and (length is None or length > MAX_DISCARDED_OCTETS):
@@ -198,7 +202,7 @@ def _expects_continue(http: web.Request) -> bool:
 async def _send_continue(http: web.Request) -> None:
     if http.version == HttpVersion11 and _expects_continue(http) and not http.content.is_eof():
         await http.writer.write(b"HTTP/1.1 100 Continue\r\n\r\n")
-        http.writer.output_size = 0  # the response has not begun
+        http.writer.output_size = 0  # aiohttp would otherwise assume that the response has begun
 
 
 async def _read_input(state: WebState, route: Route, http: web.Request, slots: ExitStack) -> tuple[bytes, Any, Any]:
@@ -219,7 +223,7 @@ async def _read_input(state: WebState, route: Route, http: web.Request, slots: E
 
 
 async def _read_raw(state: WebState, http: web.Request, media_type: MediaType | None, slots: ExitStack) -> bytes:
-    """Read the body; its memory is reserved in the request limiter until the response is complete.
+    """Read the body. Its memory stays reserved in the request limiter until `slots` is closed.
 
     Raises:
         UnsupportedMediaType: the body is neither JSON nor a media type of the route.
@@ -250,13 +254,13 @@ async def _read_raw(state: WebState, http: web.Request, media_type: MediaType | 
 
 
 def _credential(state: WebState, http: web.Request) -> str:
-    """Return the bearer token, or else the console session's cookie.
+    """Return the bearer token, or without one the session token in the console's cookie.
 
     Raises:
-        Unauthenticated: neither is present, or the Authorization header is malformed.
-        Forbidden: the session's request is forged.
+        Unauthenticated: there is neither, or the Authorization header is malformed.
+        Forbidden: the request with the session cookie may be forged.
     """
-    if "Authorization" not in http.headers and (token := session.token_of(state, http)) is not None:
+    if "Authorization" not in http.headers and (token := session.find_token(state, http)) is not None:
         return token
     scheme, _, bearer = http.headers.get("Authorization", "").partition(" ")
     if not scheme:
@@ -279,7 +283,7 @@ def _authorize(route: Route, principal: Principal, http: web.Request) -> None:
     if principal.origins is None:
         return
     origin = http.headers.get("Origin")
-    # Browsers omit Origin from a page's GET to its own origin, and never from a POST.
+    # Browsers send no Origin with a GET of a page to its own origin. They always send it with a POST.
     if origin is None and http.method == "GET":
         return
     if origin is None or origin not in principal.origins:

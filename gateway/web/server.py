@@ -1,4 +1,4 @@
-"""The web application: all routes, the pages, and the middleware around each request."""
+"""Build the web application: all routes, the pages, and the middleware for every request."""
 
 import logging
 import time
@@ -68,7 +68,9 @@ ROUTES: tuple[Route, ...] = (
 REQUEST_ID = web.RequestKey("request_id", str)
 MAX_REQUEST_ID_LENGTH = 128
 
+# aiohttp's errors for requests that are not valid HTTP.
 PROTOCOL_ERRORS = (http_exceptions.HttpProcessingError, web.RequestPayloadError)
+# The kinds of ids that the access log contains, by name.
 LOGGED_IDS = {"notification": ids.NOTIFICATION, "event": ids.EVENT, "reminder": ids.REMINDER}
 
 log = structlog.get_logger(__name__)
@@ -77,7 +79,10 @@ Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 
 def _shorten_protocol_errors(record: logging.LogRecord) -> bool:
-    """Log only the error class of an unparseable request: its content is untrusted and unbounded."""
+    """Reduce the log record of a request that is not valid HTTP to the class of the error.
+
+    The content of such a request is untrusted and may be large.
+    """
     error = record.exc_info[1] if record.exc_info else None
     if isinstance(error, PROTOCOL_ERRORS):
         record.msg, record.args = "http.unreadable: %s", (type(error).__name__,)
@@ -87,10 +92,10 @@ def _shorten_protocol_errors(record: logging.LogRecord) -> bool:
 
 
 def build(state: WebState, *, pages: bool = True) -> web.Application:
-    """Build the application, to be run by a `protocol.Runner`.
+    """Build the application. Run it with a `protocol.Runner`.
 
     Args:
-        state: the state that the handlers share.
+        state: the objects that the handlers share.
         pages: whether to serve the console, the SDK, the documentation and the OpenAPI document.
     """
     logging.getLogger("aiohttp.server").addFilter(_shorten_protocol_errors)
@@ -98,7 +103,7 @@ def build(state: WebState, *, pages: bool = True) -> web.Application:
     browser_paths = set()
     for route in ROUTES:
         handle = dispatch.create_handler(state, route)
-        # By default aiohttp matches no braces in a path parameter, but user ids may contain them.
+        # By default a path parameter of aiohttp does not match braces, which user ids may contain.
         path = route.path.replace("}", ":[^/]+}")
         if route.method == "GET":
             app.router.add_get(path, handle, allow_head=route.streams is None, expect_handler=dispatch.defer_continue)
@@ -108,7 +113,7 @@ def build(state: WebState, *, pages: bool = True) -> web.Application:
             browser_paths.add(path)
             app.router.add_route("OPTIONS", path, _preflight)
     if pages:
-        static_files.add(app, encode_json(openapi.document(ROUTES)), state.map_tiles)
+        static_files.add_routes(app, encode_json(openapi.document(ROUTES)), state.map_tiles)
 
     async def close_streams(_: web.Application) -> None:
         await state.inbox_notifier.close()
@@ -122,7 +127,7 @@ def build(state: WebState, *, pages: bool = True) -> web.Application:
 
 
 async def _preflight(request: web.Request) -> web.Response:
-    """Answer a CORS preflight request. Any origin is allowed; a key's origins are checked when it is used."""
+    """Answer a CORS preflight request. Any origin is allowed here: dispatch checks the origins of the key."""
     del request
     headers = {
         "Access-Control-Allow-Methods": "GET, POST, PUT, PATCH, DELETE",
@@ -134,7 +139,7 @@ async def _preflight(request: web.Request) -> web.Response:
 
 @web.middleware
 async def _observe(request: web.Request, handler: Handler) -> web.StreamResponse:
-    """Assign a request id, log, measure and trace the request, and convert exceptions to problem documents."""
+    """Assign a request id; log, measure and trace the request; convert exceptions to problem documents."""
     request_id = request.headers.get("X-Request-Id", "")
     if not (request_id.isascii() and request_id.isprintable() and 0 < len(request_id) <= MAX_REQUEST_ID_LENGTH):
         request_id = ids.new_id().hex
@@ -148,7 +153,7 @@ async def _observe(request: web.Request, handler: Handler) -> web.StreamResponse
         try:
             response = await handler(request)
         except Exception as error:  # noqa: BLE001 - no stack trace may reach a client
-            response = problems.answer(problems.of(error))
+            response = problems.to_response(problems.from_exception(error))
         seconds = time.perf_counter() - started_at
         log.info(
             "http.request",
@@ -158,19 +163,20 @@ async def _observe(request: web.Request, handler: Handler) -> web.StreamResponse
             ms=round(seconds * 1000, 1),
             **_logged_id(request),
         )
-        timed = seconds if isinstance(response, web.Response) else None
+        # The duration of a stream depends on its client, so it is not recorded.
+        duration_s = seconds if isinstance(response, web.Response) else None
         tracing.set_response_status(span, response.status)
-        metrics.record_response(request.method, route, response.status, timed)
+        metrics.record_response(request.method, route, response.status, duration_s)
     return response
 
 
 async def _add_request_id(request: web.Request, response: web.StreamResponse) -> None:
-    # aiohttp answers some requests itself (an unknown Expect), so no request id was assigned.
+    # aiohttp itself answers some requests, such as those with an unknown Expect. They have no request id yet.
     response.headers["X-Request-Id"] = request.get(REQUEST_ID) or ids.new_id().hex
 
 
 def _logged_id(request: web.Request) -> dict[str, str]:
-    """Return the id of the created or requested resource, with which later log events can be found."""
+    """Return the id of the created or requested resource, by which to find later log events about it."""
     id_ = request.get(dispatch.CREATED_ID) or request.match_info.get("notification_id")
     if not isinstance(id_, str):
         return {}
@@ -178,6 +184,6 @@ def _logged_id(request: web.Request) -> dict[str, str]:
 
 
 def _route(request: web.Request) -> str:
-    """Return the path template of the route; the path itself may contain a user id."""
+    """Return the path template of the route. The path itself may contain a user id, which must not be logged."""
     resource = request.match_info.route.resource
     return resource.canonical if resource is not None else "none"

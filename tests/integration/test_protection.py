@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from aiohttp.test_utils import TestClient, TestServer
 
-from gateway.web.http.security_headers import PAGE
+from gateway.web.http.security_headers import PAGE_POLICY
 from gateway.web.pages import static_files
 from gateway.web.server import ROUTES, build
 from tests.support.api import Api, fill_path, serve_api
@@ -71,7 +71,7 @@ async def test_no_response_allows_credentialed_requests(api: Api) -> None:
 
 def test_page_policy_allows_only_own_files() -> None:
     """The policy of pages runs nothing but the gateway's own files."""
-    allowed = dict(directive.split(" ", 1) for directive in PAGE.split("; "))
+    allowed = dict(directive.split(" ", 1) for directive in PAGE_POLICY.split("; "))
     assert allowed["default-src"] == "'none'"
     assert {allowed[name] for name in ("script-src", "style-src", "connect-src", "worker-src")} == {"'self'"}
     assert {allowed[name] for name in ("base-uri", "form-action", "frame-ancestors")} == {"'none'"}
@@ -87,7 +87,7 @@ async def test_only_the_console_may_load_map_tiles(api: Api) -> None:
         }
         settings = await (await client.get("/console/settings.json")).json()
     assert "img-src 'self' http://127.0.0.1:9000 data: https:" in policies["console"]
-    assert policies["console"].replace(" http://127.0.0.1:9000", "") == policies["sample"] == PAGE
+    assert policies["console"].replace(" http://127.0.0.1:9000", "") == policies["sample"] == PAGE_POLICY
     assert settings == {"map_tiles": "http://127.0.0.1:9000/{z}/{x}/{y}.png"}
 
 

@@ -11,7 +11,7 @@ PROXIES = ("10.0.0.0/8", "2001:db8::1")
 def resolve(peer: str, *forwarded: str, proxies: tuple[str, ...] = PROXIES) -> str:
     """Return the client address of a request from this peer with these headers."""
     request = make_mocked_request("GET", "/", headers=[("X-Forwarded-For", value) for value in forwarded])
-    return ClientAddressResolver(proxies).of(request.clone(remote=peer))
+    return ClientAddressResolver(proxies).resolve(request.clone(remote=peer))
 
 
 def test_peer_is_used_without_trusted_proxies() -> None:

@@ -1,7 +1,7 @@
-"""Alerts in the terms of CAP 1.2. They are sent before all other notifications.
+"""Alerts, in the terms of CAP 1.2. They are sent before all other notifications.
 
-An alert is the JSON of this API, a CAP document, or GeoJSON of api.weather.gov. A document may contain many alerts;
-each is accepted or refused on its own.
+A request contains one alert in the JSON of this API, or a document: CAP, or GeoJSON of api.weather.gov. A document may
+contain many alerts. Each of them is accepted or refused individually.
 """
 
 import asyncio
@@ -38,7 +38,8 @@ from gateway.web.schemas.notification_requests import MAX_TTL_S, Audience, Categ
 
 routes = Routes("alerts")
 
-# All alerts in force in the United States have reached 5 MB, the detailed outlines of one weather office 2 MB.
+# Maximum size of a document. A feed of all current alerts in the United States has had 5 MB, and detailed polygons of
+# one weather office 2 MB.
 MAX_DOCUMENT_OCTETS = 8 << 20
 
 Prose = Annotated[str, StringConstraints(max_length=20_000)]
@@ -98,20 +99,20 @@ class NewAlert(Body):
     url: Url | None = None
 
     def message(self) -> AlertMessage:
-        """Return the alert for the service.
+        """Return the alert as a domain value.
 
         Raises:
-            ValidationError: with every error that the model cannot check.
+            ValidationError: a field is invalid in a way that the model does not check; the error lists all such fields.
         """
-        faults = []
+        errors = []
         if self.area is not None:
-            faults += _audience_errors({"within": self.area}, "/within", "/area")
+            errors += _audience_errors({"within": self.area}, "/within", "/area")
         if self.audience is not None:
-            faults += _audience_errors(self.audience, "", "/audience")
+            errors += _audience_errors(self.audience, "", "/audience")
         if self.message_type is not MessageType.ALERT and not self.references:
-            faults.append(FieldError("/references", f"is empty; an {self.message_type} must refer to an alert"))
-        if faults:
-            raise ValidationError(faults)
+            errors.append(FieldError("/references", f"is empty; an {self.message_type} must refer to an alert"))
+        if errors:
+            raise ValidationError(errors)
         areas: list[dict[str, Any]] = [{"within": self.area}] if self.area is not None else []
         areas += [{"zone": list(self.zones)}] if self.zones else []
         text = LocalizedText(None, self.event, self.headline, self.description, self.instruction, self.url)
@@ -140,7 +141,7 @@ class NewAlert(Body):
 
 
 class AlertMatcherModel(Body):
-    """Matches alerts by their fields; an omitted field matches all. Event names are compared case-insensitively."""
+    """Matches alerts by their fields. An omitted field matches all alerts. Event names are case-insensitive."""
 
     severity: Annotated[list[Severity], Field(max_length=10)] | None = None
     urgency: Annotated[list[AlertUrgency], Field(max_length=10)] | None = None
@@ -149,7 +150,7 @@ class AlertMatcherModel(Body):
 
 
 class AlertRule(Body):
-    """How matching alerts are sent. Omitted fields take the gateway's default for the alert's severity and urgency."""
+    """How matching alerts are sent. The default of a field depends on the severity and the urgency of the alert."""
 
     when: AlertMatcherModel
     tell: Annotated[bool, Field(description="False suppresses matching alerts.")] = True
@@ -178,14 +179,14 @@ class AlertSettings(Body):
 
 @dataclass(frozen=True, slots=True)
 class Document:
-    """The alerts of a document, or the reason why one was refused."""
+    """The alerts of a document. A malformed alert is represented by the reason why it is refused."""
 
     alerts: Sequence[AlertMessage | RefusedAlert]
 
 
 async def read_cap(raw: bytes) -> Document:
     """Parse a CAP document; raises MalformedBody."""
-    # Parsing thousands of positions takes long, so it must not block the event loop.
+    # Runs in a thread: parsing thousands of positions would block the event loop.
     return Document(await asyncio.to_thread(cap.read, raw))
 
 
@@ -222,8 +223,9 @@ NWS = MediaType(read_nws, MAX_DOCUMENT_OCTETS, "A GeoJSON Feature or FeatureColl
 async def ingest_alert(request: TransactionalRequest[NewAlert | Document]) -> Response:
     """Send, update or cancel an alert. A repeated identifier gets the first response again, with status 200.
 
-    Severity, urgency and certainty determine lane, Urgency header and TTL, which ends at `expires` at the latest. The
-    response to JSON is the notification of the alert; the response to a document has the outcome of each alert.
+    Severity, urgency and certainty determine the lane, the Urgency header and the TTL. The TTL ends at `expires` at the
+    latest. The response to JSON is the notification of the alert. The response to a document has the outcome of each
+    alert.
     """
     if isinstance(request.body, Document):
         items = await ingest_all(request.conn, request.context, request.application_id, request.body.alerts)
@@ -257,15 +259,15 @@ async def get_alert_settings(request: TransactionalRequest) -> Response:
     responses={200: views.AlertSettings},
 )
 async def replace_alert_settings(request: TransactionalRequest[AlertSettings]) -> Response:
-    """Replace the alert settings of the application. Alerts that are already accepted do not change."""
+    """Replace the alert settings of the application. They apply to alerts that are accepted from now on."""
     rules = [rule.model_dump(mode="json", exclude_none=True) for rule in request.body.rules]
     return Response(await ingestion.change_settings(request.conn, request.application_id, rules, request.body.audience))
 
 
 def _audience_errors(value: Any, source: str, pointer: str) -> list[FieldError]:
-    """Return the errors of an audience, with `pointer` in place of `source` at the beginning of theirs."""
+    """Return the errors of an audience. In their JSON pointers, the prefix `source` is replaced by `pointer`."""
     try:
         audience.parse(value, "")
     except ValidationError as error:
-        return [FieldError(f"{pointer}{fault.pointer.removeprefix(source)}", fault.detail) for fault in error.errors]
+        return [FieldError(f"{pointer}{field.pointer.removeprefix(source)}", field.detail) for field in error.errors]
     return []

@@ -48,7 +48,7 @@ class NewApplication(Body):
 
 
 class ApplicationChange(Body):
-    """Changed fields of an application; omitted fields are unchanged."""
+    """Changed fields of an application. Omitted fields do not change."""
 
     model_config = example(allowed_origins=["https://www.example.org", "https://m.example.org"])
 
@@ -83,7 +83,7 @@ class NewKey(Body):
     responses={201: views.CreatedApplication},
 )
 async def create_application(request: TransactionalRequest[NewApplication]) -> Response:
-    """Create an application with its keys. The response contains the keys; they are not shown again."""
+    """Create an application with its keys. The response contains the keys, which are not shown again."""
     application = request.body
     created = await applications.create(
         request.conn,
@@ -113,9 +113,9 @@ async def list_applications(request: TransactionalRequest[None, PageQuery]) -> R
 
 @routes.add("GET", "/v1/applications/{application_id}", scopes=(ADMIN, READ), responses={200: views.Application})
 async def get_application(request: TransactionalRequest) -> Response:
-    """Get an application. A secret key may read its own application only."""
+    """Get an application. A secret key can only get its own application."""
     id_ = request.id(ids.APPLICATION, "application_id")
-    if request.principal.application_id not in (None, id_):  # None: the admin token, which belongs to no application
+    if request.principal.application_id not in (None, id_):  # None for the operator, who may get any application
         raise NotFound(f"there is no application {ids.format_id(ids.APPLICATION, id_)}")
     return Response(await applications.get(request.conn, id_))
 
@@ -129,7 +129,7 @@ async def get_application(request: TransactionalRequest) -> Response:
     responses={200: views.Application},
 )
 async def change_application(request: TransactionalRequest[ApplicationChange]) -> Response:
-    """Change an application. Omitted fields are unchanged."""
+    """Change an application. Omitted fields do not change."""
     values: dict[str, Any] = request.body.model_dump(exclude_none=True)
     id_ = request.id(ids.APPLICATION, "application_id")
     return Response(await applications.change(request.conn, request.context.keyring, id_, values))
@@ -145,7 +145,7 @@ async def change_application(request: TransactionalRequest[ApplicationChange]) -
     responses={201: views.CreatedKey},
 )
 async def create_key(request: TransactionalRequest[NewKey]) -> Response:
-    """Create an API key. The response contains the key; it is not shown again."""
+    """Create an API key. The response contains the key, which is not shown again."""
     id_ = request.id(ids.APPLICATION, "application_id")
     scopes = [scope for scope in (SEND, READ, MANAGE, REGISTER) if scope in request.body.scopes]
     return Response(await applications.add_key(request.conn, id_, request.body.name, scopes), 201)
@@ -159,7 +159,7 @@ async def create_key(request: TransactionalRequest[NewKey]) -> Response:
     responses={204: None},
 )
 async def remove_key(request: TransactionalRequest) -> Response:
-    """Remove an API key. The next request with the key is refused."""
+    """Remove an API key. Requests with the key are refused from now on."""
     id_ = request.id(ids.APPLICATION, "application_id")
     await applications.remove_key(request.conn, id_, request.id(ids.KEY, "key_id"))
     return Response(status=204)
@@ -173,9 +173,9 @@ async def remove_key(request: TransactionalRequest) -> Response:
     responses={200: views.VapidKey},
 )
 async def rotate_vapid_key(request: TransactionalRequest) -> Response:
-    """Create a new VAPID key, which browsers use for new subscriptions.
+    """Create a new VAPID key for new subscriptions.
 
-    Devices with an older key keep it until they register again.
+    Existing devices keep their older key until they register again.
     """
     id_ = request.id(ids.APPLICATION, "application_id")
     return Response(
@@ -187,5 +187,5 @@ async def rotate_vapid_key(request: TransactionalRequest) -> Response:
     "GET", "/v1/vapid-public-key", scopes=(REGISTER, READ, MANAGE), browser=True, responses={200: views.VapidKey}
 )
 async def get_vapid_public_key(request: TransactionalRequest) -> Response:
-    """Get the key for subscriptions (`applicationServerKey` of PushManager.subscribe)."""
+    """Get the VAPID public key for new subscriptions (`applicationServerKey` of PushManager.subscribe)."""
     return Response({"vapid_public_key": await applications.get_vapid_public_key(request.conn, request.application_id)})

@@ -1,8 +1,8 @@
-"""The audit log: record an administrative action with its request, and list the recorded actions.
+"""The audit log: record administrative actions, and list the recorded actions.
 
-Each route names its own action (`audit="keys.create"`), so an action keeps its name when an endpoint moves. A route
-without a name is not audited: what it does is a record of its own already (a notification, an event), belongs to one
-device, or changes nothing.
+Each route names its own action (`audit="keys.create"`), so an action keeps its name if the path of an endpoint changes.
+A route without a name is not audited. Such a route creates a record that is a trace by itself (a notification, an
+event), concerns one device only, or changes nothing.
 """
 
 from typing import Annotated, Any
@@ -22,7 +22,7 @@ from gateway.web.schemas import responses
 
 routes = Routes("applications")
 
-# The path parameter that names a person, whose id must not be stored in the audit log.
+# The path parameter with the id of a user, which must not be stored in the audit log.
 USER_PARAMETER = "user_id"
 
 
@@ -36,7 +36,10 @@ class AuditQuery(PageQuery):
 
 
 async def record(route: Route, request: TransactionalRequest[Any, Any], response: Response) -> None:
-    """Store an audit entry for the request when its route is audited. A PATCH without fields changes nothing."""
+    """Store an audit entry for a request, if its route is audited and the request changed something.
+
+    A PATCH without fields changes nothing.
+    """
     if route.audit is None:
         return
     fields = _visible_fields(route.audit, request.body)
@@ -52,9 +55,9 @@ async def record(route: Route, request: TransactionalRequest[Any, Any], response
 
 
 def _visible_fields(action: str, body: Body | None) -> dict[str, Any]:
-    """Return the names of the body's fields, with the values of those fields that the audit log stores.
+    """Return the fields of a body by name: with the value if the audit log stores it, otherwise with None.
 
-    Only these values are serialized: the others may be large.
+    Only the stored values are serialized, since the others may be large.
     """
     if body is None:
         return {}
@@ -66,10 +69,10 @@ def _visible_fields(action: str, body: Body | None) -> dict[str, Any]:
     "GET", "/v1/audit", scopes=(ADMIN, MANAGE), query=AuditQuery, responses={200: responses.Page[views.AuditEntry]}
 )
 async def list_actions(request: TransactionalRequest[None, AuditQuery]) -> Response:
-    """List administrative actions, newest first. A key sees those of its own application.
+    """List administrative actions, newest first. With an API key, only actions of its application are listed.
 
-    `actor` is `admin`, `command line`, or the id of a key. `details` has the names of the fields that the request
-    contained; a value is null where it could be a secret or personal data.
+    `actor` is `admin`, `command line`, or the id of an API key. `details` has the fields of the request. A value is
+    null if it may be a secret or personal data.
     """
     query = request.query
     items = await audit.list_page(

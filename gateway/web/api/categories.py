@@ -1,4 +1,4 @@
-"""Categories of notifications, and the opt-outs of each device."""
+"""Opt-out categories of notifications, and the preferences of devices."""
 
 from typing import Annotated, Any
 
@@ -37,7 +37,7 @@ class _Rules(Body):
     quiet_hours: QuietHours | None = None
 
     def columns(self) -> dict[str, Any]:
-        """Return the given fields by column; null removes a rule."""
+        """Return the database columns of the fields in the request; null removes a rule."""
         columns = self.model_dump(include=self.model_fields_set - {"cap", "quiet_hours"})
         if columns.get("title", "") is None:
             del columns["title"]
@@ -67,7 +67,7 @@ class NewCategory(_Rules):
 
 
 class CategoryChange(_Rules):
-    """Changed fields of a category; omitted fields stay, null removes a rule."""
+    """Changed fields of a category. Omitted fields do not change; null removes a rule."""
 
     model_config = example(cap={"limit": 1, "window": 86_400}, quiet_hours=None)
 
@@ -81,7 +81,7 @@ class PreferencesChange(Body):
 
     categories: Annotated[
         dict[Topic, bool],
-        Field(max_length=100, description="By category name: false opts out. Omitted categories stay."),
+        Field(max_length=100, description="By category name: false opts out. Omitted categories do not change."),
     ]
 
 
@@ -142,7 +142,7 @@ async def change_category(request: TransactionalRequest[CategoryChange]) -> Resp
     "DELETE", "/v1/categories/{category_id}", scopes=(MANAGE,), audit="categories.remove", responses={204: None}
 )
 async def remove_category(request: TransactionalRequest) -> Response:
-    """Remove a category. Notifications that are already accepted are sent, with its rules."""
+    """Remove a category. Notifications that are already accepted are still sent, by the rules of the category."""
     await categories.delete(request.conn, request.application_id, request.id(ids.CATEGORY, "category_id"))
     return Response(status=204)
 
@@ -155,7 +155,7 @@ async def remove_category(request: TransactionalRequest) -> Response:
     responses={200: views.Preferences},
 )
 async def get_preferences(request: TransactionalRequest) -> Response:
-    """Get the device's opt-in or opt-out for every category."""
+    """Get the preference of a device for every category."""
     return await _preferences_response(request)
 
 

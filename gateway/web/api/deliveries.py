@@ -1,4 +1,4 @@
-"""The delivery log: pages, a single delivery with its attempts, and a live stream."""
+"""The delivery log: list deliveries, get one with its attempts, and stream new ones."""
 
 import asyncio
 from collections.abc import AsyncGenerator, Callable
@@ -25,10 +25,11 @@ from gateway.web.schemas import responses
 routes = Routes("deliveries")
 
 MAX_POSITION_LENGTH = len(str(2**63))
+# Time for a client to read an event.
 WRITE_TIMEOUT_S = 60.0
-# How often a stream checks whether its client has disconnected.
+# Interval at which a stream checks whether its client has disconnected.
 POLL_INTERVAL_S = 2.0
-# The errors of a client that disconnects, or does not read.
+# The errors that occur if a client disconnects, or does not read.
 DISCONNECTED = (ConnectionResetError, TimeoutError)
 TEXT = WithJsonSchema({"type": "string"})
 
@@ -106,8 +107,8 @@ async def _stream(request: Request[None, FollowQuery], position: int | None) -> 
     await response.prepare(request.http)
     writer = asyncio.ensure_future(_write_events(request, position, response))
     request.state.open_streams.add(writer)
-    # The task ends when the server stops and cancels it, or when the client has disconnected. A write would detect a
-    # disconnected client late, so poll for it.
+    # The server cancels the task when it stops. If the client disconnects, a write would fail only later, so the loop
+    # checks the connection at intervals and cancels the task.
     while not writer.done():
         await asyncio.wait([writer], timeout=POLL_INTERVAL_S)
         if request.http.transport is None:
@@ -120,7 +121,7 @@ async def _stream(request: Request[None, FollowQuery], position: int | None) -> 
 
 @routes.add("GET", "/v1/deliveries/{delivery_id}", scopes=(READ,), responses={200: views.DeliveryDetail})
 async def get_delivery(request: TransactionalRequest) -> Response:
-    """Get a delivery with every attempt: its time, the response of the push service, and what the gateway did."""
+    """Get a delivery with its attempts: for each the time, the response of the push service, and what followed."""
     parsed = ids.parse_delivery(request.path("delivery_id"))
     if parsed is None:
         raise NotFound("this is not the id of a delivery; it would begin with dlv_")
@@ -136,11 +137,11 @@ async def _write_events(
     if position is None:
         async with request.context.engine.connect() as conn:
             position = await delivery_log.last_position(conn, request.application_id)
-    # A client that is disconnected before the first event resumes from this position.
+    # With this id, a client that is disconnected before the first event can resume.
     await response.write(b": following\n\nid: %d\n\n" % position)
     async with aclosing(_events(request, position)) as events:
         async for text in events:
-            async with asyncio.timeout(WRITE_TIMEOUT_S):  # a client that does not read can resume later
+            async with asyncio.timeout(WRITE_TIMEOUT_S):  # a client that does not read is disconnected, and can resume
                 await response.write(text)
 
 
@@ -158,10 +159,10 @@ async def _events(request: Request[None, FollowQuery], position: int | None) -> 
 
 
 def _parse_position(last_event_id: str | None) -> int | None:
-    """Return the log position of an event id; None without an id.
+    """Return the log position of an event id, None for None.
 
     Raises:
-        ValidationError: the id is not one of this stream's.
+        ValidationError: the text is not the id of an event of this stream.
     """
     if last_event_id is None:
         return None

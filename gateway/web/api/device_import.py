@@ -1,4 +1,4 @@
-"""Import devices: an NDJSON stream of registrations in the request, a result for each line in the response."""
+"""Import devices: the request is an NDJSON stream of registrations, the response has a result for each line."""
 
 from collections.abc import Sequence
 from typing import Annotated, Any
@@ -10,7 +10,7 @@ from gateway.domain import ids
 from gateway.service.access.authentication import MANAGE
 from gateway.service.audience.registration import CheckedRegistration, DeviceRegistrar
 from gateway.web.api.device_import_decoder import read_line
-from gateway.web.http.ndjson import NDJSON, answer, check_credential
+from gateway.web.http.ndjson import NDJSON, check_credential, respond
 from gateway.web.http.parsing import Query
 from gateway.web.http.routing import Request, Routes
 
@@ -29,8 +29,9 @@ class ImportQuery(Query):
 async def import_devices(request: Request[None, ImportQuery]) -> web.StreamResponse:
     """Register many devices: one registration per line (application/x-ndjson), any number of lines.
 
-    The response has one line for each line, `{"line", "status": "created"|"refreshed"|"refused", "id"}` or with
-    `errors`, and a last line with the totals. A refused line does not affect the others.
+    The response has a line for each line of the request: `{"line", "status": "created"|"refreshed", "id"}`, or
+    `{"line", "status": "refused", "code", "errors"}`. Its last line has the totals. A refused line does not affect the
+    others.
     """
     engine = request.context.engine
     async with engine.connect() as conn:
@@ -51,9 +52,9 @@ async def import_devices(request: Request[None, ImportQuery]) -> web.StreamRespo
             for result in results
         ]
 
-    def endpoint_of(new: CheckedRegistration) -> str:
-        return new.registration.subscription.endpoint
+    def endpoint_of(checked: CheckedRegistration) -> str:
+        return checked.registration.subscription.endpoint
 
     if request.query.dry_run:
-        return await answer(request, parse_line, skip, endpoint_of, ("valid",))
-    return await answer(request, parse_line, register, endpoint_of, ("created", "refreshed"))
+        return await respond(request, parse_line, skip, endpoint_of, ("valid",))
+    return await respond(request, parse_line, register, endpoint_of, ("created", "refreshed"))

@@ -1,4 +1,4 @@
-"""Devices: browsers register, change their details, topics and location, and unregister."""
+"""Devices: register, list, change and unregister devices; set their topics and locations; erase a user."""
 
 from typing import Annotated, Any
 
@@ -18,6 +18,7 @@ from gateway.web.schemas import responses
 
 routes = Routes("devices")
 
+# Limits of one device: attributes, items in an attribute that is a list, and zones.
 MAX_ATTRIBUTES = 100
 MAX_ITEMS = 100
 MAX_ZONES = 100
@@ -95,7 +96,10 @@ class Location(Body):
 
 
 class NewDevice(Body):
-    """A browser's push subscription and its details. When a device is registered again, omitted fields stay."""
+    """A push subscription of a browser, with its details.
+
+    If the device is registered already, omitted fields do not change.
+    """
 
     bounds_numbers = True
     model_config = example(
@@ -148,7 +152,7 @@ class NewDevice(Body):
 
 
 class DeviceChange(Body):
-    """Changed fields of a device; omitted fields stay. Attributes are merged, null removes one (RFC 7396)."""
+    """Changed fields of a device. Omitted fields do not change. Attributes are merged; null removes one (RFC 7396)."""
 
     model_config = example(attributes={"plan": "team", "trial": None}, topics=["weather"])
 
@@ -173,7 +177,7 @@ async def find_device(request: TransactionalRequest[Any, Any]) -> device.Device:
     """Return the device in the path.
 
     Raises:
-        NotFound: the application has no such device, or the device token is another device's.
+        NotFound: the application has no such device, or the device token belongs to another device.
     """
     id_ = request.id(ids.DEVICE, "device_id")
     if request.principal.device_id not in (None, id_):
@@ -205,7 +209,7 @@ async def register_device(request: TransactionalRequest[NewDevice]) -> Response:
 
 def _to_registration(request: Request[NewDevice]) -> registration.RegistrationRequest:
     new = request.body
-    # A page must prove the user id; the application's own back end need not.
+    # The user id of a request from a web page needs a proof. A request from the application's back end needs none.
     needs_proof = REGISTER in request.principal.scopes
     return registration.RegistrationRequest(request.application_id, new.value(), needs_proof, new.user_hash)
 
@@ -233,7 +237,7 @@ async def list_devices(request: TransactionalRequest[None, DeviceQuery]) -> Resp
     "GET", "/v1/devices/{device_id}", scopes=(DEVICE, READ, MANAGE), browser=True, responses={200: views.Device}
 )
 async def get_device(request: TransactionalRequest) -> Response:
-    """Get a device. The response never contains its endpoint and keys, which would allow pushing to it."""
+    """Get a device. The response has no endpoint and no keys, since they allow sending messages to the device."""
     return Response(registration.to_view(await find_device(request)))
 
 
@@ -318,7 +322,7 @@ async def remove_topic(request: TransactionalRequest) -> Response:
 
 @routes.add("GET", "/v1/topics", scopes=(READ, MANAGE), query=PageQuery, responses={200: responses.Page[views.Topic]})
 async def list_topics(request: TransactionalRequest[None, PageQuery]) -> Response:
-    """List topics with their number of reachable devices."""
+    """List topics with their numbers of active devices, ordered by name."""
     limit = request.query.limit
     items = await devices.list_topics(
         request.conn, request.application_id, after=request.query.after_text(), limit=limit
@@ -334,7 +338,7 @@ async def list_topics(request: TransactionalRequest[None, PageQuery]) -> Respons
     responses={200: views.ErasureResult},
 )
 async def erase_user(request: TransactionalRequest) -> Response:
-    """Erase a user: devices, notifications sent to this user only, events, and the user id in the delivery log."""
+    """Erase a user: devices, notifications to this user only, events, and the user id in the delivery log."""
     removed = await erasure.erase_user(
         request.conn, request.context.keyring, request.application_id, request.path("user_id")
     )
@@ -345,7 +349,7 @@ def parse_topic(request: TransactionalRequest[Any, Any]) -> str:
     """Return the topic in the path.
 
     Raises:
-        ValidationError: the topic's name is invalid.
+        ValidationError: the name of the topic is invalid.
     """
     topic = request.path("topic")
     if not device.TOPIC_NAME.fullmatch(topic):

@@ -1,4 +1,4 @@
-"""Events of the application, which triggers react to."""
+"""Events: an application reports them, and triggers send notifications for them."""
 
 from collections.abc import Sequence
 from functools import partial
@@ -13,7 +13,7 @@ from gateway.service import views
 from gateway.service.access.authentication import READ, SEND
 from gateway.service.automation import events
 from gateway.service.automation.events import Event
-from gateway.web.http.ndjson import NDJSON, answer, check_credential
+from gateway.web.http.ndjson import NDJSON, check_credential, respond
 from gateway.web.http.pagination import PageQuery, page
 from gateway.web.http.parsing import Body, Moment, example, read_body
 from gateway.web.http.routing import Request, Response, Routes, TransactionalRequest, encode_json
@@ -89,8 +89,9 @@ async def record_event(request: TransactionalRequest[NewEvent]) -> Response:
 async def record_events(request: Request) -> web.StreamResponse:
     """Record many events: one event per line (application/x-ndjson), any number of lines.
 
-    The response has one line for each line, `{"line", "status": "stored"|"repeated"|"refused", "id", "runs"}` or with
-    `errors`, and a last line with the totals. Give each event a `key`, so that an interrupted stream can be sent again.
+    The response has a line for each line of the request: `{"line", "status": "stored"|"repeated", "id", "runs"}`, or
+    `{"line", "status": "refused", "code", "errors"}`. Its last line has the totals. Give each event a `key`, so that an
+    interrupted stream can be sent again.
     """
 
     async def record(lines: Sequence[NewEvent]) -> list[dict[str, Any] | GatewayError]:
@@ -109,9 +110,9 @@ async def record_events(request: Request) -> web.StreamResponse:
         ]
 
     def key_of(line: NewEvent) -> str:
-        return "all"  # events are processed in order: one may cancel a notification of an earlier one
+        return "all"  # all events are processed in order: an event may cancel notifications of an earlier one
 
-    return await answer(request, partial(read_body, NewEvent), record, key_of, ("stored", "repeated"))
+    return await respond(request, partial(read_body, NewEvent), record, key_of, ("stored", "repeated"))
 
 
 @routes.add("GET", "/v1/events", scopes=(READ, SEND), query=EventQuery, responses={200: responses.Page[views.Event]})

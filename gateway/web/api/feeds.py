@@ -1,4 +1,4 @@
-"""Feeds: URLs from which the gateway polls alerts."""
+"""Alert feeds: URLs that the gateway polls for alerts."""
 
 from datetime import timedelta
 from typing import Annotated, Any, Literal
@@ -27,9 +27,7 @@ Url = Annotated[
 Interval = Annotated[
     int, Field(ge=int(feeds.MIN_INTERVAL.total_seconds()), le=86_400, description="Polling interval in seconds.")
 ]
-FeedAudience = Annotated[
-    Audience, Field(description="Restricts the feed's alerts to devices that are in this audience, too.")
-]
+FeedAudience = Annotated[Audience, Field(description="Restricts the alerts of the feed to devices in this audience.")]
 
 
 class NewFeed(Body):
@@ -47,7 +45,7 @@ class NewFeed(Body):
 
 
 class FeedChange(Body):
-    """Changed fields of a feed; omitted fields stay, null removes audience or category."""
+    """Changed fields of a feed. Omitted fields do not change; null removes audience or category."""
 
     model_config = example(interval=30, status="active")
 
@@ -70,7 +68,7 @@ class FeedChange(Body):
     responses={201: views.Feed},
 )
 async def create_feed(request: TransactionalRequest[NewFeed]) -> Response:
-    """Create a feed. Each alert is sent once, and updated or cancelled when its issuer does so."""
+    """Create a feed. Each alert is sent once. It is updated or cancelled if its issuer updates or cancels it."""
     new = request.body
     created = await feeds.create(
         request.conn,
@@ -109,7 +107,7 @@ async def get_feed(request: TransactionalRequest) -> Response:
     responses={200: views.Feed},
 )
 async def change_feed(request: TransactionalRequest[FeedChange]) -> Response:
-    """Change, pause or resume a feed. It is polled at once."""
+    """Change, pause or resume a feed. An active feed is polled at once."""
     values: dict[str, Any] = request.body.model_dump(include={"name", "url", "status"}, exclude_none=True)
     if request.body.interval is not None:
         values["interval_s"] = request.body.interval
@@ -120,6 +118,6 @@ async def change_feed(request: TransactionalRequest[FeedChange]) -> Response:
 
 @routes.add("DELETE", "/v1/feeds/{feed_id}", scopes=(MANAGE,), audit="feeds.remove", responses={204: None})
 async def remove_feed(request: TransactionalRequest) -> Response:
-    """Remove a feed. Its alerts are still sent."""
+    """Remove a feed. Alerts that are already accepted are still sent."""
     await feeds.delete(request.conn, request.application_id, request.id(ids.FEED, "feed_id"))
     return Response(status=204)

@@ -1,7 +1,7 @@
 """Health checks and metrics.
 
-`metrics_app` is for processes without an API: workers and relays. They have no `/readyz`, since no traffic is routed to
-them.
+`metrics_app` serves them in processes without an API: workers and relays. They have no `/readyz`, since they receive no
+requests that a load balancer routes.
 """
 
 import hmac
@@ -22,7 +22,10 @@ JSON = "application/json"
 
 @routes.add("GET", "/healthz", streams=JSON, responses={200: responses.Health})
 async def check_liveness(request: Request) -> web.Response:
-    """Check that the process responds. The database is not checked, so that its outage restarts no process."""
+    """Check that the process responds.
+
+    The database is not checked: otherwise its outage would make an orchestrator restart the process.
+    """
     del request
     return web.Response(body=encode_json({"status": "ok"}), content_type=JSON)
 
@@ -30,10 +33,10 @@ async def check_liveness(request: Request) -> web.Response:
 @routes.add("GET", "/readyz", streams=JSON, responses={200: responses.Readiness, 503: responses.Readiness})
 async def check_readiness(request: Request) -> web.Response:
     """Check that the process can serve requests: the database is reachable and has all migrations."""
-    checks = await request.state.readiness.checks()
-    ready = set(checks.values()) == {"ok"}
-    body = {"status": "ready" if ready else "not ready", "checks": checks}
-    return web.Response(body=encode_json(body), status=200 if ready else 503, content_type=JSON)
+    checks = await request.state.readiness.run_checks()
+    is_ready = set(checks.values()) == {"ok"}
+    body = {"status": "ready" if is_ready else "not ready", "checks": checks}
+    return web.Response(body=encode_json(body), status=200 if is_ready else 503, content_type=JSON)
 
 
 @routes.add("GET", "/metrics", streams="text/plain", responses={200: str})
@@ -52,7 +55,7 @@ def metrics_app(token: str | None) -> web.Application:
         try:
             return _metrics_response(request, token)
         except Unauthenticated as error:
-            return problems.answer(error)
+            return problems.to_response(error)
 
     app = web.Application()
     app.on_response_prepare.append(header_hook(None))
@@ -62,7 +65,7 @@ def metrics_app(token: str | None) -> web.Application:
 
 
 def _metrics_response(request: web.Request, token: str | None) -> web.Response:
-    """Return the metrics; raises Unauthenticated when the request lacks the token."""
+    """Return the response with the metrics; raises Unauthenticated if the request lacks the token."""
     authorization = request.headers.get("Authorization", "").encode("utf-8", "replace")
     if token is not None and not hmac.compare_digest(authorization, f"Bearer {token}".encode()):
         raise Unauthenticated("this needs the token of GATEWAY_METRICS_TOKEN: Authorization: Bearer ...")

@@ -1,4 +1,4 @@
-"""A device's inbox, for pages without push permission and for notifications that were missed."""
+"""The inbox of a device: for pages without push permission, and for notifications that were not displayed."""
 
 import asyncio
 from collections.abc import Mapping
@@ -19,7 +19,7 @@ from gateway.web.http.routing import Request, Response, Routes, TransactionalReq
 routes = Routes("devices")
 
 MAX_WAIT_S = 60
-# Long polls in progress for one device.
+# Maximum number of long polls in progress for one device.
 MAX_LONG_POLLS = 4
 
 Position = Annotated[int, Field(ge=0, le=read_marks.MAX_POSITION)]
@@ -33,7 +33,7 @@ class InboxQuery(PageQuery):
 
 
 class ReadUpTo(Body):
-    """A position in the inbox."""
+    """A position in the inbox, up to which items are marked as read."""
 
     model_config = example(upto=17)
 
@@ -41,20 +41,20 @@ class ReadUpTo(Body):
 
 
 async def wait_for_inbox_item(request: Request[None, InboxQuery]) -> Mapping[str, str]:
-    """Check the device's rate limit, then wait for an item after `after` when the query asks for it.
+    """Check the rate limit of the device. If the query has `after` and `wait`, wait for an item after that position.
 
     Returns:
         The RateLimit headers of the response.
 
     Raises:
-        RateLimited: the device sends too many requests, or has too many long polls in progress.
-        Unavailable: the process has its maximum of long polls in progress.
+        RateLimited: the device sends too many requests, or too many of its long polls are in progress.
+        Unavailable: the maximum number of long polls is in progress in this process.
     """
     state, query = request.state, request.query
     device_id = ids.parse(ids.DEVICE, request.path("device_id"))
     if device_id is None or request.principal.device_id not in (None, device_id):
         raise NotFound(f"there is no device {request.path('device_id')[:80]!r}")
-    # The application is part of the key: another application's credential may name the device, too.
+    # The application is part of the key, so that requests of another application with this device id do not count.
     headers = state.limits.inbox_buckets.acquire((request.application_id, device_id))
     if not query.wait or query.after is None:
         return headers
@@ -87,8 +87,8 @@ async def wait_for_inbox_item(request: Request[None, InboxQuery]) -> Mapping[str
 async def list_inbox(request: TransactionalRequest[None, InboxQuery]) -> Response:
     """List the notifications that were sent to a device, newest first, rendered with the current data.
 
-    Prefer push: polling costs a request whether there are new items or not. Send If-None-Match, or `after` and `wait`
-    for a long poll that returns as soon as there is a newer item.
+    Prefer push to polling. To poll, send If-None-Match, or use a long poll: with `after` and `wait`, the response is
+    sent as soon as there is an item after that position.
     """
     device, query = await find_device(request), request.query
     before = query.after_position() if query.after is None else None

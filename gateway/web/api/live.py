@@ -1,8 +1,8 @@
-"""The live channel: a WebSocket over which an open page receives its notifications at once.
+"""The live channel: a WebSocket through which an open page receives its notifications at once.
 
-Browsers cannot send an Authorization header with a WebSocket, and URLs are logged, so the first message contains the
-credential. The server stores only a log position for each page. A page that reads slowly is disconnected and resumes
-from that position, on any node.
+The first message of the page contains the credential: browsers cannot send an Authorization header with a WebSocket,
+and URLs are logged. The only state of a channel is the page's position in the inbox. A page that reads too slowly is
+disconnected. It can connect again to any server, and continue from its position.
 """
 
 import asyncio
@@ -28,14 +28,16 @@ from gateway.web.http.routing import Request, Routes, encode_json
 
 routes = Routes("devices")
 
+# Time for the page to send the first message.
 HELLO_TIMEOUT_S = 10.0
+# Interval of WebSocket pings.
 HEARTBEAT_S = 20.0
-# How long a page may take to read what exceeds the connection's buffers.
+# Time for the page to read a message, when the buffers of the connection are full.
 WRITE_TIMEOUT_S = 10.0
 MAX_MESSAGE_OCTETS = 4096
-# Live channels of one device; each is a page.
+# Maximum number of live channels of one device. Each open page has one.
 MAX_CHANNELS = 10
-# WebSocket close codes; those above 4000 are the application's.
+# WebSocket close codes. Codes from 4000 on are defined by the application (RFC 6455 section 7.4.2).
 CLOSE_GOING_AWAY, CLOSE_UNAUTHENTICATED, CLOSE_MALFORMED, CLOSE_TOO_SLOW, CLOSE_TOO_MANY = 1001, 4401, 4400, 4408, 4429
 
 log = structlog.get_logger(__name__)
@@ -55,12 +57,12 @@ async def open_live_channel(request: Request) -> web.StreamResponse:
     """Open the live channel of a device: a WebSocket.
 
     The page sends `{"type": "hello", "token": "dt_...", "after": position, "mode": "additional"}`. The server sends
-    `ready`, then each `notification` as in the inbox, beginning with those after `after`. In mode `exclusive`
-    the page acknowledges each with `{"type": "ack", "id"}`; without an acknowledgement within 5 s it is sent by Web
-    Push.
+    `ready`, and then a `notification` for each inbox item after the position `after`. In mode `exclusive`, the page
+    acknowledges each notification with `{"type": "ack", "id"}`. A notification that is not acknowledged within 5 s is
+    sent by Web Push.
 
-    Close codes: 4401 for an invalid token or origin, 4400 for a malformed message, 4408 when the page reads too slowly,
-    4429 when the device or the application has too many open channels.
+    Close codes: 4401 for an invalid token or origin, 4400 for a malformed message, 4408 if the page reads too slowly,
+    4429 if the device or the application has too many open channels.
     """
     socket = web.WebSocketResponse(heartbeat=HEARTBEAT_S, max_msg_size=MAX_MESSAGE_OCTETS)
     if not socket.can_prepare(request.http).ok:
@@ -96,8 +98,8 @@ async def _authenticate_and_send(request: Request, socket: web.WebSocketResponse
     """Serve the channel until the page disconnects.
 
     Raises:
-        GatewayError: the hello is invalid, or there are too many channels.
-        TimeoutError: the page sends no hello, or reads too slowly.
+        GatewayError: the first message is invalid, or there are too many channels.
+        TimeoutError: the page sends no first message, or reads too slowly.
         ConnectionError: the page has disconnected.
     """
     async with asyncio.timeout(HELLO_TIMEOUT_S):
@@ -133,7 +135,7 @@ async def _run_channel(request: Request, socket: web.WebSocketResponse, device: 
             await task
     finally:
         if exclusive:
-            with suppress(*DATABASE_ERRORS):  # the claim then expires with its lease, and Web Push follows
+            with suppress(*DATABASE_ERRORS):  # if it fails, the lease expires, and Web Push is used again
                 await live_channel.release(context, device)
 
 
@@ -145,10 +147,10 @@ async def _receive_hello(socket: web.WebSocketResponse) -> Hello:
 
 
 async def _authenticate(request: Request, hello: Hello) -> Device:
-    """Return the device of the token.
+    """Check the device token and the origin of the page, and return the device.
 
     Raises:
-        Unauthenticated: the token is not the device's, or the page's origin is not allowed.
+        Unauthenticated: the token belongs to another device, or the origin is not allowed.
     """
     async with request.context.engine.connect() as conn:
         principal = await request.state.authenticator.identify(hello.token, conn)
@@ -171,7 +173,7 @@ async def _send_notifications(
 
 
 async def _receive_acknowledgements(request: Request, socket: web.WebSocketResponse, device: Device) -> None:
-    """Process messages until the page disconnects."""
+    """Process the messages of the page until it disconnects."""
     async for message in socket:
         if message.type is not WSMsgType.TEXT:
             raise MalformedBody("the message must be text")
@@ -196,6 +198,6 @@ async def _renew_claim(request: Request, device: Device) -> None:
 
 
 async def _send(socket: web.WebSocketResponse, message: live_channel.Message) -> None:
-    """Send a message; raises TimeoutError when the page does not read, ConnectionError when it has disconnected."""
+    """Send a message; raises TimeoutError if the page does not read, ConnectionError if it has disconnected."""
     async with asyncio.timeout(WRITE_TIMEOUT_S):
         await socket.send_str(encode_json(message).decode())

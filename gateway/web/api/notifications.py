@@ -23,8 +23,9 @@ from gateway.web.schemas.notification_requests import Audience, Schedule, Sendab
 
 routes = Routes("notifications")
 
+# Pause, resume or cancel, called with (connection, application id, notification id, kind).
 Transition = Callable[[Connection, UUID, UUID, Kind | None], Awaitable[None]]
-# What a transition's response waits for: (engine, notification).
+# Awaited before the response to a transition is sent, with (engine, notification id).
 Wait = Callable[[Engine, UUID], Awaitable[None]]
 
 
@@ -42,7 +43,7 @@ class NewNotification(Sendable):
 
 
 class PreviewRequest(Body):
-    """An audience to count."""
+    """An audience to preview."""
 
     model_config = example(audience={"all": [{"topic": "weather"}, {"locale": "de"}]})
 
@@ -72,7 +73,7 @@ async def submit(request: TransactionalRequest[Any, Any], new: NotificationReque
     responses={201: views.Notification},
 )
 async def send_notification(request: TransactionalRequest[NewNotification]) -> Response:
-    """Send a notification to an audience. An accepted notification is delivered, or the log contains the reason."""
+    """Send a notification to an audience. The delivery log then has a result for each device."""
     new = request.body
     return await submit(request, new.to_request(Kind.DIRECT, new.audience, schedule=new.schedule))
 
@@ -113,14 +114,14 @@ async def list_notifications(request: TransactionalRequest[None, NotificationQue
 
 @routes.add("POST", "/v1/audiences/preview", scopes=(SEND, READ), body=PreviewRequest, responses={200: views.Preview})
 async def preview_audience(request: TransactionalRequest[PreviewRequest]) -> Response:
-    """Count the devices of an audience, and return a sample. Nothing is sent."""
+    """Count the devices and users of an audience, and return a sample of the devices. Nothing is sent."""
     return Response(await representations.preview_audience(request.conn, request.application_id, request.body.audience))
 
 
 def add_kind(collection: str, kind: Kind | None) -> None:
-    """Add the routes of one notification: get, funnel, pause, resume and cancel.
+    """Add the routes for a single notification: get, funnel, pause, resume and cancel.
 
-    They exist below the collection of each kind, and below /v1/notifications for all kinds.
+    Each collection has these routes: /v1/campaigns and /v1/alerts for their kinds, /v1/notifications for all kinds.
     """
     label = kind or "notification"
     item_path = f"/v1/{collection}/{{notification_id}}"
@@ -130,16 +131,14 @@ def add_kind(collection: str, kind: Kind | None) -> None:
         id_ = request.id(ids.NOTIFICATION, "notification_id")
         return Response(await representations.get_notification(request.conn, request.application_id, id_, kind))
 
-    get_notification.__doc__ = (
-        f"Get a {label} with its status, counts by outcome, rate and estimated time of completion."
-    )
+    get_notification.__doc__ = f"Get a {label} with its status, counts by outcome, rate and estimated end of sending."
     routes.add("GET", item_path, scopes=(READ, SEND), responses=item_responses)(get_notification)
 
     async def get_funnel(request: TransactionalRequest) -> Response:
         id_ = request.id(ids.NOTIFICATION, "notification_id")
         return Response(await representations.get_funnel(request.conn, request.application_id, id_, kind))
 
-    get_funnel.__doc__ = f"""Get the funnel of a {label}: how many devices displayed and clicked it.
+    get_funnel.__doc__ = f"""Get the funnel of a {label}: on how many devices it was displayed and clicked.
 
     Push services report `accepted`; browsers report `displayed` and `clicked`."""
     routes.add("GET", f"{item_path}/funnel", scopes=(READ, SEND), responses={200: views.Funnel})(get_funnel)
@@ -165,7 +164,7 @@ def add_kind(collection: str, kind: Kind | None) -> None:
     add_transition(
         "pause",
         lifecycle.pause,
-        "no further messages are sent until it is resumed. It still expires.",
+        "no further messages are sent until it is resumed. It can expire while it is paused.",
         lifecycle.wait_until_suspended,
     )
     add_transition("resume", lifecycle.resume, "sending continues.")

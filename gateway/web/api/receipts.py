@@ -1,4 +1,4 @@
-"""Receipts: the service worker reports that a message was displayed, clicked or dismissed."""
+"""Receipts: service workers report that a notification was displayed, clicked or dismissed."""
 
 from typing import Annotated, Literal
 
@@ -13,7 +13,7 @@ routes = Routes("receipts")
 
 
 class Receipt(Body):
-    """A receipt of a message."""
+    """A receipt for a message."""
 
     model_config = example(**{"token": "the receipt token of the message", "event": "clicked", "action": "open"})
 
@@ -24,7 +24,7 @@ class Receipt(Body):
 
 @routes.add("POST", "/v1/receipts", body=Receipt, browser=True, responses={204: None})
 async def add_receipt(request: TransactionalRequest[Receipt]) -> Response:
-    """Report a receipt with the token of the message. A repeated receipt has no effect."""
+    """Report a receipt, with the receipt token of the message. A repeated receipt has no effect."""
     receipt = request.body
     await receipts.receive(request.conn, request.context.keyring, receipt.token, receipt.event, receipt.action)
     metrics.RECEIPTS.labels(receipt.event).inc()

@@ -1,4 +1,4 @@
-"""Reminders: notifications that recur by a cron expression."""
+"""Reminders: notifications that are sent at every time of a cron expression."""
 
 from typing import Annotated, Any, Literal
 
@@ -32,8 +32,8 @@ routes = Routes("reminders")
 def _check_cron(text: str) -> str:
     if len(text.split()) != 5:
         raise ValueError("must have five fields: minute, hour, day of the month, month, day of the week")
-    if (fault := Recurrence(text).find_error()) is not None:
-        raise ValueError(fault)
+    if (error := Recurrence(text).find_error()) is not None:
+        raise ValueError(error)
     return text
 
 
@@ -75,8 +75,8 @@ class NewReminder(CampaignOptions):
 class ReminderChange(SpecPatch):
     """Changed fields of a reminder.
 
-    Omitted fields stay; null removes ends_at, category, throttle, quiet_hours or the delivery options. Occurrences that
-    have started do not change.
+    Omitted fields do not change; null removes ends_at, category, throttle, quiet_hours or the delivery options.
+    Occurrences that have started do not change.
     """
 
     model_config = example(cron="30 8 * * 1", paused=False)
@@ -183,6 +183,6 @@ async def change_reminder(request: TransactionalRequest[ReminderChange]) -> Resp
 
 @routes.add("DELETE", "/v1/reminders/{reminder_id}", scopes=(SEND,), audit="reminders.remove", responses={204: None})
 async def remove_reminder(request: TransactionalRequest) -> Response:
-    """Remove a reminder. Occurrences that have started are sent."""
+    """Remove a reminder. Occurrences that have started are still sent."""
     await reminders.delete(request.conn, request.application_id, request.id(ids.REMINDER, "reminder_id"))
     return Response(status=204)

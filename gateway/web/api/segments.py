@@ -32,7 +32,7 @@ class NewSegment(Body):
 
 
 class SegmentChange(Body):
-    """Changed fields of a segment; omitted fields stay."""
+    """Changed fields of a segment. Omitted fields do not change."""
 
     model_config = example(audience={"topic": "offers"})
 
@@ -51,7 +51,7 @@ class SegmentChange(Body):
     responses={201: views.Segment},
 )
 async def create_segment(request: TransactionalRequest[NewSegment]) -> Response:
-    """Create a segment. Audiences refer to it as `{"segment": "seg_..."}`; segments may be nested."""
+    """Create a segment. Audiences, also those of other segments, refer to it as `{"segment": "seg_..."}`."""
     created = await segments.create(request.conn, request.application_id, request.body.name, request.body.audience)
     return Response(created, 201, {"Location": f"/v1/segments/{created['id']}"})
 
@@ -86,7 +86,7 @@ async def get_segment(request: TransactionalRequest) -> Response:
     responses={200: views.Segment},
 )
 async def change_segment(request: TransactionalRequest[SegmentChange]) -> Response:
-    """Change a segment. Scheduled notifications use the segment as it is when sending starts."""
+    """Change a segment. The change also affects scheduled notifications whose sending has not started."""
     id_, patch = request.id(ids.SEGMENT, "segment_id"), request.body
     return Response(
         await segments.update(request.conn, request.application_id, id_, name=patch.name, audience=patch.audience)
@@ -102,6 +102,6 @@ async def change_segment(request: TransactionalRequest[SegmentChange]) -> Respon
     responses={204: None},
 )
 async def remove_segment(request: TransactionalRequest) -> Response:
-    """Remove a segment that is not in use."""
+    """Remove a segment. A segment that something refers to cannot be removed."""
     await segments.delete(request.conn, request.application_id, request.id(ids.SEGMENT, "segment_id"))
     return Response(status=204)

@@ -1,8 +1,8 @@
 """Console sessions: signing in with a secret key sets a cookie that scripts cannot read.
 
-Browsers send the cookie to this host only, and not from pages of other sites (`SameSite=Strict`). As a second defence
-against forged requests, a request that changes something must carry a CSRF token, and a request whose Origin or
-Sec-Fetch-Site names another site is refused.
+Browsers send the cookie to this host only, and not with requests from other sites (`SameSite=Strict`). There is a
+second defence against forged requests (CSRF): a request that changes something needs a CSRF token, and a request from
+another site, by its Origin or Sec-Fetch-Site header, is refused.
 """
 
 import hmac
@@ -33,16 +33,16 @@ class SignIn(Body):
     key: Annotated[str, StringConstraints(strip_whitespace=True, min_length=1, max_length=200)]
 
 
-def token_of(state: WebState, http: web.Request) -> str | None:
-    """Return the session token in the cookie; None without a cookie.
+def find_token(state: WebState, http: web.Request) -> str | None:
+    """Return the session token in the cookie of a request, None without a cookie.
 
     Raises:
-        Forbidden: the request comes from another site, or lacks the CSRF token.
+        Forbidden: the request comes from another site, or lacks the CSRF token that it needs.
     """
     token = http.cookies.get(_cookie_name(state))
     if not token:
         return None
-    _check_source(http)
+    _check_same_site(http)
     if http.method not in SAFE_METHODS and not hmac.compare_digest(
         http.headers.get(CSRF_HEADER, "").encode("utf-8", "replace"), sessions.csrf_token(token).encode()
     ):
@@ -54,12 +54,13 @@ def token_of(state: WebState, http: web.Request) -> str | None:
 async def sign_in(request: TransactionalRequest[SignIn]) -> Response:
     """Sign in to the console with a secret key. The response sets a session cookie, valid for at most 12 hours.
 
-    Requests with the cookie that change something must carry the `csrf_token` as X-CSRF-Token.
+    A request with the cookie that changes something needs the `csrf_token` of the response as X-CSRF-Token.
     """
-    _check_source(request.http)
+    _check_same_site(request.http)
     if request.body.key.startswith(SESSION_PREFIX):
         raise Forbidden(sessions.SIGN_IN_HINT)
-    # Use the transaction's connection: concurrent requests that each wait for a second one could exhaust the pool.
+    # Uses the connection of the transaction: if each of many concurrent requests needed a second connection, they could
+    # wait for each other forever.
     principal = await request.state.authenticator.identify(request.body.key, request.conn)
     opened = await sessions.open_(request.conn, principal)
     return Response(opened.view, 201, {"Set-Cookie": _set_cookie(request.state, opened.token)})
@@ -79,14 +80,14 @@ async def sign_out(request: TransactionalRequest) -> Response:
 
 
 def _token(request: TransactionalRequest) -> str:
-    """Return the session token; raises Unauthenticated when the request carries a key."""
+    """Return the session token; raises Unauthenticated if the request has no cookie, or has a key."""
     token = request.http.cookies.get(_cookie_name(request.state))
     if token is None or "Authorization" in request.http.headers:
         raise Unauthenticated("the request has no session cookie")
     return token
 
 
-def _check_source(http: web.Request) -> None:
+def _check_same_site(http: web.Request) -> None:
     """Check that the request comes from a page of this host; raises Forbidden otherwise."""
     if _is_cross_origin(http.headers.get("Origin"), http.host) or http.headers.get(
         "Sec-Fetch-Site", "same-origin"
@@ -106,7 +107,8 @@ def _is_https(state: WebState) -> bool:
 
 
 def _cookie_name(state: WebState) -> str:
-    # Browsers accept this prefix over https only, and for exactly one host (RFC 6265bis section 4.1.3.2).
+    # Browsers accept a cookie with this prefix only over https, and send it to one host only (RFC 6265bis section
+    # 4.1.3.2).
     return "__Host-gateway" if _is_https(state) else "gateway"
 
 

@@ -1,4 +1,4 @@
-"""Delivery statistics by time step."""
+"""Delivery statistics: the deliveries of a period in steps of a minute, an hour or a day."""
 
 from datetime import timedelta
 from enum import StrEnum
@@ -33,7 +33,7 @@ class Step(StrEnum):
 
 
 class StatisticsQuery(Query):
-    """A period and its step."""
+    """The period of the statistics, and the length of a step."""
 
     by: Annotated[Step, Field(description="Length of a step.")] = Step.MINUTE
     since: Annotated[QueryMoment | None, Field(description="Start of the first step; defaults to 60 steps ago.")] = None
@@ -42,11 +42,11 @@ class StatisticsQuery(Query):
 
 @routes.add("GET", "/v1/stats", scopes=(READ,), query=StatisticsQuery, responses={200: views.Statistics})
 async def get_statistics(request: TransactionalRequest[None, StatisticsQuery]) -> Response:
-    """Get the deliveries of each minute, hour or day by outcome and push service, their latencies, and the backlog.
+    """Get the deliveries of each minute, hour or day by outcome and push service, their latencies, and queued jobs.
 
-    At most 120 steps. In a step with more than 200 deliveries, shares and latencies are those of its last 200, and
-    `estimated` is true. `accept_ms` is the time from the scheduled start of the notification to the acceptance by the
-    push service; `answer_ms` is the duration of the last POST.
+    There are at most 120 steps. In a step with more than 200 deliveries, shares and latencies are estimated from the
+    last 200 of them, and `estimated` is true. `accept_ms` is the time from the scheduled start of the notification to
+    the acceptance by the push service. `answer_ms` is the duration of the last POST.
     """
     query, step = request.query, request.query.by.length
     until = query.until or clock.now()

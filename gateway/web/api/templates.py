@@ -1,4 +1,4 @@
-"""Templates: named content in versions, and its preview."""
+"""Templates: content that is stored under a name, in versions; and previews of rendered content."""
 
 from typing import Annotated
 
@@ -16,7 +16,7 @@ from gateway.web.schemas.notification_requests import Content, ContentOrTemplate
 
 routes = Routes("templates")
 
-Strict = Annotated[bool, Field(description="Whether an unknown variable fails the message.")]
+Strict = Annotated[bool, Field(description="Whether a message with an unknown variable fails.")]
 
 
 class NewTemplate(Body):
@@ -37,7 +37,7 @@ class NewTemplate(Body):
 
 
 class TemplateChange(Body):
-    """Changed fields of a template; omitted fields stay. New content or another `strict` creates a version."""
+    """Changed fields of a template. Omitted fields do not change. Changing `content` or `strict` creates a version."""
 
     model_config = example(content={"title": "Welcome, {{ user.attributes.first_name }}"})
 
@@ -103,7 +103,7 @@ async def list_templates(request: TransactionalRequest[None, PageQuery]) -> Resp
     responses={200: views.Template},
 )
 async def get_template(request: TransactionalRequest[None, VersionQuery]) -> Response:
-    """Get a version of a template; the newest by default."""
+    """Get a template with the content of a version, by default of the newest."""
     id_ = request.id(ids.TEMPLATE, "template_id")
     return Response(await templates.get(request.conn, request.application_id, id_, request.query.version))
 
@@ -130,7 +130,7 @@ async def change_template(request: TransactionalRequest[TemplateChange]) -> Resp
 
 @routes.add("DELETE", "/v1/templates/{template_id}", scopes=(MANAGE,), audit="templates.remove", responses={204: None})
 async def remove_template(request: TransactionalRequest) -> Response:
-    """Remove a template with its versions. Notifications that are already accepted are sent."""
+    """Remove a template with its versions. Notifications that are already accepted are still sent."""
     await templates.delete(request.conn, request.application_id, request.id(ids.TEMPLATE, "template_id"))
     return Response(status=204)
 

@@ -1,4 +1,4 @@
-"""Triggers: notifications that are sent when an event occurs in the application."""
+"""Triggers: send a notification for each event of the application that matches."""
 
 from datetime import timedelta
 from typing import Annotated, Any, Literal
@@ -32,17 +32,17 @@ Condition = Annotated[
 TriggerAudience = Annotated[
     Audience,
     Field(
-        description='The audience; defaults to the event\'s user. `{"from_event": "data.team"}` is replaced by that '
-        "value of the event."
+        description='The audience; defaults to the user of the event. `{"from_event": "data.team"}` stands for a value '
+        "of the event."
     ),
 ]
 Delay = Annotated[int, Field(ge=0, le=MAX_PERIOD_S, description="Seconds between the event and the notification.")]
 Dedupe = Annotated[
-    int, Field(ge=1, le=MAX_PERIOD_S, description="Seconds within which a user triggers the notification once.")
+    int, Field(ge=1, le=MAX_PERIOD_S, description="Seconds within which the trigger runs at most once for a user.")
 ]
 CancelOn = Annotated[
     list[Name],
-    Field(max_length=50, description="Events of the same user that cancel a pending notification."),
+    Field(max_length=50, description="Names of events that cancel unfinished notifications to the same user."),
 ]
 
 
@@ -71,7 +71,7 @@ class NewTrigger(Deliverable):
     )
 
     name: Label
-    event: Annotated[Name, Field(description="Name of the events that set off the trigger.")]
+    event: Annotated[Name, Field(description="Name of the events that start the trigger.")]
     condition: Condition | None = None
     audience: TriggerAudience | None = None
     delay: Delay = 0
@@ -84,8 +84,8 @@ class NewTrigger(Deliverable):
 class TriggerChange(SpecPatch):
     """Changed fields of a trigger.
 
-    Omitted fields stay; null removes condition, dedupe, cap, category or the delivery options. Runs that have started
-    do not change.
+    Omitted fields do not change; null removes condition, dedupe, cap, category or the delivery options. Runs that have
+    started do not change.
     """
 
     model_config = example(delay=1800, status="paused")
@@ -112,7 +112,7 @@ class TriggerChange(SpecPatch):
     responses={201: views.Trigger},
 )
 async def create_trigger(request: TransactionalRequest[NewTrigger]) -> Response:
-    """Create a trigger: it sends a notification for every matching event, which templates can use as `event`."""
+    """Create a trigger: it sends a notification for every matching event. Templates can use the event as `event`."""
     new = request.body
     created = await triggers.create(
         request.conn,

@@ -1,4 +1,4 @@
-"""Webhooks: URLs of the application that receive events."""
+"""Webhooks: URLs of the application to which the gateway sends events."""
 
 from datetime import timedelta
 from typing import Annotated, Any, Literal
@@ -51,7 +51,7 @@ class NewWebhook(Body):
 
 
 class WebhookChange(Body):
-    """Changed fields of a webhook; omitted fields stay. `"status": "active"` enables a disabled webhook."""
+    """Changed fields of a webhook. Omitted fields do not change. `"status": "active"` enables a disabled webhook."""
 
     model_config = example(events=["*"], status="active")
 
@@ -90,11 +90,13 @@ class Replay(Body):
     responses={201: views.CreatedWebhook},
 )
 async def create_webhook(request: TransactionalRequest[NewWebhook]) -> Response:
-    """Create a webhook, which receives events from now on. The response contains its signing secret, this once.
+    """Create a webhook. It receives the events from now on.
 
-    Messages are `{"events": [{"id", "type", "at", "data"}]}`, at most 100 events each, signed by the Standard Webhooks
-    scheme. A message without a 2xx response is retried with the same `webhook-id` for 24 hours; then the webhook
-    is disabled. An event keeps its `id` in every message.
+    The response contains the signing secret, which is not shown again.
+
+    A message is `{"events": [{"id", "type", "at", "data"}]}`, with at most 100 events, signed as specified by Standard
+    Webhooks. A message without a 2xx response is retried with the same `webhook-id` for 24 hours; then the webhook is
+    disabled. An event that is sent again has the same `id`.
     """
     new = request.body
     created = await subscriptions.create(
@@ -152,7 +154,10 @@ async def remove_webhook(request: TransactionalRequest) -> Response:
     responses={200: views.CreatedWebhook},
 )
 async def rotate_secret(request: TransactionalRequest[Rotation]) -> Response:
-    """Create a new signing secret, shown this once. Messages carry both signatures until the old secret expires."""
+    """Create a new signing secret. The response contains the secret, which is not shown again.
+
+    Until the old secret expires, messages have a signature of each secret.
+    """
     id_, keep_old = request.id(ids.WEBHOOK, "webhook_id"), timedelta(hours=request.body.keep_old_hours)
     return Response(
         await subscriptions.rotate_secret(request.conn, request.context, request.application_id, id_, keep_old)
@@ -168,7 +173,7 @@ async def rotate_secret(request: TransactionalRequest[Rotation]) -> Response:
     responses={200: views.Webhook},
 )
 async def replay_events(request: TransactionalRequest[Replay]) -> Response:
-    """Send events since a time again. Delivery events reach back as far as the log, other events three days."""
+    """Send all events since a time again. Delivery events are stored as long as the log, other events three days."""
     id_ = request.id(ids.WEBHOOK, "webhook_id")
     return Response(await subscriptions.replay(request.conn, request.application_id, id_, request.body.since))
 
@@ -181,7 +186,7 @@ async def replay_events(request: TransactionalRequest[Replay]) -> Response:
     responses={200: views.WebhookTested},
 )
 async def test_webhook(request: TransactionalRequest) -> Response:
-    """Send a `webhook.test` event now, and return the receiver's response or the reason why there is none."""
+    """Send a `webhook.test` event now. The response has the status of the receiver, or the reason why there is none."""
     id_ = request.id(ids.WEBHOOK, "webhook_id")
     send_test = await subscriptions.prepare_test(request.conn, request.context, request.application_id, id_)
     body: dict[str, Any] = {}
@@ -189,5 +194,5 @@ async def test_webhook(request: TransactionalRequest) -> Response:
     async def post() -> None:
         body.update(await send_test())
 
-    request.after_commit.append(post)  # the database connection is released before the receiver responds
+    request.after_commit.append(post)  # runs without a database connection, since the receiver may be slow
     return Response(body)

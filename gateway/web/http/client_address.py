@@ -1,7 +1,8 @@
-"""Determine the client address that a request is charged to.
+"""Determine the client address of a request, for the rate limit.
 
-It is the address of the connection, unless that is a proxy that the operator trusts. Then X-Forwarded-For is read from
-the last hop backwards, up to the first address that is not a trusted proxy: everything before it can be forged.
+Without proxies it is the address of the connection. If the connection comes from a trusted proxy, X-Forwarded-For is
+read from its end backwards. The first address that is not a trusted proxy is the client's. The addresses before it are
+ignored, since a client can forge them.
 """
 
 from collections.abc import Sequence
@@ -13,8 +14,10 @@ from aiohttp import web
 Address = IPv4Address | IPv6Address
 Network = IPv4Network | IPv6Network
 
+# Number of entries of X-Forwarded-For that are read.
 MAX_HOPS = 20
-# The prefix that a household or a server gets (RFC 6177). A client could use a new address of it for every request.
+# All addresses of a network of this size count as one client. Providers assign at least such a network (RFC 6177), so a
+# client could use a new address for every request.
 IPV6_PREFIX_LENGTH = 64
 
 
@@ -25,8 +28,8 @@ class ClientAddressResolver:
         """Create a resolver; `proxies` are the networks whose X-Forwarded-For is trusted, such as 10.0.0.0/8."""
         self._proxies: list[Network] = [ip_network(proxy, strict=False) for proxy in proxies]
 
-    def of(self, request: web.Request) -> str:
-        """Return the client address of a request, as `rate_limit_key` gives it."""
+    def resolve(self, request: web.Request) -> str:
+        """Return the client address of a request, in the form of `rate_limit_key`."""
         peer = request.remote or ""
         if not self._proxies:
             return rate_limit_key(peer)
@@ -45,7 +48,7 @@ class ClientAddressResolver:
 
 
 def parse(text: str) -> Address | None:
-    """Parse an IP address, with or without a port; an IPv4-mapped IPv6 address becomes IPv4."""
+    """Parse an IP address with or without a port. Return IPv4 for an IPv4-mapped IPv6 address, None for other text."""
     text = text.strip()
     if text.startswith("["):
         text = text[1:].partition("]")[0]
@@ -61,7 +64,7 @@ def parse(text: str) -> Address | None:
 
 @lru_cache(maxsize=65_536)
 def rate_limit_key(text: str) -> str:
-    """Return an IPv4 address unchanged, and the /64 network of an IPv6 address."""
+    """Return the key of a client address: an IPv4 address itself, and the /64 network of an IPv6 address."""
     address = parse(text)
     if isinstance(address, IPv6Address):
         return str(IPv6Network((address, IPV6_PREFIX_LENGTH), strict=False))

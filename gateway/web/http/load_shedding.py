@@ -1,6 +1,6 @@
 """Limit the work in progress in this process, and refuse excess requests at once.
 
-A request that waited in a queue would be answered late or never, and its body would occupy memory meanwhile. A refused
+There is no queue: a request in a queue would be answered late or never, and its body would occupy memory. A refused
 request gets 503 with Retry-After (RFC 9110 section 15.6.4).
 """
 
@@ -11,8 +11,9 @@ from uuid import UUID
 
 from gateway.domain.errors import RateLimited, Unavailable
 
+# Header of the response to an application that has used up its share of connections.
 SHARE_RETRY_AFTER = {"Retry-After": "5"}
-# The total size of all request bodies in memory.
+# Limit of the total size of all request bodies in memory.
 MAX_BODY_OCTETS = 64 * 1024 * 1024
 
 
@@ -31,7 +32,7 @@ class _Slots:
 
     @contextmanager
     def slot(self) -> Iterator[None]:
-        """Occupy a slot.
+        """Take a slot until the context ends.
 
         Raises:
             Unavailable: all slots are in use.
@@ -46,9 +47,10 @@ class _Slots:
 
 
 class RequestLimiter(_Slots):
-    """Limits the requests in progress in this process, and the memory of their bodies.
+    """Limits the number of requests in progress in this process, and the memory of their bodies.
 
-    Charged per process: a client is bounded by its rate limits (`rate_limits`) before it occupies slots.
+    Charged per process. The rate limits of a client (`rate_limits`) apply before a request takes a slot, so that one
+    client cannot use up all slots.
     """
 
     def __init__(self, limit: int) -> None:
@@ -58,15 +60,17 @@ class RequestLimiter(_Slots):
 
     @property
     def octets_in_use(self) -> int:
-        """The memory that request bodies occupy."""
+        """The number of octets that request bodies occupy."""
         return self._octets
 
     @contextmanager
     def body(self) -> Iterator[Callable[[int], None]]:
-        """Reserve memory for one body until the context ends; call the yielded function with each chunk's length.
+        """Yield a function that reserves memory for a body. Call it with the length of each chunk.
+
+        The memory is released when the context ends.
 
         Raises:
-            Unavailable: from the yielded function, when all bodies together exceed MAX_BODY_OCTETS.
+            Unavailable: raised by the yielded function if all bodies together exceed MAX_BODY_OCTETS.
         """
         reserved = 0
 
@@ -84,10 +88,10 @@ class RequestLimiter(_Slots):
 
 
 class StreamLimiter(_Slots):
-    """Limits long-lived connections of one kind; they occupy no slot of the request limiter.
+    """Limits long-lived connections of one kind. They take no slots of the request limiter.
 
-    Charged per application, which may have a share of the slots, and per process: no single application can use up all
-    slots.
+    Charged per process and per application. An application may have only a share of the slots, so it cannot use up all
+    of them.
     """
 
     def __init__(self, kind: str, limit: int, share: int = 50) -> None:
@@ -95,8 +99,8 @@ class StreamLimiter(_Slots):
 
         Args:
             kind: plural noun for the connections, for error messages.
-            limit: connections in this process.
-            share: the percentage of them that one application may have.
+            limit: the maximum number of connections in this process.
+            share: the percentage of the limit that one application may have.
         """
         super().__init__(limit, f"{limit} {kind} are open on this server; try again shortly")
         self._kind = kind
@@ -105,10 +109,10 @@ class StreamLimiter(_Slots):
 
     @contextmanager
     def share(self, application_id: UUID) -> Iterator[None]:
-        """Count a connection towards its application, without a slot.
+        """Count a connection towards its application until the context ends, without taking a slot.
 
         Raises:
-            RateLimited: the application has its share of connections.
+            RateLimited: the application has used up its share of connections.
         """
         if self._by_application[application_id] >= self._application_limit:
             detail = (
@@ -125,10 +129,10 @@ class StreamLimiter(_Slots):
 
     @contextmanager
     def slot_of(self, application_id: UUID) -> Iterator[None]:
-        """Occupy a slot and count it towards the application.
+        """Take a slot, and count it towards the application, until the context ends.
 
         Raises:
-            RateLimited: the application has its share of connections.
+            RateLimited: the application has used up its share of connections.
             Unavailable: all slots are in use.
         """
         with self.share(application_id), self.slot():

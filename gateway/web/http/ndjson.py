@@ -1,7 +1,7 @@
 """NDJSON streams: any number of lines in the request, and a result for each line in the response.
 
-The results are sent when the whole request is read: most HTTP clients read no response before they have sent
-everything, so client and server would otherwise wait for each other.
+The results are sent after the whole request was read. Most HTTP clients read the response only after they have sent the
+whole request, so client and server could otherwise wait for each other forever.
 """
 
 import asyncio
@@ -26,27 +26,29 @@ from gateway.web.http import problems
 from gateway.web.http.routing import Request
 
 NDJSON = "application/x-ndjson"
+# A batch has at most this many lines and octets.
 BATCH = 500
 MAX_BATCH_OCTETS = 1 << 20
-# One batch waits for the database while the next one is parsed.
+# Maximum number of batches in progress: one can wait for the database while the next is parsed.
 MAX_CONCURRENT_BATCHES = 2
-# Lines that are parsed before other tasks of the process run.
+# Number of lines that are parsed before other tasks of the event loop may run.
 LINES_PER_TURN = 10
 MAX_LINE_LENGTH = 65_536  # octets
-# Results beyond this size are spooled to disk.
+# Results beyond this size are stored in a temporary file.
 MAX_SPOOL_OCTETS = 1 << 20
-# A client may produce lines slowly, so the limit is on the pause between two chunks.
+# Maximum pause between two chunks of the request. There is no limit for the whole request, since a client may produce
+# lines slowly.
 CHUNK_TIMEOUT_S = 60
 
 _encoder = msgspec.json.Encoder()
 
 B = TypeVar("B")
 LineResult = dict[str, Any] | GatewayError
-# Parses a line. A GatewayError refuses this line only.
+# Parses a line. If it raises a GatewayError, only this line is refused.
 ParseLine = Callable[[bytes], B]
-# Processes some lines in one transaction, and returns for each its result (with a `status`), or the error.
+# Processes lines in one transaction. Returns the result of each line (with a `status`), or the error of the line.
 ProcessLines = Callable[[Sequence[B]], Awaitable[Sequence[LineResult]]]
-# Returns the key of a line: lines with equal keys are processed in their order, others may be processed concurrently.
+# Returns the key of a line. Lines with the same key are processed in order; others may be processed concurrently.
 KeyOf = Callable[[B], object]
 
 
@@ -55,21 +57,22 @@ class _BatchInProgress(NamedTuple):
     keys: Set[object]
 
 
-async def answer(
+async def respond(
     request: Request[Any, Any],
     parse_line: ParseLine[B],
     process_lines: ProcessLines[B],
     key_of: KeyOf[B],
     statuses: Sequence[str],
 ) -> web.StreamResponse:
-    """Process the lines of a request, and respond with a result for each line and a last line with the totals.
+    """Process the lines of a request, and send the response: a line for each result, and a last line with the totals.
 
-    A line that is refused has the status `refused`, and does not affect other lines. `statuses` are the other statuses.
+    A refused line has the status `refused`, and does not affect other lines. `statuses` are the statuses of accepted
+    lines, for the totals.
 
     Raises:
         UnsupportedMediaType: the request is not NDJSON.
-        RateLimited: the application has its share of NDJSON requests in progress.
-        Unavailable: the process has its maximum of them in progress.
+        RateLimited: the application has used up its share of NDJSON requests in progress.
+        Unavailable: the maximum number of NDJSON requests is in progress in this process.
     """
     http = request.http
     if http.content_type not in (NDJSON, "application/jsonl", "application/octet-stream"):
@@ -84,8 +87,8 @@ async def answer(
                 totals.update([result["status"] for result in results])
                 spool.write(_encoder.encode_lines(results))
             summary: dict[str, Any] = {"done": True, **totals}
-        except problems.EXPECTED as exception:  # the lines before are committed, so their results are sent
-            error = problems.of(exception)
+        except problems.EXPECTED as exception:  # earlier lines were committed, so their results are sent nevertheless
+            error = problems.from_exception(exception)
             summary = {"done": False, **totals, "code": error.code, "detail": error.detail}
         spool.write(_encoder.encode_lines([summary]))
         spool.seek(0)
@@ -99,7 +102,7 @@ async def answer(
 
 
 async def check_credential(request: Request[Any, Any]) -> None:
-    """Check that the key of the request still exists, since a stream may last for hours.
+    """Check that the API key of the request still exists. Call it for each batch, since a stream may last for hours.
 
     Raises:
         Unauthenticated: the key was removed.
@@ -111,7 +114,7 @@ async def check_credential(request: Request[Any, Any]) -> None:
 async def _process(
     http: web.Request, parse_line: ParseLine[B], process_lines: ProcessLines[B], key_of: KeyOf[B]
 ) -> AsyncIterator[list[dict[str, Any]]]:
-    """Yield the results in the order of the lines. The next batch is read while others are processed."""
+    """Yield the results in the order of the lines. While batches are processed, the next batch is read."""
     in_progress: deque[_BatchInProgress] = deque()
     read_error: GatewayError | None = None
     try:
@@ -119,7 +122,7 @@ async def _process(
         while True:
             try:
                 batch = await anext(batches, None)
-            except (BodyTooLarge, BodyTooSlow) as error:  # the lines before are processed nevertheless
+            except (BodyTooLarge, BodyTooSlow) as error:  # earlier lines are processed nevertheless
                 batch, read_error = None, error
             keys = {key_of(line) for _, line in batch or [] if not isinstance(line, GatewayError)}
             while in_progress and (
@@ -138,7 +141,7 @@ async def _process(
 
 
 def _conflicts(keys: Set[object], in_progress: Iterable[_BatchInProgress]) -> bool:
-    """Tell whether a batch in progress has one of the keys: of two lines with one key the later must win."""
+    """Return whether a batch in progress has one of the keys. Lines with the same key must be processed in order."""
     return not all(keys.isdisjoint(entry.keys) for entry in in_progress)
 
 
@@ -153,7 +156,7 @@ async def _parse_batches(
             except GatewayError as error:
                 lines.append((number, error))
             if len(lines) % LINES_PER_TURN == 0:
-                await asyncio.sleep(0)  # parsing a whole batch would block the event loop for too long
+                await asyncio.sleep(0)  # let other tasks run: parsing a whole batch takes too long
         yield lines
 
 
@@ -168,13 +171,13 @@ async def _process_batch(
 def _to_json(number: int, result: LineResult) -> dict[str, Any]:
     if not isinstance(result, GatewayError):
         return {"line": number, **result}
-    faults = result.errors if isinstance(result, ValidationError) else [FieldError("", result.detail)]
-    errors = [{"pointer": fault.pointer, "detail": fault.detail} for fault in faults]
-    return {"line": number, "status": "refused", "code": result.code, "errors": errors}
+    errors = result.errors if isinstance(result, ValidationError) else [FieldError("", result.detail)]
+    errors_json = [{"pointer": error.pointer, "detail": error.detail} for error in errors]
+    return {"line": number, "status": "refused", "code": result.code, "errors": errors_json}
 
 
 async def _read_batches(http: web.Request) -> AsyncIterator[list[tuple[int, bytes]]]:
-    """Yield batches of (line number, octets), without blank lines.
+    """Yield batches of (line number, line), without blank lines.
 
     Raises:
         BodyTooLarge: a line is too long.
@@ -195,7 +198,7 @@ async def _read_batches(http: web.Request) -> AsyncIterator[list[tuple[int, byte
 
 
 async def read_lines(http: web.Request) -> AsyncIterator[Iterable[tuple[int, bytes]]]:
-    """Yield the lines of a request with their numbers, chunk by chunk.
+    """Yield (line number, line) of a request, for each chunk that arrives.
 
     Raises:
         BodyTooLarge: a line is too long.
@@ -213,7 +216,7 @@ async def read_lines(http: web.Request) -> AsyncIterator[Iterable[tuple[int, byt
 
 
 async def _read_chunk(http: web.Request) -> bytes:
-    """Return the data that has arrived; empty at the end of the body."""
+    """Wait for data and return it; empty at the end of the body."""
     try:
         async with asyncio.timeout(CHUNK_TIMEOUT_S):
             return await http.content.readany()

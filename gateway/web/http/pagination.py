@@ -11,7 +11,7 @@ from gateway.domain.errors import FieldError, ValidationError
 from gateway.web.http.parsing import Query
 from gateway.web.http.routing import Response
 
-# Marks a cursor that holds a name, not an id or a position.
+# Prefix of a cursor that contains a name, as opposed to an id or a position.
 NAME_PREFIX = "="
 
 
@@ -64,12 +64,12 @@ class PageQuery(Query):
 
 
 def page(items: Sequence[Any], limit: int, last: UUID | int | str | None) -> Response:
-    """Return the response of one page.
+    """Return the response for one page.
 
     Args:
         items: the items of the page.
-        limit: the requested number of items; a page with fewer is the last one.
-        last: the id, name or position of the last item, after which the next page begins.
+        limit: the maximum number of items. A page with fewer items is the last page.
+        last: the id, name or position of the last item, after which the next page starts.
     """
     has_next = len(items) == limit and last is not None
     last = f"{NAME_PREFIX}{last}" if isinstance(last, str) else last

@@ -1,6 +1,6 @@
 """Parse untrusted request bodies and queries into typed values.
 
-Every error of the input is reported at once, each with its JSON pointer (RFC 6901).
+All errors of an input are reported together, each with its JSON pointer (RFC 6901).
 """
 
 import json
@@ -28,31 +28,35 @@ from gateway.domain.errors import FieldError, MalformedBody, ValidationError, po
 from gateway.push.encryption import decode_base64url
 
 MIN_YEAR, MAX_YEAR = 1970, 9000
-# Numbers are in [-MAX_NUMBER, MAX_NUMBER): brokers carry integers of 64 bits, and few clients parse longer ones.
+# Numbers must be in [-MAX_NUMBER, MAX_NUMBER). Brokers transport 64-bit integers, and few clients parse larger ones.
 MAX_NUMBER = 2**63
 TOO_DEEP = "the body is nested too deeply"
-# The validation context of a body that is known to be invalid: validators then also run the service's checks.
+# The validation context for a body that is known to be invalid. With it, validators also run checks that the service
+# would run later, so that the response lists all errors.
 COLLECT_ALL_ERRORS = {"collect_all_errors": True}
 
+# Escapes of U+0000 and of surrogates, and numbers that may exceed MAX_NUMBER: bodies that contain them need
+# `read_json`.
 _ESCAPE_TO_CHECK = re.compile(rb"\\u(?:0000|[dD][89A-Fa-f])")
 _NUMBER_TO_CHECK = re.compile(rb"[:,\[\s]-?[0-9](?:[0-9.]*[eE]|[0-9]{18})")
 
 
 class Body(BaseModel):
-    """A request body. Unknown fields are refused, and text is not converted to a number."""
+    """A request body. Unknown fields are refused, and text is not converted to numbers."""
 
     model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
-    # Whether the model itself refuses every number beyond MAX_NUMBER; then the raw body is not searched for one.
+    # Whether the fields of the model themselves refuse numbers beyond MAX_NUMBER. Then `read_body` need not search for
+    # such numbers.
     bounds_numbers: ClassVar[bool] = False
 
 
 def example(**values: Any) -> ConfigDict:
-    """Return a model config that shows these values as an example in the OpenAPI document."""
+    """Return a model config with an example for the OpenAPI document."""
     return ConfigDict(json_schema_extra={"examples": [values]})
 
 
 class Query(BaseModel):
-    """Query parameters. They are text, so numbers are converted from it."""
+    """Query parameters. All values are text, and are converted to numbers and other types."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -72,7 +76,7 @@ def read_body(model: type[B], raw: bytes) -> B:
         try:
             return model.model_validate_json(raw)
         except pydantic.ValidationError:
-            pass  # report errors in a fixed order below: malformed JSON, unstorable values, schema violations
+            pass  # errors are reported below, in a fixed order: malformed JSON, unstorable values, schema violations
     read_json(raw)
     try:
         return model.model_validate_json(raw, context=COLLECT_ALL_ERRORS)
@@ -83,9 +87,9 @@ def read_body(model: type[B], raw: bytes) -> B:
 
 
 def _needs_value_checks(raw: bytes, bounds_numbers: bool) -> bool:
-    """Tell whether the body may contain constants that are not JSON, or values that cannot be stored.
+    """Return whether the body may contain constants that are not JSON, or values that cannot be stored.
 
-    Only then `read_json` must visit every value, which takes several times as long as the validation.
+    Only such a body needs `read_json`, which takes several times as long as the validation.
     """
     if b"\\u" in raw and _ESCAPE_TO_CHECK.search(raw):
         return True
@@ -141,10 +145,10 @@ def _refuse_constant(constant: str) -> None:
 
 
 def _storage_errors(value: object, pointer: str) -> Iterator[FieldError]:
-    """Yield an error for each value that Postgres cannot store.
+    """Yield an error for each value that cannot be stored.
 
-    Postgres stores neither U+0000 nor unpaired surrogates, JSON has no infinity (1e999), and an integer such as 1e30 is
-    returned from Postgres with all its digits.
+    Postgres stores neither U+0000 nor unpaired surrogates. Python parses 1e999 as infinity, which JSON does not have.
+    Postgres returns a number such as 1e30 as an integer with all its digits, which few clients parse.
     """
     match value:
         case str():
@@ -169,7 +173,7 @@ def _is_storable(text: str) -> bool:
 
 
 def combine_errors(errors: list[FieldError]) -> PydanticCustomError:
-    """Return the exception by which a validator reports more than one error."""
+    """Return an exception with which a pydantic validator reports several errors."""
     return PydanticCustomError("several", "has errors", {"errors": errors})
 
 
@@ -185,7 +189,7 @@ def _field_errors(error: pydantic.ValidationError) -> list[FieldError]:
 
 
 def _describe(error_type: str, message: str) -> str:
-    """Return pydantic's message in the wording of our own: a predicate of the field, such as `must be an integer`."""
+    """Return pydantic's message in the form of the gateway's messages: a predicate, such as `must be an integer`."""
     match error_type:
         case "missing":
             return "is missing"
@@ -206,14 +210,14 @@ def _describe(error_type: str, message: str) -> str:
 
 
 def _to_utc(time: datetime) -> datetime:
-    """Convert to UTC. The years are bounded, so that adding a notification's lifetime stays within the calendar."""
+    """Convert a time to UTC. Limits the year, so that adding the lifetime of a notification cannot overflow."""
     if not MIN_YEAR <= time.year <= MAX_YEAR:
         raise ValueError(f"must be between the years {MIN_YEAR} and {MAX_YEAR}")
     return time.astimezone(UTC)
 
 
 def _refuse_number(value: object) -> object:
-    """Refuse text such as 0.5, which pydantic would take for seconds since 1970."""
+    """Refuse text such as 0.5, which pydantic would interpret as seconds since 1970."""
     if isinstance(value, str) and value[4:5] != "-":
         raise ValueError("must be a time such as 2026-12-01T09:00:00Z (RFC 3339)")
     return value
@@ -242,14 +246,14 @@ def _check_url_or_template(url: str) -> str:
 
 
 def _check_url(url: str) -> str:
-    if (fault := urls.find_url_error(url)) is not None:
-        raise ValueError(fault)
+    if (error := urls.find_url_error(url)) is not None:
+        raise ValueError(error)
     return url
 
 
-# RFC 3339 with an offset; converted to UTC.
+# A time in RFC 3339 with an offset; converted to UTC.
 Moment = Annotated[AwareDatetime, AfterValidator(_to_utc)]
-# The same in a query, where every value is text.
+# A `Moment` in a query, where every value is text.
 QueryMoment = Annotated[AwareDatetime, BeforeValidator(_refuse_number), AfterValidator(_to_utc)]
 Octets = Annotated[bytes, PlainValidator(_decode_octets), WithJsonSchema({"type": "string", "format": "base64url"})]
 Topic = Annotated[

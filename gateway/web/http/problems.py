@@ -1,4 +1,4 @@
-"""Error responses as `application/problem+json` (RFC 9457). Stack traces go to the log, never into a response."""
+"""Error responses as `application/problem+json` (RFC 9457). Stack traces are logged, and never sent to a client."""
 
 import json
 from typing import Any
@@ -20,16 +20,17 @@ from gateway.domain.errors import (
 )
 from gateway.service.context import DATABASE_ERRORS, is_refusal
 
+# The value of Retry-After in responses with status 503.
 RETRY_AFTER_S = 5
 
 log = structlog.get_logger(__name__)
 
-# The errors that dispatch turns into a response; any other is a defect.
+# The errors that dispatch converts to a response. Any other exception is a defect of the gateway.
 EXPECTED = (GatewayError, web.RequestPayloadError, *DATABASE_ERRORS)
 
 
-def answer(error: GatewayError) -> web.Response:
-    """Return the response for an error."""
+def to_response(error: GatewayError) -> web.Response:
+    """Return the response for an error, as a problem document."""
     problem: dict[str, Any] = {
         "type": f"/docs/errors#{error.code}",
         "title": error.title,
@@ -38,7 +39,7 @@ def answer(error: GatewayError) -> web.Response:
         "code": error.code,
     }
     if isinstance(error, ValidationError):
-        problem["errors"] = [{"pointer": fault.pointer, "detail": fault.detail} for fault in error.errors]
+        problem["errors"] = [{"pointer": field.pointer, "detail": field.detail} for field in error.errors]
     text = json.dumps(problem, ensure_ascii=False)
     headers: dict[str, str] = {}
     if isinstance(error, Unauthenticated):
@@ -57,8 +58,8 @@ def answer(error: GatewayError) -> web.Response:
     )
 
 
-def of(error: Exception) -> GatewayError:
-    """Convert an exception to the error for the client; unexpected exceptions are logged with their stack trace."""
+def from_exception(error: Exception) -> GatewayError:
+    """Convert an exception to the error for the client. Log unexpected exceptions with their stack traces."""
     match error:
         case GatewayError():
             return error

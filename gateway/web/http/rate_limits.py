@@ -1,7 +1,7 @@
 """Rate limits: token buckets in this process's memory.
 
-The headers follow draft-ietf-httpapi-ratelimit-headers. Each process counts on its own, so with several processes the
-limit applies to each of them.
+The headers follow draft-ietf-httpapi-ratelimit-headers. Each process counts separately, so a client may send as many
+requests to each of several processes.
 """
 
 import math
@@ -11,17 +11,19 @@ from collections.abc import Callable, Hashable
 from gateway.domain.bounded_cache import put
 from gateway.domain.errors import RateLimited
 
+# Maximum number of buckets in memory, per instance of `TokenBuckets`.
 MAX_BUCKETS = 100_000
 
 
 class TokenBuckets:
     """Token buckets, one for each key (a client address, an API key or a device).
 
-    A bucket holds one minute's tokens, so that many requests may come at once. A key can only empty its own bucket.
+    A full bucket has the tokens of one minute, so a client may send that many requests at once. A key only uses tokens
+    of its own bucket.
     """
 
     def __init__(self, name: str, per_minute: int, clock: Callable[[], float] = time.monotonic) -> None:
-        """Create buckets that refill at `per_minute`; `name` appears in the response headers."""
+        """Create buckets that refill with `per_minute` tokens a minute; response headers contain `name`."""
         self._name = name
         self._capacity = float(per_minute)
         self._policy = {"RateLimit-Policy": f'"{name}";q={per_minute};w=60'}
@@ -45,7 +47,7 @@ class TokenBuckets:
         tokens, updated_at = self._buckets.get(key, (self._capacity, now))
         tokens = min(self._capacity, tokens + (now - updated_at) * self._capacity / 60)
         acquired = tokens >= 1
-        # The least recently used bucket is evicted: it is full again, or almost.
+        # Evicts the least recently used bucket, which is full again, or almost.
         put(self._buckets, key, (tokens - acquired, now), MAX_BUCKETS)
         if not acquired:
             wait = math.ceil((1 - tokens) * 60 / self._capacity)

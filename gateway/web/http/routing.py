@@ -1,7 +1,7 @@
-"""Routes: who may call an endpoint, what it accepts, what it answers, and which handler serves it.
+"""Routes: the path, scopes, request and response models, and handler of each endpoint.
 
-Dispatch, the OpenAPI document, the audit log and the tests all read the same `Route` objects, so the document cannot
-drift from the behaviour.
+Dispatch, the OpenAPI document, the audit log and the tests all use the same `Route` objects, so the document always
+describes the actual behaviour.
 """
 
 import asyncio
@@ -33,7 +33,7 @@ Q = TypeVar("Q", bound=Query | None, default=Any)
 
 @dataclass(slots=True)
 class WebLimits:
-    """The limits of one server process. Each limiter states whom it charges."""
+    """The limits of one server process. The class of each limiter documents to whom requests are charged."""
 
     max_body: int = 1 << 20
     requests: RequestLimiter = field(default_factory=lambda: RequestLimiter(1000))
@@ -57,7 +57,7 @@ class WebLimits:
 class WebState:
     """The objects that the handlers of one server process share.
 
-    `open_streams` holds the tasks of responses without an end of their own; they are cancelled when the server stops.
+    `open_streams` has the tasks of endless responses. They are cancelled when the server stops.
     """
 
     context: Context
@@ -88,14 +88,14 @@ class WebState:
         """Build the state of a server process.
 
         Args:
-            context: the service context, with the database engine.
-            notifier: the source of LISTEN/NOTIFY wake-ups.
+            context: the dependencies of the service layer.
+            notifier: receives messages of Postgres (LISTEN/NOTIFY).
             admin_token: the operator's bearer token; None disables the operator's endpoints.
             in_process_keys: bearer tokens that are valid in this process only, with their principals.
-            limits: the limits of the process; None takes the defaults.
+            limits: the limits of the process; None uses the defaults.
             client_addresses: resolves the client address behind proxies; None trusts no proxy.
-            metrics_token: the bearer token of `/metrics`; None leaves it open.
-            map_tiles: URL template of the console's map tiles.
+            metrics_token: the bearer token of `/metrics`; with None, `/metrics` needs no token.
+            map_tiles: the URL template of the console's map tiles.
         """
         return cls(
             context=context,
@@ -124,7 +124,7 @@ class Request(Generic[B, Q]):
 
     @property
     def context(self) -> Context:
-        """The service context."""
+        """The dependencies of the service layer."""
         return self.state.context
 
     @property
@@ -132,7 +132,7 @@ class Request(Generic[B, Q]):
         """The principal's application.
 
         Raises:
-            NotFound: the principal is the operator, who belongs to no application.
+            NotFound: the principal is the operator, who has no application.
         """
         if self.principal.application_id is None:
             raise NotFound("the admin token belongs to no application; use one of an application's keys")
@@ -156,9 +156,9 @@ class Request(Generic[B, Q]):
 
 @dataclass(frozen=True)
 class TransactionalRequest(Request[B, Q]):
-    """A request whose handler and response belong to the transaction open on `conn`.
+    """A request that is handled in a transaction, on the connection `conn`.
 
-    The callbacks in `after_commit` are awaited after the commit and before the response is sent.
+    Dispatch awaits the callbacks in `after_commit` after the commit, before it sends the response.
     """
 
     conn: Connection
@@ -203,12 +203,12 @@ class Route:
         audit: the action name for the audit log; None when the endpoint is not audited.
         browser: whether pages of other origins may call the endpoint (CORS).
         creates: whether the endpoint accepts an Idempotency-Key.
-        conflicts: whether the endpoint may answer 409.
-        streams: the content type of a response that the handler writes itself, outside any transaction.
-        media_types: the request media types that are accepted beside JSON.
-        precondition: awaited before the transaction, with the Request; returns response headers.
-        batch_handler: does the same as the handler, with the Request, in a transaction that it may share with other
-            requests. It serves requests without an Idempotency-Key.
+        conflicts: whether the endpoint may respond with status 409.
+        streams: the content type of a response that the handler itself sends, without a transaction of dispatch.
+        media_types: the media types that are accepted besides JSON, with their parsers.
+        precondition: is awaited with the Request before the transaction; returns response headers.
+        batch_handler: an alternative handler, called with the Request. Concurrent requests may share its transaction.
+            Dispatch calls it for requests without an Idempotency-Key.
     """
 
     method: str

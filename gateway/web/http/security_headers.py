@@ -1,7 +1,7 @@
 """Security headers of every response.
 
-They are set when the headers are sent, so that no response lacks them: streams, files, errors, and the responses of
-aiohttp itself.
+A hook adds them just before the headers are sent. So every response has them: also streams, files, errors, and the
+responses of aiohttp itself.
 """
 
 from collections.abc import Awaitable, Callable, Mapping, MutableMapping
@@ -9,8 +9,9 @@ from urllib.parse import urlsplit
 
 from aiohttp import web
 
-# Pages load scripts, styles and data from this host only, and forms are submitted by scripts only.
-PAGE = "; ".join(
+# Content-Security-Policy of pages. They load scripts, styles and data from this host only. Forms are not submitted by
+# the browser, only by scripts.
+PAGE_POLICY = "; ".join(
     (
         "default-src 'none'",
         "script-src 'self'",
@@ -27,16 +28,18 @@ PAGE = "; ".join(
 
 
 def page_policy(map_tiles: str | None) -> str:
-    """Return PAGE, extended by the server of the map tiles, which may lack https."""
+    """Return PAGE_POLICY, extended by the server of the map tiles, whose URL may be http."""
     if map_tiles is None:
-        return PAGE
+        return PAGE_POLICY
     server = urlsplit(map_tiles)
-    return PAGE.replace("img-src 'self'", f"img-src 'self' {server.scheme}://{server.netloc}")
+    return PAGE_POLICY.replace("img-src 'self'", f"img-src 'self' {server.scheme}://{server.netloc}")
 
 
-DATA = "default-src 'none'; frame-ancestors 'none'"
-# Other sites load these scripts. A service worker takes its policy from the response, so they must have none.
-SCRIPTS = "/sdk/"
+# Content-Security-Policy of all other responses.
+DATA_POLICY = "default-src 'none'; frame-ancestors 'none'"
+# Path prefix of the scripts for other sites. They have no Content-Security-Policy: a service worker would apply it to
+# the site.
+SDK_PREFIX = "/sdk/"
 
 COMMON_HEADERS = {
     "X-Content-Type-Options": "nosniff",
@@ -46,34 +49,35 @@ COMMON_HEADERS = {
     "Server": "gateway",  # aiohttp would send its name and version
 }
 HSTS_MAX_AGE_S = 31_536_000
-EXPOSED = "ETag, Location, Retry-After, X-Request-Id, Idempotency-Replayed, RateLimit, RateLimit-Policy"
+# The response headers that scripts of other origins may read (CORS).
+EXPOSED_HEADERS = "ETag, Location, Retry-After, X-Request-Id, Idempotency-Replayed, RateLimit, RateLimit-Policy"
 
 
 def common_headers(public_url: str | None) -> Mapping[str, str]:
-    """Return the headers of every response; with an https URL they include Strict-Transport-Security."""
+    """Return the headers of every response. With an https URL they include Strict-Transport-Security."""
     if public_url is not None and public_url.startswith("https://"):
         return COMMON_HEADERS | {"Strict-Transport-Security": f"max-age={HSTS_MAX_AGE_S}"}
     return COMMON_HEADERS
 
 
-def protect(headers: MutableMapping[str, str], path: str, always: Mapping[str, str]) -> None:
-    """Add the security headers for a path to a response; `always` are those of `common_headers`."""
-    headers.update(always)
+def add_security_headers(headers: MutableMapping[str, str], path: str, common: Mapping[str, str]) -> None:
+    """Add the security headers for a path to the headers of a response; `common` is the result of `common_headers`."""
+    headers.update(common)
     if path.startswith("/v1/"):
         headers.setdefault("Cache-Control", "private, no-cache" if "ETag" in headers else "no-store")
-        # Cross-origin requests carry no cookie: a page needs a key, which it must know.
+        # Any origin is allowed: browsers send no cookie with such a request, so a page can only use a key that it has.
         headers["Access-Control-Allow-Origin"] = "*"
-        headers["Access-Control-Expose-Headers"] = EXPOSED
-    if not path.startswith(SCRIPTS):
-        headers.setdefault("Content-Security-Policy", DATA)
+        headers["Access-Control-Expose-Headers"] = EXPOSED_HEADERS
+    if not path.startswith(SDK_PREFIX):
+        headers.setdefault("Content-Security-Policy", DATA_POLICY)
         headers.setdefault("Cross-Origin-Resource-Policy", "cross-origin" if path.startswith("/v1/") else "same-origin")
 
 
 def header_hook(public_url: str | None) -> Callable[[web.Request, web.StreamResponse], Awaitable[None]]:
-    """Return the function for `on_response_prepare` that adds the security headers."""
-    always = common_headers(public_url)
+    """Return a function for aiohttp's signal `on_response_prepare` that adds the security headers."""
+    common = common_headers(public_url)
 
     async def add_headers(request: web.Request, response: web.StreamResponse) -> None:
-        protect(response.headers, request.path, always)
+        add_security_headers(response.headers, request.path, common)
 
     return add_headers

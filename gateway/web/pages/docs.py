@@ -1,6 +1,6 @@
 """The documentation at `/docs/`: pages in Markdown, with tables that are generated from the code.
 
-A page contains `{{errors}}` where the table of errors is inserted, so that facts of the code are written once.
+A mark such as `{{errors}}` in a page is replaced by the table of that name (`TABLES`).
 """
 
 import re
@@ -17,17 +17,17 @@ from prometheus_client import REGISTRY
 
 import gateway.metrics  # noqa: F401 - registers the metrics
 from gateway.domain.errors import GatewayError
-from gateway.web.http.security_headers import PAGE
+from gateway.web.http.security_headers import PAGE_POLICY
 
 FOLDER = Path(__file__).resolve().parents[2] / "static" / "docs"
-# In reading order; the first is the front page.
+# The pages in reading order. The first is the front page.
 PAGES = (
     *("start", "tutorial", "sdk", "sending", "campaigns", "alerts", "events", "webhooks", "recipes", "moving"),
     *("errors", "metrics", "comparison"),
 )
-# Pages link to each other as files, so that the links also work in the repository.
+# A link from one page to another. Pages link to files, so that the links also work in the repository.
 PAGE_LINK = re.compile(rf"^({'|'.join(PAGES)})\.md(?=#|$)")
-HEADERS = {"Content-Security-Policy": PAGE, "Cache-Control": "no-cache"}
+HEADERS = {"Content-Security-Policy": PAGE_POLICY, "Cache-Control": "no-cache"}
 # The suffixes that the Prometheus client appends to a metric's name, by type.
 SUFFIXES = {"counter": "_total", "info": "_info"}
 
@@ -39,8 +39,8 @@ class Page(NamedTuple):
     html: str
 
 
-def add(app: web.Application) -> None:
-    """Add the routes of the documentation."""
+def add_routes(app: web.Application) -> None:
+    """Add the routes of the documentation to the application."""
     app.router.add_get("/docs/", _front_page)
     app.router.add_get(f"/docs/{{name:{'|'.join(PAGES)}}}", _page)
     app.router.add_get("/docs/api", _reference)

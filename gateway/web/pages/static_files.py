@@ -5,13 +5,14 @@ from pathlib import Path
 
 from aiohttp import web
 
-from gateway.web.http.security_headers import PAGE, page_policy
+from gateway.web.http.security_headers import PAGE_POLICY, page_policy
 from gateway.web.pages import docs
 
 STATIC = Path(__file__).resolve().parents[2] / "static"
 
 CACHE_S = 3600
-# Not from `mimetypes`: its table depends on the machine, and browsers run a script only with the right type.
+# Content types by suffix. The module `mimetypes` is not used, since its table depends on the machine, and browsers run
+# a script only if its type is right.
 TYPES = {
     ".html": "text/html; charset=utf-8",
     ".js": "text/javascript; charset=utf-8",
@@ -22,8 +23,11 @@ TYPES = {
 }
 
 
-def add(app: web.Application, openapi: bytes, map_tiles: str | None = None) -> None:
-    """Add the routes; `map_tiles` is the URL template of the console's map tiles, with {z}, {x} and {y}."""
+def add_routes(app: web.Application, openapi: bytes, map_tiles: str | None = None) -> None:
+    """Add the routes of static files, of the documentation and of the OpenAPI document.
+
+    `map_tiles` is the URL template of the console's map tiles, with {z}, {x} and {y}.
+    """
     policies = {"console": page_policy(map_tiles)}
 
     async def document(_: web.Request) -> web.Response:
@@ -35,11 +39,12 @@ def add(app: web.Application, openapi: bytes, map_tiles: str | None = None) -> N
     app.router.add_get("/openapi.json", document)
     app.router.add_get("/console/settings.json", settings)
     app.router.add_get("/", _redirect("/console/"))
-    docs.add(app)
+    docs.add_routes(app)
     for name in ("console", "sample", "docs"):
         app.router.add_get(f"/{name}", _redirect(f"/{name}/"))
         app.router.add_get(
-            f"/{name}/{{file:[\\w./-]*}}", _files(STATIC / name, {"Content-Security-Policy": policies.get(name, PAGE)})
+            f"/{name}/{{file:[\\w./-]*}}",
+            _files(STATIC / name, {"Content-Security-Policy": policies.get(name, PAGE_POLICY)}),
         )
     sdk_headers = {"Access-Control-Allow-Origin": "*", "Cache-Control": f"public, max-age={CACHE_S}"}
     app.router.add_get("/sdk/{file:[\\w.-]+}", _files(STATIC / "sdk", sdk_headers))

@@ -1,6 +1,7 @@
-"""Request models that describe a notification: its content, its delivery options and its schedule.
+"""Request models of a notification: its content, its delivery options and its schedule.
 
-The models are pure. A saved template is a reference here, which `gateway.service.notifications.submission` resolves.
+The models do not use the database. A reference to a saved template is resolved later, by
+`gateway.service.notifications.submission`.
 """
 
 import re
@@ -100,13 +101,13 @@ class Action(Body):
 
 
 class PartialContent(Body):
-    """Content in which every field is optional."""
+    """Content whose fields are all optional."""
 
     title: Title | None = None
     body: Text | None = None
     url: Annotated[
         UrlOrTemplate | None,
-        Field(description="The page that a click opens; a path is resolved against the application's first origin."),
+        Field(description="The page that a click opens. A path is resolved against the application's first origin."),
     ] = None
     icon: UrlOrTemplate | None = None
     image: UrlOrTemplate | None = None
@@ -124,19 +125,19 @@ class PartialContent(Body):
 
 
 class LocalizedContent(PartialContent):
-    """Optional content, and its translations."""
+    """Content whose fields are all optional, with translations."""
 
     locales: Annotated[
         dict[Locale, PartialContent] | None,
         Field(
             max_length=100,
-            description="Translations by language tag. A device with de-AT gets `de` when there is no `de-AT`.",
+            description="Translations by language tag. A device with de-AT gets `de` if there is no `de-AT`.",
         ),
     ] = None
 
 
 class Content(LocalizedContent):
-    """The content of a notification, at most 3,993 octets when rendered.
+    """The content of a notification. Its rendered payload has at most 3,993 octets.
 
     Texts may be Liquid templates with the variables `user`, `device`, `event` and `notification`.
     """
@@ -159,7 +160,7 @@ class DeliveryOptions(Body):
     expires_at: Annotated[Moment | None, Field(description="No message is sent after this time.")] = None
 
     def draft_fields(self) -> dict[str, Any]:
-        """Return the fields of a draft that the options set, without `expires_at`."""
+        """Return the fields of `Draft` for these options, except `expires_at`."""
         return {
             "lane": None if self.lane is None else Lane.from_label(self.lane),
             "urgency": self.urgency,
@@ -189,25 +190,25 @@ class Schedule(Body):
     at: Annotated[
         datetime,
         PlainValidator(_parse_local_or_absolute_time),
-        WithJsonSchema({"type": "string", "description": "RFC 3339; without an offset when `timezone` is set."}),
-        Field(description="When sending starts; immediately when the time has passed."),
+        WithJsonSchema({"type": "string", "description": "RFC 3339; without an offset if `timezone` is set."}),
+        Field(description="When sending starts; immediately if the time has passed."),
     ]
 
     def start(self) -> datetime | None:
-        """Return the instant at which sending starts; None when it depends on the device."""
+        """Return the time at which sending starts, or None if it depends on the time zone of the device."""
         if self.timezone is None:
             return self.at.astimezone(UTC)
         return None if self.timezone == DEVICE_ZONE else to_utc(self.at, zone_or_utc(self.timezone))
 
     def local_at(self) -> datetime | None:
-        """Return the local time at which each device is sent to; None when it is one instant for all."""
+        """Return the local time at which sending to each device starts, or None if it starts for all at once."""
         return self.at if self.timezone == DEVICE_ZONE else None
 
 
 def _check_audience(value: Any, info: ValidationInfo) -> Any:
-    """Validate the audience when the body has other errors, so that one response names all of them.
+    """Validate the audience if the body has other errors, so that the response lists all errors.
 
-    Otherwise the service validates it.
+    Without other errors, the service validates the audience later.
     """
     if info.context is COLLECT_ALL_ERRORS:
         try:
@@ -217,7 +218,7 @@ def _check_audience(value: Any, info: ValidationInfo) -> Any:
     return value
 
 
-# Parsed by `gateway.domain.audience`, which reports every error; its schema is in `gateway.web.schemas.openapi`.
+# An audience as JSON. `gateway.domain.audience` parses it. `gateway.web.schemas.openapi` contains its schema.
 Audience = Annotated[
     Any, AfterValidator(_check_audience), WithJsonSchema({"allOf": [{"$ref": "#/components/schemas/Audience"}]})
 ]
@@ -228,7 +229,7 @@ Category = Annotated[
 
 
 class QuietHours(Body):
-    """A daily period without messages. It spans midnight when `end` is earlier than `start`."""
+    """A daily period without messages. If `end` is earlier than `start`, the period ends on the next day."""
 
     start: TimeOfDay
     end: TimeOfDay
@@ -292,7 +293,7 @@ class Winner(Body):
 
 
 class PauseWhen(Body):
-    """Pause when too many deliveries fail: the device is gone, or the message is rejected or expires."""
+    """Pause the notification if too many deliveries fail: the device is gone, or the message is rejected or expires."""
 
     failure_share: Annotated[
         float, Field(gt=0, lt=1, description="Share of failed deliveries among the completed ones.")
@@ -305,7 +306,7 @@ class PauseWhen(Body):
 
 
 class TemplateRef(Body):
-    """A reference to a saved template; without `version` the newest one."""
+    """A reference to a saved template. Without `version` it refers to the newest version."""
 
     id: Annotated[str, StringConstraints(max_length=100)]
     version: Annotated[int | None, Field(ge=1, le=2**31 - 1)] = None
@@ -317,7 +318,8 @@ class ContentOrTemplate(Body):
     template: TemplateRef | None = None
     content: Annotated[Content | None, Field(validate_default=True)] = None
     strict: Annotated[
-        bool, Field(description="Whether an unknown variable fails the message. A saved template has its own setting.")
+        bool,
+        Field(description="Whether a message with an unknown variable fails. A saved template has its own setting."),
     ] = False
 
     @field_validator("content")
@@ -330,14 +332,14 @@ class ContentOrTemplate(Body):
         return content
 
     def content_source(self) -> ContentSource:
-        """Return the inline content, or the reference to the template."""
+        """Return the content itself, or the reference to the saved template."""
         if self.content is not None:
             return InlineContent(self.content.value(), self.strict)
         assert self.template is not None  # noqa: S101 - guaranteed by `_check_exclusive`
         return TemplateReference(self.template.id, self.template.version)
 
 
-EventData = Annotated[dict[str, Any] | None, Field(description="The value of `event` in templates.")]
+EventData = Annotated[dict[str, Any] | None, Field(description="The value of the template variable `event`.")]
 
 
 class Deliverable(ContentOrTemplate):
@@ -347,11 +349,11 @@ class Deliverable(ContentOrTemplate):
     category: Category | None = None
 
     def policy(self) -> send_policy.SendPolicy:
-        """Return the policy that the request sets."""
+        """Return the send policy of the request."""
         return send_policy.SendPolicy(category=self.category)
 
     def event_data(self) -> dict[str, Any] | None:
-        """Return the value of `event` in templates."""
+        """Return the value of the template variable `event`."""
         return None
 
     def to_request(
@@ -372,7 +374,10 @@ class Deliverable(ContentOrTemplate):
 
 
 class SpecPatch(Body):
-    """A change of a recurring notification. Omitted fields stay; null removes the category or the delivery options."""
+    """A change of the notification of a reminder or trigger.
+
+    Omitted fields do not change; null removes the category or the delivery options.
+    """
 
     content: Content | None = None
     audience: Audience | None = None
@@ -403,7 +408,7 @@ class Sendable(Deliverable):
     event: EventData = None
 
     def event_data(self) -> dict[str, Any] | None:
-        """Return the value of `event` in templates."""
+        """Return the value of the template variable `event`."""
         return self.event
 
 
@@ -413,14 +418,14 @@ class CampaignOptions(Sendable):
     throttle: Throttle | None = None
     quiet_hours: Annotated[
         QuietHours | None,
-        Field(description="Messages are held until the quiet hours end. Defaults to those of the category."),
+        Field(description="Messages are sent after the quiet hours. Defaults to the quiet hours of the category."),
     ] = None
     variants: Annotated[list[Variant] | None, Field(min_length=2, max_length=10)] = None
     winner: Winner | None = None
     pause_when: PauseWhen | None = None
 
     def policy(self) -> send_policy.SendPolicy:
-        """Return the policy that the request sets."""
+        """Return the send policy of the request."""
         return replace(
             super().policy(),
             throttle=None if self.throttle is None else self.throttle.value(),

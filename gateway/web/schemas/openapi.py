@@ -1,4 +1,4 @@
-"""The OpenAPI 3.1 document, generated from the routes and their request and response models."""
+"""Generate the OpenAPI 3.1 document from the routes and their request and response models."""
 
 import re
 from collections.abc import Iterable
@@ -27,7 +27,7 @@ def _error_codes(base: type[GatewayError] = GatewayError) -> dict[str, str]:
 
 PROBLEM = {
     "type": "object",
-    "description": "An error (RFC 9457). `code` is stable; `errors` lists all errors of the input by JSON pointer.",
+    "description": "An error (RFC 9457). `code` is stable. `errors` lists all errors of the input, by JSON pointer.",
     "required": ["type", "title", "status", "detail", "code"],
     "properties": {
         "type": {"type": "string", "format": "uri-reference"},
@@ -79,7 +79,8 @@ AUDIENCE = {
         _leaf("user_id", _TEXTS),
         _leaf("device_id", _TEXTS),
         _leaf(
-            "notified", _TEXTS | {"description": "Ids of notifications. A device that accepted one of them matches."}
+            "notified",
+            _TEXTS | {"description": "Ids of notifications. A device to which one of them was sent matches."},
         ),
         _leaf("segment", {"type": "string", "description": "Id of a segment."}),
         *(_leaf(name, _TEXTS) for name in DETAILS),
@@ -109,6 +110,7 @@ AUDIENCE = {
     ],
 }
 
+# The security scheme for each scope; the other scopes need a secret key.
 _SECURITY = {ADMIN: "admin", DEVICE: "device", REGISTER: "publishable"}
 _SCHEMES = {
     "admin": "The operator's admin token.",
@@ -222,7 +224,7 @@ def _operation(route: Route, schemas: _Schemas) -> dict[str, Any]:
                 "name": "Idempotency-Key",
                 "in": "header",
                 "schema": {"type": "string", "minLength": 1, "maxLength": 255},
-                "description": "A repeated key with the same request within 24 hours returns the first response.",
+                "description": "Repeating a request with the same key within 24 hours returns the first response.",
             }
         )
     if route.body is not None:
@@ -231,7 +233,7 @@ def _operation(route: Route, schemas: _Schemas) -> dict[str, Any]:
             content[name] = {"schema": {"type": "string", "description": media_type.description}}
         operation["requestBody"] = {"required": True, "content": content}
     elif _takes_stream(route):
-        # A stream without lines is valid.
+        # The body is not required, since a stream may have no lines.
         operation["requestBody"] = {"required": False, "content": {route.streams: {"schema": {"type": "string"}}}}
     return operation
 
@@ -257,7 +259,7 @@ def _query_parameters(route: Route) -> list[dict[str, Any]]:
 
 
 def _inline(schema: Any, definitions: dict[str, Any]) -> Any:
-    """Replace the references in a query parameter by their definitions."""
+    """Replace the references in the schema of a query parameter by their definitions."""
     match schema:
         case {"$ref": str(ref), **siblings}:
             return _inline(definitions[ref.rpartition("/")[2]], definitions) | siblings

@@ -1,4 +1,4 @@
-"""Response bodies that only HTTP has: pages and health. Resources answer with the views of the service layer."""
+"""Response bodies of the HTTP layer: pages and health. For resources, responses contain views of the service layer."""
 
 from typing import Generic, TypeVar
 
@@ -21,7 +21,7 @@ class Health(TypedDict):
 
 
 class Readiness(TypedDict):
-    """The result of the readiness check, with the result of each of its parts."""
+    """The result of the readiness check: the status, and the result of each check."""
 
     status: str
     checks: dict[str, str]
