@@ -1,7 +1,7 @@
-"""What a worker needs besides its queue: the payload of a job, and the status of its notification.
+"""Backends of a worker: they load the payloads of jobs and the statuses of notifications.
 
-`DatabaseBackend` is for workers with a database connection, `BrokerBackend` for workers that are connected to the
-broker only.
+`DatabaseBackend` is for workers with a database connection. `BrokerBackend` is for workers that are connected only to
+the broker.
 """
 
 from collections.abc import Iterable, Iterator
@@ -24,18 +24,21 @@ from gateway.service.pipeline import job_loading, planning
 
 
 class WorkerBackend(Protocol):
-    """The port between a worker and the place where notifications are stored."""
+    """The interface between a worker and the store of notifications."""
 
     async def plan(self, job: Job) -> None:
         """Replace a plan job by send jobs."""
         ...
 
     async def load(self, job: Job) -> JobPayload | None:
-        """Return what to send to whom; None when the job was requeued instead."""
+        """Return the payload of a send job, or None if the job was requeued instead."""
         ...
 
     async def refresh_status(self, notification: Notification) -> Status:
-        """Return the current status. Workers call it after every batch, since status events may be lost."""
+        """Return the current status of a notification.
+
+        Workers call this method after every batch, since status events may be lost.
+        """
         ...
 
     async def statuses(self, ids: Iterable[UUID]) -> dict[UUID, Status]:
@@ -43,11 +46,11 @@ class WorkerBackend(Protocol):
         ...
 
     def status_changes(self) -> AbstractContextManager[notifier.ChannelSubscription]:
-        """Subscribe to status events: a notification's id and its new status, separated by a space."""
+        """Subscribe to status events. Payload: the id and the new status of a notification, separated by a space."""
         ...
 
     def urgent_job_events(self) -> AbstractContextManager[notifier.ChannelSubscription]:
-        """Subscribe to job events. The event is `urgent` when there are urgent jobs; other events occur too."""
+        """Subscribe to job events. The payload is `urgent` for urgent jobs, and differs for other jobs."""
         ...
 
     async def requeue(self, job: Job) -> None:
@@ -56,10 +59,10 @@ class WorkerBackend(Protocol):
 
 
 class DatabaseBackend:
-    """Reads and writes the database."""
+    """The backend of workers with a database connection."""
 
     def __init__(self, context: Context, renderers: RendererCache, notifier: notifier.Notifier) -> None:
-        """Use the context's engine and the notifier's subscriptions."""
+        """Create a backend that uses the engine of the context and subscriptions of the notifier."""
         self._context = context
         self._renderers = renderers
         self._notifier = notifier
@@ -73,7 +76,7 @@ class DatabaseBackend:
         return await job_loading.load(self._context.engine, self._renderers, job)
 
     async def refresh_status(self, notification: Notification) -> Status:
-        """Return the current status; this also pauses a notification that exceeds its failure limit."""
+        """Return the current status of a notification, and pause it if it exceeds its failure limit."""
         return await lifecycle.refresh_status(self._context.engine, notification)
 
     async def statuses(self, ids: Iterable[UUID]) -> dict[UUID, Status]:
@@ -83,11 +86,11 @@ class DatabaseBackend:
         return {notification.id: notification.status for notification in rows}
 
     def status_changes(self) -> AbstractContextManager[notifier.ChannelSubscription]:
-        """Subscribe to the database's status events."""
+        """Subscribe to the status events of the database."""
         return self._notifier.subscribe(notifier.STATUS)
 
     def urgent_job_events(self) -> AbstractContextManager[notifier.ChannelSubscription]:
-        """Subscribe to the database's job events."""
+        """Subscribe to the job events of the database."""
         return self._notifier.subscribe(notifier.JOBS)
 
     async def requeue(self, job: Job) -> None:
@@ -97,19 +100,22 @@ class DatabaseBackend:
 
 
 class BrokerBackend:
-    """Takes payloads from the jobs themselves, and statuses from the broker's status stream."""
+    """The backend of workers without a database.
+
+    A job of the broker contains its payload. Statuses come from the status stream of the broker.
+    """
 
     def __init__(self, broker: Broker, queue: NatsQueue) -> None:
-        """Use the broker's connection; `queue` is the worker's own queue."""
+        """Create a backend on the connection of the broker; `queue` is the queue of the worker."""
         self._broker = broker
         self._queue = queue
 
     async def plan(self, job: Job) -> None:
-        """Never called: the relay plans, and publishes send jobs only."""
+        """Raise AssertionError: the relay executes plan jobs, and publishes only send jobs."""
         raise AssertionError("a relay plans, and publishes send jobs only")
 
     async def load(self, job: Job) -> JobPayload | None:
-        """Return the payload that the job carries, with the notification's current status."""
+        """Return the payload in the job, with the current status of the notification."""
         payload = job.payload
         if payload is None:
             raise AssertionError("jobs of the broker carry their payload")
@@ -120,30 +126,37 @@ class BrokerBackend:
         return replace(payload, notification=replace(payload.notification, status=status))
 
     async def refresh_status(self, notification: Notification) -> Status:
-        """Return the published status, or the one that the job carries."""
+        """Return the published status of a notification, or without one its status in the job."""
         statuses = await self.statuses([notification.id])
         return statuses.get(notification.id, notification.status)
 
     async def statuses(self, ids: Iterable[UUID]) -> dict[UUID, Status]:
-        """Return the published statuses, by id. Notifications that were never paused or cancelled have none."""
+        """Return the published statuses of notifications, by id.
+
+        A notification that was never paused or cancelled has no published status.
+        """
         return await self._broker.statuses(ids)
 
     @contextmanager
     def status_changes(self) -> Iterator[notifier.ChannelSubscription]:
-        """Subscribe to the broker's status messages."""
+        """Subscribe to the status messages of the broker."""
         subscription = notifier.ChannelSubscription()
         with self._broker.subscribe_status(lambda id_, status: subscription.publish(f"{id_} {status}")):
             yield subscription
 
     @contextmanager
     def urgent_job_events(self) -> Iterator[notifier.ChannelSubscription]:
-        """Subscribe to the relay's job announcements."""
+        """Subscribe to the messages with which the relay announces jobs."""
         subscription = notifier.ChannelSubscription()
         with self._broker.subscribe(NEW_JOBS, lambda _, lane: subscription.publish(lane)):
             yield subscription
 
     async def requeue(self, job: Job) -> None:
-        """Return a paused job to the database, which resumes it, and any other to the broker's next worker."""
+        """Return an unfinished job to the queue.
+
+        The job of a paused notification returns to the database, where it can be resumed. Any other job returns to the
+        broker, for another worker.
+        """
         statuses = await self.statuses([job.notification_id])
         if statuses.get(job.notification_id) is Status.PAUSED:
             await self._queue.requeue(job)

@@ -1,13 +1,13 @@
-"""Limit the messages that a worker has in flight to what its event loop can process quickly.
+"""Limit the messages that a worker has in flight to a number that its event loop can process quickly.
 
-While push services respond quickly, a few dozen messages keep a CPU busy; more would only wait in the event loop, with
-every alert behind them. While push services respond slowly, it takes hundreds. The length of an iteration of the event
-loop tells the two apart, so the limit keeps it within bounds.
+If push services respond quickly, a few dozen messages in flight keep a CPU busy. More messages would only wait in the
+event loop, and delay alerts. If push services respond slowly, hundreds of messages are needed to keep the CPU busy. The
+duration of an iteration of the event loop distinguishes the two cases, so the limit is adjusted by it.
 """
 
 INITIAL_LIMIT = 64
 GROWTH_FACTOR = 1.25
-# The limit grows while an iteration is shorter than the first, and shrinks while it is longer than the second.
+# The limit grows if the mean iteration is shorter than the first duration, and shrinks if it is longer than the second.
 SHORT_ITERATION_S, LONG_ITERATION_S = 0.005, 0.010
 ITERATIONS_PER_UPDATE = 16
 
@@ -16,9 +16,9 @@ class ConcurrencyLimit:
     """Adaptive limit on the messages in flight of one worker, between INITIAL_LIMIT and a maximum."""
 
     def __init__(self, max_limit: int) -> None:
-        """Start at INITIAL_LIMIT; the limit never exceeds `max_limit`."""
+        """Create a limit that starts at INITIAL_LIMIT and never exceeds `max_limit`."""
         self.limit = min(INITIAL_LIMIT, max_limit)
-        # Whether a message had to wait because of the limit since the last update.
+        # Whether a message has had to wait because of the limit since the last update.
         self.was_reached = False
         self._min_limit = self.limit
         self._max_limit = max_limit
@@ -26,7 +26,7 @@ class ConcurrencyLimit:
         self._seconds = 0.0
 
     def record_iteration(self, seconds: float) -> None:
-        """Record the length of one iteration of the event loop."""
+        """Record the duration of one iteration of the event loop, and update the limit if enough were recorded."""
         self._iterations += 1
         self._seconds += seconds
         if self._iterations < ITERATIONS_PER_UPDATE:

@@ -1,7 +1,8 @@
-"""Execute one claimed send job: put its messages into the scheduler, gather the results, settle them in batches.
+"""Execute one claimed send job: put its messages into the scheduler, collect the results, settle them in batches.
 
-Results are settled while the other messages are still being sent. Each batch shrinks the job in the same transaction,
-so a worker that claims the job after a crash sends only to devices without a settled result.
+To settle a batch means to write its results to the delivery log, and to remove its devices from the job, in one
+transaction. Batches are settled while other messages of the job are still being sent. If the worker crashes, the worker
+that claims the job next sends only to the remaining devices.
 """
 
 import asyncio
@@ -30,19 +31,20 @@ from gateway.worker.scheduler import SendScheduler
 
 log = structlog.get_logger(__name__)
 
+# Maximum number of results in a batch.
 MAX_BATCH = 500
-# A batch is settled at the latest this long after its first result.
+# Maximum time between the first result of a batch and its settlement.
 MAX_BATCH_WAIT_S = 0.3
 DATABASE_RETRY_S = 0.5
 
 
 class SendTask:
-    """One message to one device, as the scheduler and the senders handle it."""
+    """One message to one device: the unit that the scheduler and the senders process."""
 
     __slots__ = ("executor", "host", "lane", "prepared", "recipient")
 
     def __init__(self, executor: "JobExecutor", prepared: PreparedNotification, recipient: Recipient) -> None:
-        """Bind a recipient to the job that it belongs to."""
+        """Create the task for one recipient of a job."""
         self.executor = executor
         self.prepared = prepared
         self.recipient = recipient
@@ -58,7 +60,7 @@ class JobExecutor:
     """The state of one send job from its claim to its last settled result."""
 
     def __init__(self, job: Job, queue: Queue) -> None:
-        """Start with all of the job's devices unsettled."""
+        """Create an executor whose devices are all unsettled."""
         self.job = job
         self.stopped = False
         self._queue = queue
@@ -78,14 +80,14 @@ class JobExecutor:
         payload: JobPayload,
         refresh_status: Callable[[Notification], Awaitable[Status]],
     ) -> None:
-        """Set what to send to whom. Devices of the job that are not in the payload were unregistered."""
+        """Set the payload of the job. Devices of the job that are not in the payload were unregistered meanwhile."""
         self._prepared = prepared
         if self._cancelled:  # the status changed while the job was being loaded
             prepared.status = Status.CANCELLED
         self._refresh_status = partial(refresh_status, payload.notification)
         recipients, outcomes = payload.recipients, payload.pre_send_outcomes
         if len(recipients) < len(self._unsettled):
-            gone = SendResult(Gone("the device was unregistered before this was sent"))
+            gone = SendResult(Gone("the device was unregistered before the message was sent"))
             for device_id in self._unsettled.keys() - {recipient.device_id for recipient in recipients}:
                 self._results.append((_unregistered(device_id), gone))
         if outcomes:
@@ -98,7 +100,7 @@ class JobExecutor:
         self._tasks = [SendTask(self, prepared, recipient) for recipient in recipients]
 
     def on_status(self, status: Status, expires_at: datetime | None = None) -> None:
-        """Handle a status change. A pause stops the job, unless the notification has expired."""
+        """Handle a new status of the notification. A pause stops the job, unless the notification has expired."""
         expires_at = self._prepared.notification.delivery.expires_at if self._prepared is not None else expires_at
         if status is Status.PAUSED and (expires_at is None or clock.now() < expires_at):
             self.stop()
@@ -108,19 +110,19 @@ class JobExecutor:
                 self._prepared.status = Status.CANCELLED
 
     async def run(self, scheduler: SendScheduler[SendTask]) -> None:
-        """Send to all recipients and settle every result; return early once stopped.
+        """Send to all recipients and settle every result. Returns early if the job is stopped.
 
         Raises:
-            LeaseLost: another worker claimed the job.
+            LeaseLost: another worker has claimed the job.
         """
-        # Drop our reference: tasks refer back to the executor, and a reference cycle would be freed only by a
-        # (blocking) GC pass.
+        # The executor must not keep a reference to its tasks, which refer to the executor: only a run of the garbage
+        # collector, which blocks the process, would free such a cycle.
         tasks, self._tasks = self._tasks, []
         scheduler.put(self.job.lane, self.job.application_id, tasks)
         del tasks
         self._check_progress()
         while self._unsettled:
-            await self._gather()
+            await self._wait_for_batch()
             batch, self._results = self._results, []
             self._batch_started.clear()
             self._batch_complete.clear()
@@ -132,24 +134,24 @@ class JobExecutor:
 
     @property
     def has_unsettled(self) -> bool:
-        """Whether devices without a settled result remain."""
+        """Whether there are devices without a settled result."""
         return bool(self._unsettled)
 
     def begin(self) -> bool:
-        """Record that a sender takes one of the job's tasks; return False when it must not be sent."""
+        """Record that a sender takes a task of the job; return False if the job is stopped and must not be sent."""
         if self.stopped:
             return False
         self._in_flight += 1
         return True
 
     def finish(self, recipient: Recipient, result: SendResult) -> None:
-        """Record the result of a task that a sender took."""
+        """Record the result of a task for which `begin` returned True."""
         self._in_flight -= 1
         self._results.append((recipient, result))
         self._check_progress()
 
     def defer(self, recipient: Recipient, seconds: float) -> None:
-        """Return a message to the queue, because its host is slow or unreachable."""
+        """Return a message to the queue, due again in `seconds`, because its host is slow or unreachable."""
         if self.stopped or self._prepared is None:
             return
         now = clock.now()
@@ -159,20 +161,20 @@ class JobExecutor:
         self._check_progress()
 
     def stop(self) -> None:
-        """Send no more messages of the job: its lease was lost, it is paused, or the worker drains."""
+        """Send no more messages of the job: its lease was lost, its notification was paused, or the worker stops."""
         self.stopped = True
         self._check_progress()
 
     def _check_progress(self) -> None:
         count = len(self._results)
-        idle = self.stopped and not self._in_flight
-        if count or idle:
+        has_ended = self.stopped and not self._in_flight
+        if count or has_ended:
             self._batch_started.set()
-        if count >= MAX_BATCH or count == len(self._unsettled) or idle:
+        if count >= MAX_BATCH or count == len(self._unsettled) or has_ended:
             self._batch_complete.set()
 
-    async def _gather(self) -> None:
-        """Wait for a full batch, or MAX_BATCH_WAIT_S after its first result."""
+    async def _wait_for_batch(self) -> None:
+        """Wait until a batch is full, or MAX_BATCH_WAIT_S have passed since its first result."""
         await self._batch_started.wait()
         with suppress(TimeoutError):
             async with asyncio.timeout(MAX_BATCH_WAIT_S):
@@ -185,17 +187,17 @@ class JobExecutor:
         remaining = list(self._unsettled)
         notification = self._prepared.notification if self._prepared else None
         instrumentation.record_batch(self.job, notification, batch)
-        began = time.perf_counter()
+        started_at = time.perf_counter()
         counts = Counter(result.outcome.name for result in results.settled)
         attributes = {f"results.{outcome}": count for outcome, count in counts.items()}
         with tracing.span("settle", {"results": len(batch), "results.retry": results.retries, **attributes}):
             await self._write(results, remaining)
         metrics.SETTLE_BATCH.observe(len(batch))
-        metrics.SETTLE_SECONDS.observe(time.perf_counter() - began)
+        metrics.SETTLE_SECONDS.observe(time.perf_counter() - started_at)
         for outcome, count in counts.items():
             metrics.SETTLED.labels(outcome).inc(count)
         if self._refresh_status is not None and (self._unsettled or self._has_failure_limit):
-            with suppress(*DATABASE_ERRORS):  # the next batch tries again; messages in flight must not be dropped
+            with suppress(*DATABASE_ERRORS):  # the next batch refreshes the status again
                 self.on_status(await self._refresh_status())
 
     @property
@@ -210,7 +212,7 @@ class JobExecutor:
             except IntegrityError:
                 raise
             except DATABASE_ERRORS as error:
-                # Results of sent messages must not be lost: retry until the database is back or the lease is lost.
+                # Results of sent messages must not be lost, so retry until the database responds or the lease is lost.
                 log.warning("settle.database_unavailable", error=type(error).__name__)
                 await asyncio.sleep(DATABASE_RETRY_S)
 
@@ -218,9 +220,9 @@ class JobExecutor:
 def _result_batch(job: Job, batch: list[tuple[Recipient, SendResult]]) -> ResultBatch:
     results = ResultBatch()
     now = clock.now()
-    for recipient, sent in batch:
-        attempts = job.attempts + sent.posted
-        outcome = sent.outcome
+    for recipient, result in batch:
+        attempts = job.attempts + result.posted
+        outcome = result.outcome
         if isinstance(outcome, Deferred):
             results.requeued.setdefault((outcome.until, attempts), []).append(recipient.device_id)
             continue
@@ -232,24 +234,24 @@ def _result_batch(job: Job, batch: list[tuple[Recipient, SendResult]]) -> Result
                     host=recipient.host,
                     outcome=outcome,
                     attempts=attempts,
-                    status=sent.status,
-                    attempted_at=sent.at,
-                    duration_ms=sent.duration_ms,
+                    status=result.status,
+                    attempted_at=result.at,
+                    duration_ms=result.duration_ms,
                     settled_at=now,
-                    variant=sent.variant,
+                    variant=result.variant,
                 )
             )
             continue
-        due = sent.retry_at or now
+        due = result.retry_at or now
         results.retries += 1
         results.requeued.setdefault((due, attempts), []).append(recipient.device_id)
-        if sent.at is not None:
+        if result.at is not None:
             results.attempts.append(
-                Attempt(recipient.device_id, attempts, sent.at, sent.duration_ms, sent.status, outcome.cause, due)
+                Attempt(recipient.device_id, attempts, result.at, result.duration_ms, result.status, outcome.cause, due)
             )
     return results
 
 
 def _unregistered(device_id: UUID) -> Recipient:
-    """Return a recipient for a device whose row is gone, of which only the id is known."""
+    """Return a recipient for a device that was unregistered. Only its id is known."""
     return Recipient(device_id, "", "", b"", b"", UUID(int=0), "", None)

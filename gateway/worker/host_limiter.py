@@ -1,43 +1,44 @@
 """Limit the messages in flight to one push-service host, and stop sending to a host that fails.
 
-The limit is a congestion window as in TCP. It starts at INITIAL_LIMIT. Backpressure (429, for example), or a round with
-many failures, halves it, at most once a round. Each success grows it by one a round. Above INITIAL_LIMIT it grows
-faster, but only while it is used up and latency stays near its baseline: otherwise more messages in flight would only
-wait at the host.
+The limit works like a congestion window of TCP. A round is about as many results as the limit. The limit starts at
+INITIAL_LIMIT. Backpressure (429, for example), or a round with many failures, halves it, at most once a round. Below
+INITIAL_LIMIT, successes increase it by one a round. Above INITIAL_LIMIT, it grows by GROWTH_FACTOR a round, but only if
+it is used up and latency is near its baseline: otherwise more messages in flight would only wait at the host.
 
-After FAILURES_TO_OPEN consecutive failures the circuit breaker opens. Nothing is sent for a pause, which doubles each
-time; then one message probes the host. When the probe succeeds, the limit doubles each round up to half of its former
-value.
+After FAILURES_TO_OPEN consecutive failures, the circuit breaker opens. Nothing is sent for a pause, which doubles each
+time. Then one message is sent as a probe. After a successful probe, the limit doubles each round, up to half of the
+value that it had when the breaker opened.
 
-Decisions only: callers pass the time in, and nothing is awaited.
+The module only makes decisions: it does no I/O, and callers pass the time as an argument.
 """
 
 from enum import Enum
 
 INITIAL_LIMIT = 64
 GROWTH_FACTOR = 1.25
-# The limit shrinks when latency exceeds its baseline by this factor.
+# The limit shrinks if latency exceeds its baseline by this factor.
 LATENCY_TOLERANCE = 1.5
-# The latency baseline rises by this factor each round, so that a longer network path is learnt eventually.
+# The latency baseline rises by this factor each round, so that it adapts to a network path that has become longer.
 BASELINE_DRIFT = 1.001
+# Minimum number of results in a round.
 MIN_ROUND_RESULTS = 16
 # Share of failures in a round above which the limit is halved.
 MAX_FAILURE_SHARE = 0.1
-# So many consecutive failures are attributed to the host; fewer may be caused by single devices or the network.
+# Number of consecutive failures that open the breaker. Fewer failures may be caused by single devices or the network.
 FAILURES_TO_OPEN = 10
 INITIAL_PAUSE_S, MAX_PAUSE_S = 5.0, 300.0
 # Minimum interval between urgent probes while the breaker is open.
 URGENT_PROBE_INTERVAL_S = 1.0
-# Urgent probes in flight at once.
+# Maximum number of urgent probes in flight.
 MAX_URGENT_PROBES = 4
 # Weight of a new value in the moving averages.
 EWMA_WEIGHT = 1 / 64
-# A host that responds later than this is late.
+# Latency above which a host counts as late.
 LATE_S = 0.5
 
 
 class Feedback(Enum):
-    """What a response says of its host, whatever it says of the message. A message without a POST gives none."""
+    """The conclusion from a response about its host, independent of the outcome of the message."""
 
     SUCCESS = "the host works"
     BACKPRESSURE = "the host asks for fewer messages"
@@ -45,10 +46,10 @@ class Feedback(Enum):
 
 
 class HostLimiter:
-    """The limit and the circuit breaker of one host, as one worker sees it.
+    """The limit and the circuit breaker of one host, in one worker.
 
-    Keyed by host and shared by all tenants, since a push service limits the sender as a whole. Only what the host
-    itself reports counts: refusals that concern a tenant's key or a single device are no failures.
+    Keyed by host and shared by all tenants, since a push service limits the sender as a whole. A refusal that concerns
+    the key of a tenant or a single device does not count as a failure of the host.
     """
 
     __slots__ = (
@@ -75,23 +76,24 @@ class HostLimiter:
     )
 
     def __init__(self, name: str, max_limit: int) -> None:
-        """Start with a closed breaker; the limit never exceeds `max_limit`."""
+        """Create a limiter with a closed breaker. Its limit never exceeds `max_limit`."""
         self.name = name
         self.max_limit = max_limit
         self.limit = float(min(INITIAL_LIMIT, max_limit))
         self.in_flight = 0
-        # Whether a message had to wait for a slot since the last round.
+        # Whether a message has had to wait for a slot in the current round.
         self.was_full = False
-        # When a message last completed, or was sent to the idle host.
+        # When a message last completed, or was sent to an idle host.
         self.progress_at = 0.0
         self.opened_at = 0.0
-        # When the open breaker lets a probe through; 0 while it is closed.
+        # When the open breaker allows a probe; 0 while the breaker is closed.
         self.probe_at = 0.0
         self._slow_start_threshold = self.limit
-        # Responses still to come to messages that were sent before the last cut of the limit.
+        # Number of messages in flight that were sent before the last cut of the limit.
         self._ignored_responses = 0
         self._consecutive_failures = 0
         self._pause = INITIAL_PAUSE_S
+        # Number of messages in flight that were sent before the breaker opened; they are no probes.
         self._in_flight_before_open = 0
         self._urgent_probe_at = 0.0
         self._round_results = self._round_failures = 0
@@ -101,11 +103,11 @@ class HostLimiter:
         self._latency_ewma = 0.0
 
     def is_open(self, now: float) -> bool:
-        """Whether the breaker is open and its pause is not over."""
+        """Return whether the breaker is open and its pause has not ended."""
         return self.probe_at > now
 
     def has_room(self, now: float, *, urgent: bool) -> bool:
-        """Whether a message may be sent. Urgent messages have a quarter more slots, which a campaign cannot occupy."""
+        """Return whether a message may be sent. A quarter more slots are reserved for urgent messages."""
         if self.probe_at:
             probes = self.in_flight - self._in_flight_before_open
             if urgent:
@@ -127,8 +129,8 @@ class HostLimiter:
         """Record that a message completed.
 
         Args:
-            now: the time.
-            feedback: what the response says of the host; None when nothing was sent.
+            now: the current time.
+            feedback: the conclusion from the response about the host; None if no POST was sent.
             seconds: the time until the response.
             demanded: whether other messages wait for the slot.
         """
@@ -143,7 +145,8 @@ class HostLimiter:
         self.progress_at = now
         if self._in_flight_before_open:
             self._in_flight_before_open -= 1
-        # Messages in flight at the last cut were sent under the old limit: their responses must not cut it again.
+        # Messages that were in flight at the last cut were sent under the old limit. Their responses must not cause
+        # another cut.
         may_cut = not self._ignored_responses
         if not may_cut:
             self._ignored_responses -= 1
@@ -175,14 +178,15 @@ class HostLimiter:
             self._end_round(may_cut=may_cut)
 
     def is_late(self, now: float) -> bool:
-        """Whether the host responds so late that its messages in flight mostly wait, and cost this worker no work."""
+        """Return whether the host responds so late that its messages in flight cause almost no work in this worker."""
         return max(self._latency_ewma, now - self.progress_at) > LATE_S
 
     def estimate_wait_s(self, count: int, now: float) -> float:
-        """Return the seconds until the host has taken `count` more messages, at its recent rate."""
+        """Return the estimated seconds until the host has accepted `count` more messages, at its recent rate."""
         service_time = self._service_time_ewma
         if self.in_flight:
-            # Divided by INITIAL_LIMIT at least: with a limit that was cut, any late response would look like a stall.
+            # The divisor is at least INITIAL_LIMIT: with a limit that was cut, one late response would look like a
+            # stalled host.
             service_time = max(service_time, (now - self.progress_at) / max(INITIAL_LIMIT, self.limit))
         return count * service_time
 
@@ -229,5 +233,5 @@ class HostLimiter:
 
     @property
     def pause(self) -> float:
-        """Seconds for which the open breaker stops sending."""
+        """The pause of the open breaker in seconds."""
         return self._pause

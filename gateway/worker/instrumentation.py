@@ -1,4 +1,4 @@
-"""Record metrics and spans once per batch; per-message updates would be a measurable cost."""
+"""Record metrics and spans of a batch of results. Updating them for each message would take measurable CPU time."""
 
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
@@ -12,13 +12,14 @@ from gateway.domain.notification import Notification
 from gateway.push.endpoints import vendor_name
 from gateway.service.pipeline.push_sender import SendResult
 
-# Spans per batch. A span costs more than everything else that is done for a message, and no tool displays a trace with
-# a million of them. Failed attempts come first; the span of the batch has the total counts.
+# Maximum number of attempts in a batch that get a span. Recording a span takes more time than all other work for a
+# message, and no tool displays a trace with a million spans. Failed attempts are recorded first. The span of the batch
+# has the total counts.
 MAX_TRACED = 32
 
 
 def record_batch(job: Job, notification: Notification | None, batch: Sequence[tuple[Recipient, SendResult]]) -> None:
-    """Record the attempts of a batch, and for first attempts the time since acceptance."""
+    """Record the attempts of a batch, and for first attempts the time since the notification was accepted."""
     attempts: defaultdict[tuple[str, str], list[SendResult]] = defaultdict(list)
     for recipient, result in batch:
         if result.posted:
@@ -30,9 +31,9 @@ def record_batch(job: Job, notification: Notification | None, batch: Sequence[tu
         metrics.attempts(service, outcome).inc(len(results))
         metrics.ATTEMPT_SECONDS.observe((service,), [result.duration_ms / 1000 for result in results])
     if attempts and job.attempts == 0 and notification is not None and not _is_delayed(notification):
-        began = max(notification.created_at, notification.start_at).timestamp()
+        accepted_at = max(notification.created_at, notification.start_at).timestamp()
         sent_at = [result.at.timestamp() for results in attempts.values() for result in results if result.at]
-        metrics.ACCEPT_TO_SEND_SECONDS.observe((job.lane.label,), [max(0.0, at - began) for at in sent_at])
+        metrics.ACCEPT_TO_SEND_SECONDS.observe((job.lane.label,), [max(0.0, at - accepted_at) for at in sent_at])
 
 
 def _trace(job: Job, batch: Iterable[tuple[Recipient, SendResult]]) -> None:
@@ -60,6 +61,6 @@ def _trace(job: Job, batch: Iterable[tuple[Recipient, SendResult]]) -> None:
 
 
 def _is_delayed(notification: Notification) -> bool:
-    """Whether the application asked for a delay, so that the time until sending says nothing of the gateway."""
+    """Return whether the application requested a delay. Then the time until sending does not measure the gateway."""
     policy = notification.policy
     return bool(policy.throttle or policy.quiet_hours or policy.winner or policy.local_at)

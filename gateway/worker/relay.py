@@ -1,8 +1,8 @@
-"""The relay between the database and the broker: publish due jobs, and write the workers' results into the log.
+"""The relay between the database and the broker: publish due jobs, and write the results of workers into the log.
 
-The job's row is the outbox. The relay claims it as a worker would, and renews the lease while the broker has the job or
-its results. When the broker has lost both, the lease expires and the job comes due again. So a crash of a relay or of
-the broker loses nothing, and any number of relays can run at once.
+The relay claims a job in the database as a worker would. It renews the lease while the broker has the job or its
+results. If the broker loses both, the lease expires and the job comes due again. So nothing is lost if a relay or the
+broker crashes, and any number of relays can run at once.
 """
 
 import asyncio
@@ -36,35 +36,38 @@ from gateway.service.pipeline.push_sender import PreparedNotification, terminal_
 
 log = structlog.get_logger(__name__)
 
-# Jobs of a lane in the broker: enough to keep many workers busy, few enough to be cancelled quickly.
+# Maximum number of jobs of a lane in the broker: enough to keep many workers busy, few enough to be cancelled quickly.
 MAX_PUBLISHED = 256
-# Jobs per claim.
+# Maximum number of jobs that are claimed at once.
 MAX_CLAIMED = 4
-# Plan jobs of one lane that are planned at once.
+# Maximum number of plan jobs of one lane that are executed at once.
 MAX_CONCURRENT_PLANS = 4
-# The broker has no event for a stream that has capacity again, so poll at this interval.
+# The broker has no event for a stream that has capacity again, so the relay polls at this interval.
 CAPACITY_POLL_INTERVAL_S = 0.05
 CLAIM_WAIT = timedelta(seconds=15)
-# A fetch does not notice that its stream was deleted or its server restarted, so end it after this time.
+# A fetch does not detect that its stream was deleted or its server restarted, so it ends after this time.
 FETCH_TIMEOUT_S = 5.0
 FETCH_BATCH = 16
 RETRY_S = 1.0
 # Delay before a result that cannot be recorded is redelivered.
 UNRECORDABLE_DELAY_S = 30.0
+# The broker has no event for a deleted stream, so the relay polls at this interval.
 STREAMS_POLL_INTERVAL_S = 2.0
+# The type of `postgres.apply` and `postgres.apply_unlogged`.
 Apply = Callable[[Connection, Job, ResultBatch, Sequence[UUID]], Awaitable[bool]]
+# Errors after which the relay tries again.
 UNAVAILABLE = (*DATABASE_ERRORS, *nats.BROKER_ERRORS)
 
 
 async def prepare(engine: Engine, broker: Broker) -> None:
-    """Create the broker's streams and consumers.
+    """Create the streams and consumers of the broker.
 
-    An advisory lock admits one relay at a time: a NATS cluster answers neither of two relays that request the same
-    stream at once.
+    An advisory lock admits one relay at a time: if two relays request the same stream at once, a NATS cluster responds
+    to neither of them.
 
     Raises:
-        BrokerUnavailable: the broker does not answer.
-        APIError: the broker refuses.
+        BrokerUnavailable: the broker does not respond.
+        APIError: the broker refuses a stream or a consumer.
     """
     async with engine.begin() as conn:
         await advisory_locks.lock_transaction(conn, "gateway.broker.streams")
@@ -73,7 +76,7 @@ async def prepare(engine: Engine, broker: Broker) -> None:
 
 @contextmanager
 def _isolate(job: Job) -> Iterator[None]:
-    """Log the failure of one job, which must not end the relay; the job comes due again after its lease."""
+    """Log an exception that one job has raised. The relay continues; the job comes due again after its lease."""
     try:
         with structlog.contextvars.bound_contextvars(**job.log_fields):
             yield
@@ -91,7 +94,7 @@ def _isolate(job: Job) -> Iterator[None]:
 class Relay:
     """Connects the jobs table with the broker, for all lanes.
 
-    `max_published` bounds the jobs of one lane in the broker.
+    `max_published` is the maximum number of jobs of one lane in the broker.
     """
 
     context: Context
@@ -101,7 +104,7 @@ class Relay:
     max_published: int = MAX_PUBLISHED
 
     async def run(self, stop: asyncio.Event) -> None:
-        """Relay until `stop`. Another relay takes over the published jobs."""
+        """Relay until `stop` is set. Another relay can then take over the published jobs."""
         queue = postgres.PostgresQueue(self.context.engine, self.notifier)
         renderers = RendererCache(self.context.keyring, self.context.public_url)
         published: dict[int, Job] = {}
@@ -123,7 +126,7 @@ class Relay:
     async def _publish_lane(
         self, queue: postgres.PostgresQueue, renderers: RendererCache, lane: Lane, published: dict[int, Job]
     ) -> None:
-        """Plan and publish the due jobs of a lane, so that the broker is a little ahead of the workers."""
+        """Execute the due plan jobs of a lane, and publish its due send jobs, up to `max_published`."""
         stream, plan_slots = nats.jobs_stream(lane), asyncio.Semaphore(MAX_CONCURRENT_PLANS)
         async with asyncio.TaskGroup() as plans:
             while True:
@@ -133,8 +136,8 @@ class Relay:
                         await asyncio.sleep(CAPACITY_POLL_INTERVAL_S)
                         continue
                     jobs = await queue.claim(lanes=(lane,), limit=MAX_CLAIMED, lease=self.lease, wait=CLAIM_WAIT)
-                    for position, job in enumerate(jobs):  # published one by one, to keep their order
-                        if job.kind is JobKind.PLAN:  # in the background: planning a large audience takes long
+                    for position, job in enumerate(jobs):  # one by one, to keep their order
+                        if job.kind is JobKind.PLAN:  # in the background, since planning a large audience takes long
                             await plan_slots.acquire()
                             task = plans.create_task(self._plan(job))
                             task.add_done_callback(lambda _: plan_slots.release())
@@ -142,7 +145,8 @@ class Relay:
                         try:
                             await self._publish_job(renderers, job, published)
                         except BrokerUnavailable:
-                            # Release the jobs: an alert must not wait for its lease to expire after a leader election.
+                            # Release the jobs. Otherwise an alert would wait for its lease to expire when the broker
+                            # was unavailable only briefly, during a leader election.
                             for unpublished in jobs[position:]:
                                 await queue.release(unpublished)
                             raise
@@ -171,7 +175,7 @@ class Relay:
             headers = {Header.MSG_ID.value: f"{job.id}.{job.lease_generation}"}
             await self.broker.request(self.broker.js.publish(subject, data, headers=headers))
             published[job.id] = job
-            with suppress(BrokerUnavailable):  # workers poll too
+            with suppress(BrokerUnavailable):  # without this message, workers find the job by polling
                 await self.broker.request(self.broker.client.publish(nats.NEW_JOBS, job.lane.label.encode()))
 
     async def _plan(self, job: Job) -> None:
@@ -179,7 +183,11 @@ class Relay:
             await planning.plan(self.context, job)
 
     async def _handle_oversize(self, renderers: RendererCache, job: Job, payload: JobPayload, size: int) -> None:
-        """Split a job that exceeds the broker's maximum payload; reject a job of one device. Raises LeaseLost."""
+        """Split a job that exceeds the maximum payload of the broker, or reject it if it has only one device.
+
+        Raises:
+            LeaseLost: another worker has claimed the job.
+        """
         async with self.context.engine.begin() as conn:
             if len(job.device_ids) > 1:
                 await postgres.split_job(conn, job)
@@ -192,7 +200,7 @@ class Relay:
             await lifecycle.refresh_status(self.context.engine, payload.notification)
 
     async def _is_in_broker(self, job: Job) -> bool:
-        """Whether the broker has the job, or results of it that are not recorded yet."""
+        """Return whether the broker has the job, or results of the job that are not recorded yet."""
         subject = nats.job_subject(job.lane, job.id)
         if await self.broker.last_message(nats.jobs_stream(job.lane), subject) is not None:
             return True
@@ -202,8 +210,8 @@ class Relay:
         try:
             result = wire.read_result(last.data)
         except wire.DecodeError:
-            return True  # a relay of the version that wrote the result will record it
-        # After a returned job is recorded, the row has exactly the remaining devices.
+            return True  # a worker of another version wrote the result; a relay of that version will record it
+        # A result is recorded if the row of the job has exactly the devices that remained.
         return not result.remaining or (result.returned and set(result.remaining) != set(job.device_ids))
 
     async def _renew_leases(self, queue: postgres.PostgresQueue, published: dict[int, Job]) -> None:
@@ -219,7 +227,7 @@ class Relay:
                 del published[job_id]
 
     async def _forward_statuses(self, published: dict[int, Job]) -> None:
-        """Publish status changes to the broker."""
+        """Publish the status changes of notifications to the broker."""
         with self.notifier.subscribe(notifier.STATUS) as changes:
             while True:
                 messages = await changes.wait(self.lease.total_seconds())
@@ -231,20 +239,23 @@ class Relay:
                 except UNAVAILABLE as error:
                     log.warning("control.database_unavailable", error=type(error).__name__)
                     await asyncio.sleep(RETRY_S)
-                    for message in messages | {""}:  # try again with the next batch
+                    for message in messages | {""}:  # published again in the next iteration
                         changes.publish(message)
 
     async def _publish_statuses(self, ids: set[UUID]) -> None:
-        """Publish the current statuses from the database, since status events may arrive in any order."""
+        """Publish the current statuses of notifications.
+
+        They are read from the database, since status events may arrive in any order.
+        """
         async with self.context.engine.connect() as conn:
-            current = await notifications.load(conn, list(ids))
-        for notification in current:
+            loaded = await notifications.load(conn, list(ids))
+        for notification in loaded:
             await self.broker.publish_status(notification.id, notification.status)
 
     async def _restore_streams(self, published: dict[int, Job]) -> None:
         """Recreate deleted streams. The jobs of a deleted stream come due again when their leases expire."""
         while True:
-            await asyncio.sleep(STREAMS_POLL_INTERVAL_S)  # the broker has no event for a deleted stream
+            await asyncio.sleep(STREAMS_POLL_INTERVAL_S)
             try:
                 if not await self.broker.is_prepared():
                     log.warning("relay.streams_missing")
@@ -254,7 +265,7 @@ class Relay:
                 log.warning("streams.database_unavailable", error=type(error).__name__)
 
     async def _record_results(self, published: dict[int, Job]) -> None:
-        """Write the workers' results into the log."""
+        """Write the results of workers into the delivery log."""
         while True:
             try:
                 subscription = await self.broker.request(
@@ -269,7 +280,7 @@ class Relay:
                 await asyncio.sleep(RETRY_S)
 
     async def _record_result(self, message: Msg, published: dict[int, Job]) -> None:
-        """Record one result and acknowledge its message; a result that cannot be recorded is redelivered later."""
+        """Record one result, and acknowledge its message. A result that cannot be recorded is redelivered later."""
         log_fields: dict[str, Any] = {}
         try:
             result = wire.read_result(message.data)
@@ -291,7 +302,10 @@ class Relay:
             await lifecycle.refresh_status(self.context.engine, notification)
 
     async def _settle_result(self, result: wire.Result, apply: Apply = postgres.apply) -> None:
-        """Settle only the devices that the job still has, so that results may arrive repeatedly and in any order."""
+        """Write the results of the devices that the job still has.
+
+        The results of other devices were recorded before: results may arrive repeatedly and in any order.
+        """
         async with self.context.engine.begin() as conn:
             job = await postgres.lock_job(conn, result.job)
             if job is None:
@@ -307,16 +321,16 @@ class Relay:
 def _resolve_oversize(
     job: Job, payload: JobPayload, prepared: PreparedNotification, rejection: Rejected
 ) -> ResultBatch:
-    """Return the result of an oversize job of one device.
+    """Return the result of a job of one device that is too large for the broker.
 
-    The outcome is `rejection`, unless another outcome is known without sending.
+    The outcome is `rejection`, unless the message would not be sent anyway.
     """
     [device_id] = job.device_ids
     now = clock.now()
     recipient = next(iter(payload.recipients), None)
     outcome: Final | Deferred
     if recipient is None:
-        outcome = Gone("the device was unregistered before this was sent")
+        outcome = Gone("the device was unregistered before the message was sent")
     else:
         outcome = (
             payload.pre_send_outcomes.get(device_id)

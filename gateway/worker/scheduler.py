@@ -1,13 +1,13 @@
-"""The send scheduler: which message a worker sends next, and how many at once.
+"""The send scheduler of a worker: it decides which message is sent next, and how many are in flight.
 
-Urgent messages go before normal ones, and these before bulk. Within a lane tenants take turns, and so do the hosts of
-one tenant. No host has more messages in flight than its limiter allows. The parts are in `scheduling`:
+Urgent messages are sent before normal ones, and normal ones before bulk. Within a lane, tenants take turns, and so do
+the hosts of one tenant. No host has more messages in flight than its limiter allows. The parts are in `scheduling`:
 
-- `FairQueue`: whose turn it is (lane, tenant, host).
-- `HostGates`: whether a host may be sent to, what waits for it, and what is deferred.
+- `FairQueue`: the order of messages, by lane, tenant and host.
+- `HostGates`: the limits of hosts, and the messages that wait for a host or are deferred.
 - `IdleSenders` and `Backlog`: wake-ups of senders and of claim loops.
 
-The scheduler puts them together and adds the limit on all messages in flight (`ConcurrencyLimit`).
+The scheduler combines them with a limit on all messages in flight (`ConcurrencyLimit`).
 """
 
 import asyncio
@@ -32,7 +32,7 @@ log = structlog.get_logger(__name__)
 
 
 class Schedulable(Protocol):
-    """What the scheduler needs to know of a message."""
+    """The interface of a message for the scheduler."""
 
     @property
     def lane(self) -> Lane:
@@ -41,7 +41,7 @@ class Schedulable(Protocol):
 
     @property
     def host(self) -> str:
-        """The push-service host that the message goes to."""
+        """The push-service host to which the message is sent."""
         ...
 
     def defer(self, seconds: float) -> None:
@@ -61,11 +61,11 @@ class SendScheduler(Generic[M]):
     """
 
     def __init__(self, max_in_flight: int, clock: Callable[[], float] = time.monotonic) -> None:
-        """Allow `max_in_flight` messages at once; senders for urgent messages may exceed it."""
+        """Create a scheduler for at most `max_in_flight` messages in flight, and urgent messages beyond that."""
         self._max_in_flight = max_in_flight
         self._clock = clock
         self._concurrency = ConcurrencyLimit(max_in_flight)
-        self._iteration_began = 0.0
+        self._iteration_started_at = 0.0
         self.fair_queue: FairQueue[M] = FairQueue()
         self.gates: HostGates[M] = HostGates(max_in_flight)
         self.senders = IdleSenders()
@@ -97,11 +97,11 @@ class SendScheduler(Generic[M]):
         return {vendor_name(gate.limiter.name) for gate in self.gates.by_host.values() if gate.limiter.probe_at}
 
     def host_limit(self, host: str) -> int:
-        """Return how many messages a host may have in flight."""
+        """Return the number of messages that a host may have in flight."""
         return int(self.gates.get_or_create(host).limiter.limit)
 
     def put(self, lane: Lane, application_id: UUID, messages: Sequence[M]) -> None:
-        """Add messages of one tenant. Messages for slow or unreachable hosts may be deferred at once."""
+        """Add messages of one tenant. Messages for slow or unreachable hosts are deferred at once if needed."""
         now = self._clock()
         by_host: dict[str, list[M]] = {}
         for message in messages:
@@ -110,10 +110,11 @@ class SendScheduler(Generic[M]):
         for host, host_messages in by_host.items():
             gate = self.gates.get_or_create(host)
             if gate.limiter.is_open(now):
-                probe = gate.admits_probe(lane, now)
-                if probe:
-                    self._add(gate, lane, application_id, host_messages[:1], now)
-                if rest := host_messages[probe:]:
+                # The first message is sent as a probe, if that is allowed now.
+                probe_count = int(gate.admits_probe(lane, now))
+                if probe_count:
+                    self._add(gate, lane, application_id, host_messages[:probe_count], now)
+                if rest := host_messages[probe_count:]:
                     _defer(rest, gate.breaker_deferral_s(lane, now), "unreachable")
             elif (deferral := gate.deferral_s(lane, application_id, len(host_messages), now)) > 0:
                 _defer(host_messages, deferral, "slow")
@@ -128,13 +129,13 @@ class SendScheduler(Generic[M]):
         """Wait for the next message to send. The caller must report its result with `complete`."""
         while (message := self.next_nowait(urgent_only=urgent_only)) is None:
             await self.senders.wait(urgent_only=urgent_only)
-        if not self._iteration_began:
-            self._iteration_began = self._clock()
+        if not self._iteration_started_at:
+            self._iteration_started_at = self._clock()
             asyncio.get_running_loop().call_soon(self._end_iteration)
         return message
 
     def next_nowait(self, *, urgent_only: bool) -> M | None:
-        """Return the next message to send; None when there is none, or none that may be sent now."""
+        """Return the next message to send, or None if no message may be sent now."""
         gates = self.gates
         if not urgent_only and gates.in_flight - gates.in_flight_at_slow_hosts >= self._concurrency.limit:
             self._concurrency.was_reached = True
@@ -160,13 +161,13 @@ class SendScheduler(Generic[M]):
         return None
 
     def complete(self, message: M, feedback: Feedback | None = None, seconds: float = 0.0) -> None:
-        """Free the message's slot and give the host's limiter its feedback.
+        """Free the slot of a message, and pass the feedback to the limiter of its host.
 
         The caller is expected to take the next message at once.
 
         Args:
-            message: a message that `next` returned.
-            feedback: what the response says of the host; None when nothing was sent.
+            message: a message that `next` has returned.
+            feedback: the conclusion from the response about the host; None if no POST was sent.
             seconds: the time until the response.
         """
         now = self._clock()
@@ -179,23 +180,23 @@ class SendScheduler(Generic[M]):
         if limiter.probe_at != probe_at:
             self._on_breaker_change(gate, now, was_open=probe_at > 0)
         if gate.queues:
-            # The calling sender takes the first one itself.
+            # One fewer, since the calling sender takes a message itself.
             self._wake(self._unblock(gate, now) - 1)
         if gates.over_share:
             self.fair_queue.make_ready(gates.over_share.popleft())
             self._wake(1)
-        if message.lane is Lane.URGENT:  # a sender for urgent messages cannot take the others
+        if message.lane is Lane.URGENT:  # the calling sender may take urgent messages only, so wake another one
             self._wake(1)
 
     async def wait_until_below(self, lanes: Sequence[Lane], limit: int) -> None:
-        """Wait until at most `limit` messages of these lanes are ready. Those of slow hosts do not count."""
+        """Wait until at most `limit` messages of these lanes are ready. Messages for slow hosts do not count."""
         await self.backlog.wait_until_below(lanes, limit)
 
     async def pause_non_urgent(self, seconds: float) -> bool:
-        """Send and claim only urgent messages until more of them arrive.
+        """Send and claim only urgent messages until more urgent messages arrive, at most for `seconds`.
 
         Returns:
-            False when none arrived within `seconds`.
+            Whether urgent messages have arrived.
         """
         try:
             return await self.backlog.pause_non_urgent(seconds)
@@ -203,7 +204,10 @@ class SendScheduler(Generic[M]):
             self._wake(self._max_in_flight)
 
     def reassess_hosts(self) -> None:
-        """Find hosts that stall or may be tried again. No event reports either, so call it periodically."""
+        """Find hosts that have stalled, and hosts to which messages may be sent again.
+
+        Call it at intervals, since no event reports these changes.
+        """
         now = self._clock()
         self.gates.measure_slow_hosts(now)
         for gate in list(self.gates.by_host.values()):
@@ -233,7 +237,7 @@ class SendScheduler(Generic[M]):
                 self.backlog.include(gate.waiting)
 
     def _on_breaker_change(self, gate: HostGate[M], now: float, *, was_open: bool) -> None:
-        """Handle a breaker that opened, stays open for another pause, or closed."""
+        """Handle a breaker that has opened, has closed, or stays open for another pause."""
         limiter = gate.limiter
         if not limiter.probe_at:
             log.warning("host.recovered", host=limiter.name, after_s=round(now - limiter.opened_at, 1))
@@ -245,7 +249,7 @@ class SendScheduler(Generic[M]):
         self._update_slow_state(gate, now)
 
     def _defer_all(self, gate: HostGate[M], now: float) -> None:
-        """Defer all messages that wait for a host whose breaker opened."""
+        """Defer all messages that wait for a host whose breaker has opened."""
         for queue in gate.queues.values():
             if not self.fair_queue.remove(queue) and queue in self.gates.over_share:
                 self.gates.over_share.remove(queue)
@@ -260,7 +264,7 @@ class SendScheduler(Generic[M]):
             blocked.clear()
 
     def _unblock(self, gate: HostGate[M], now: float) -> int:
-        """Make queues ready that waited for the host; return how many slots it has free."""
+        """Make queues ready that have waited for the host; return the number of free slots of the host."""
         unblocked = gate.unblock(now)
         if unblocked is None:
             return 0
@@ -271,20 +275,20 @@ class SendScheduler(Generic[M]):
         return unblocked.free_slots
 
     def _end_iteration(self) -> None:
-        """Record the length of one iteration of the event loop, which has just ended."""
+        """Record the duration of the iteration of the event loop that has just ended."""
         limit = self._concurrency.limit
-        self._concurrency.record_iteration(self._clock() - self._iteration_began)
-        self._iteration_began = 0.0
+        self._concurrency.record_iteration(self._clock() - self._iteration_started_at)
+        self._iteration_started_at = 0.0
         self._wake(self._concurrency.limit - limit)
 
     def _wake_for(self, lane: Lane, count: int) -> None:
-        """Wake senders for `count` messages of a lane; urgent ones go to the senders reserved for them first."""
+        """Wake senders for `count` messages of a lane. For urgent messages, wake the reserved senders first."""
         if lane is Lane.URGENT:
             count -= self.senders.wake_urgent_only(count)
         self._wake(count)
 
     def _wake(self, count: int) -> None:
-        """Wake up to `count` senders of every lane, but not more than may have a message in flight."""
+        """Wake up to `count` senders that take messages of every lane, but not more than there are free slots."""
         gates = self.gates
         free_slots = self._concurrency.limit + gates.in_flight_at_slow_hosts - gates.in_flight
         self.senders.wake(min(count, free_slots))

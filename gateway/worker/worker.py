@@ -1,8 +1,8 @@
 """The worker: claim jobs, send their messages, settle the results.
 
-Any number of workers run side by side; the leases of the queue keep their jobs apart. A worker claims a few jobs at a
-time, with separate slots for urgent ones, and has a fixed number of sender tasks, some of which send urgent messages
-only.
+Any number of workers can run at once. The leases of the queue ensure that one worker at a time has a job. A worker
+claims a few jobs at a time, with separate slots for urgent jobs. It has a fixed number of sender tasks, some of which
+send only urgent messages.
 """
 
 import asyncio
@@ -32,13 +32,14 @@ log = structlog.get_logger(__name__)
 
 CLAIM_WAIT = timedelta(seconds=15)
 DATABASE_RETRY_S = 1.0
-# A stalled host raises no event, so poll for it at this interval.
+# No event reports a stalled host, so hosts are checked at this interval.
 HOST_POLL_INTERVAL_S = 0.1
-# Upper bound on the time between an urgent-job notification and our claiming one of those jobs.
+# Upper bound on the time between the event of an urgent job and the claim of the job.
 MAX_URGENT_CLAIM_S = 0.1
-# Pauses per urgent-job notification while a claimed job is planned and loaded; enough except for very large audiences.
+# Maximum number of pauses of MAX_URGENT_CLAIM_S for one event, while an urgent job is planned and loaded. It is enough
+# except for very large audiences.
 MAX_URGENT_PAUSES = 4
-# Throttling statuses. They count as backpressure even when the delivery is not retried (WNS sends 406).
+# Statuses for throttling. They count as backpressure even if the delivery is not retried (WNS sends 406).
 THROTTLING_STATUSES = (406, 429)
 
 
@@ -46,9 +47,15 @@ THROTTLING_STATUSES = (406, 429)
 class WorkerConfig:
     """Sizes and timeouts of a worker.
 
-    `senders` messages are in flight at most, and `urgent_senders` urgent ones in addition. `jobs` bounds the messages
-    that are claimed and ready to be sent, in units of full jobs; messages that wait for slow hosts do not count.
-    `drain` is the time that messages in flight have to complete on shutdown.
+    Attributes:
+        senders: the maximum number of messages in flight.
+        urgent_senders: the maximum number of urgent messages in flight beyond that.
+        jobs: the maximum number of messages that are claimed and ready to be sent, in units of full jobs. Messages for
+            slow hosts do not count.
+        urgent_jobs: as `jobs`, for claims of urgent jobs only.
+        lanes: the lanes whose jobs the worker claims.
+        lease: the duration of a lease, which is renewed while a job is in progress.
+        drain: the time for messages in flight to complete on shutdown.
     """
 
     senders: int = 1024
@@ -71,7 +78,7 @@ class Worker:
         push_sender: PushSender,
         config: WorkerConfig | None = None,
     ) -> None:
-        """Combine the parts; `run` starts the work."""
+        """Create a worker; `run` starts it."""
         self._queue = queue
         self._backend = backend
         self._renderers = renderers
@@ -79,7 +86,7 @@ class Worker:
         self._config = config or WorkerConfig()
         self._scheduler: SendScheduler[SendTask] = SendScheduler(self._config.senders)
         self._executors: dict[int, JobExecutor] = {}
-        # Urgent jobs that are claimed, but not loaded yet.
+        # The ids of urgent jobs that are claimed, but not loaded yet.
         self._loading_urgent: set[int] = set()
 
     def open_breakers(self) -> set[str]:
@@ -87,7 +94,11 @@ class Worker:
         return self._scheduler.open_breakers()
 
     async def run(self, stop: asyncio.Event) -> None:
-        """Work until `stop`, then drain: claim nothing more, complete and settle messages in flight, requeue jobs."""
+        """Work until `stop` is set, then drain.
+
+        To drain means to claim no more jobs, to wait for messages in flight and settle their results, and to requeue
+        unfinished jobs.
+        """
         config = self._config
         async with AsyncExitStack() as stack:
             stack.enter_context(metrics.JOBS_HELD.set_callback(lambda: {(): len(self._executors)}))
@@ -98,7 +109,7 @@ class Worker:
                 loops.append(self._pause_for_urgent_jobs())
             loops += [self._send(urgent_only=False) for _ in range(config.senders)]
             loops += [self._send(urgent_only=True) for _ in range(config.urgent_senders)]
-            helpers = [background.create_task(loop) for loop in loops]
+            background_tasks = [background.create_task(loop) for loop in loops]
             async with asyncio.TaskGroup() as jobs:
                 claims = [jobs.create_task(self._claim(jobs, config.lanes, config.jobs))]
                 if Lane.URGENT in config.lanes:
@@ -110,13 +121,13 @@ class Worker:
                     task.cancel()
                 deadline = asyncio.get_running_loop().call_later(config.drain.total_seconds(), self._stop_all)
             deadline.cancel()
-            for task in helpers:
+            for task in background_tasks:
                 task.cancel()
         log.info("worker.stopped")
 
     async def _claim(self, group: asyncio.TaskGroup, lanes: Sequence[Lane], max_jobs: int) -> None:
-        """Claim jobs so that the senders have messages, up to `max_jobs` full jobs of them."""
-        # The last message of each job may wait for a slow response: so many jobs can be open at once.
+        """Claim jobs as long as fewer messages than those of `max_jobs` full jobs are ready to be sent."""
+        # A job stays open until its last message has completed, so there may be an open job for each message in flight.
         open_jobs = asyncio.Semaphore(self._config.senders + MAX_CHUNK_SIZE)
         loading_slots = asyncio.Semaphore(max_jobs)
         while True:
@@ -137,7 +148,7 @@ class Worker:
                 task.add_done_callback(lambda _: open_jobs.release())
 
     async def _process(self, job: Job, loading_slots: asyncio.Semaphore) -> None:
-        """Plan or send a claimed job. Release its loading slot when its messages are in the scheduler."""
+        """Execute a claimed job. Releases its loading slot once its messages are in the scheduler."""
         with structlog.contextvars.bound_contextvars(**job.log_fields), ExitStack() as loading:
             loading.callback(loading_slots.release)
             if job.lane is Lane.URGENT:
@@ -153,19 +164,20 @@ class Worker:
                 metrics.LEASES_LOST.inc()
                 log.warning("job.lease_lost")
             except DATABASE_ERRORS as error:
-                # Nothing is lost: the lease expires and the job comes due again.
+                # The job is not lost: its lease expires, and the job comes due again.
                 sqlstate = getattr(getattr(error, "orig", None), "sqlstate", None)
                 log.warning("job.database_unavailable", error=type(error).__name__, sqlstate=sqlstate)
             except Exception:
-                # A bug that one job triggers must not end the worker; the job comes due again after its lease.
+                # The worker must not end because of a defect that concerns one job. The job comes due again after its
+                # lease.
                 log.exception("job.failed")
 
     async def _execute(self, job: Job, loading: ExitStack) -> None:
-        """Load a send job and send it; requeue what remains when it was stopped."""
-        executor, began = JobExecutor(job, self._queue), time.time_ns()
+        """Load a send job and send its messages; requeue the job if it was stopped before all were settled."""
+        executor, started_ns = JobExecutor(job, self._queue), time.time_ns()
         if (superseded := self._executors.get(job.id)) is not None:
-            superseded.stop()  # the lease expired and this worker re-claimed the job
-        self._executors[job.id] = executor  # before loading, so that it receives status changes from now on
+            superseded.stop()  # its lease expired, and this worker has claimed the job again
+        self._executors[job.id] = executor  # before loading, so that the executor misses no status change
         try:
             payload = await self._backend.load(job)
             if payload is None:
@@ -187,7 +199,7 @@ class Worker:
             }
             trace = payload.notification.trace
             with (
-                tracing.span("deliver", attributes, kind="consumer", parent=trace, start_ns=began) as span,
+                tracing.span("deliver", attributes, kind="consumer", parent=trace, start_ns=started_ns) as span,
                 structlog.contextvars.bound_contextvars(**tracing.log_fields(span)),
             ):
                 await executor.run(self._scheduler)
@@ -199,7 +211,7 @@ class Worker:
             await self._backend.requeue(job)
 
     async def _send(self, *, urgent_only: bool) -> None:
-        """Send one message after the other: the loop of one sender."""
+        """Run one sender: take a message from the scheduler, send it, report the result, and repeat."""
         while True:
             task = await self._scheduler.next(urgent_only=urgent_only)
             executor, recipient = task.executor, task.recipient
@@ -214,12 +226,12 @@ class Worker:
                 log.exception("delivery.failed", **executor.job.log_fields, device_id=device_id)
                 result = self._push_sender.internal_error_result(task.prepared, attempts)
             if not result.posted:
-                await asyncio.sleep(0)  # `send` awaited nothing, so let other tasks run
+                await asyncio.sleep(0)  # `send` has not awaited anything, so let other tasks run
             self._scheduler.complete(task, _feedback(result), result.duration_ms / 1000)
             executor.finish(recipient, result)
 
     async def _renew_leases(self) -> None:
-        """Renew the leases of all jobs in progress, and stop those whose lease was lost."""
+        """Renew the leases of all jobs in progress, and stop jobs whose lease was lost."""
         while True:
             await asyncio.sleep(self._config.lease.total_seconds() / 3)
             jobs = [executor.job for executor in self._executors.values()]
@@ -238,29 +250,29 @@ class Worker:
             self._scheduler.reassess_hosts()
 
     async def _pause_for_urgent_jobs(self) -> None:
-        """Send nothing else from the notification of an urgent job until its messages are loaded.
+        """Pause the other lanes from the event of an urgent job until its messages are loaded.
 
-        Claiming, planning and loading a job takes some thirty database queries. Each of them would wait for the event
-        loop while it encrypts a few dozen messages of a campaign.
+        Claiming, planning and loading a job takes some thirty database queries. Without the pause, the event loop would
+        encrypt a few dozen messages of a campaign between each two of them.
         """
         clock = asyncio.get_running_loop().time
         with self._backend.urgent_job_events() as events:
             while True:
                 if Lane.URGENT.label in await events.wait(self._config.lease.total_seconds()):
-                    began = clock()
+                    started_at = clock()
                     for _ in range(MAX_URGENT_PAUSES):
                         if await self._scheduler.pause_non_urgent(MAX_URGENT_CLAIM_S) or not self._loading_urgent:
                             break
-                    await events.wait(0)  # discard notifications of the same job that arrived meanwhile
-                    # However many urgent jobs arrive, at least half of the time remains for the other lanes.
-                    await asyncio.sleep(clock() - began)
+                    await events.wait(0)  # discard further events of the same job
+                    # The other lanes get at least half of the time, however many urgent jobs arrive.
+                    await asyncio.sleep(clock() - started_at)
 
     async def _follow_statuses(self) -> None:
-        """Stop sending a notification as soon as it is paused or cancelled, not only with its next job."""
+        """Pass status changes to the executors, so that a pause or cancellation also stops jobs in progress."""
         with self._backend.status_changes() as changes:
             while True:
                 messages = await changes.wait(self._config.lease.total_seconds())
-                if "" in messages or not messages:  # events may have been missed, so query the statuses
+                if "" in messages or not messages:  # events may have been lost, so query the statuses
                     messages = await self._query_statuses()
                 for message in messages:
                     notification_id, _, status = message.partition(" ")
@@ -269,7 +281,7 @@ class Worker:
                             executor.on_status(Status(status))
 
     async def _query_statuses(self) -> set[str]:
-        """Return the statuses of the notifications in progress, in the form of status events."""
+        """Return the current statuses of notifications in progress, as payloads of status events."""
         active = {executor.job.notification_id for executor in self._executors.values()}
         if not active:
             return set()
@@ -286,7 +298,7 @@ class Worker:
 
 
 def _feedback(result: SendResult) -> Feedback | None:
-    """Return what a result says of the push-service host; None without a POST."""
+    """Return the conclusion from a result about the push-service host, or None if no POST was sent."""
     if not result.posted:
         return None
     if (isinstance(result.outcome, Retry) and result.outcome.slow_down) or result.status in THROTTLING_STATUSES:

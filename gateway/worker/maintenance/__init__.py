@@ -17,10 +17,10 @@ from gateway.worker.maintenance import log_partitions, log_retention, pruning, q
 from gateway.worker.maintenance.retention_policy import RetentionPolicy
 from gateway.worker.maintenance.task import Isolation, MaintenanceTask
 
-# In the order in which `run_once` runs them: without today's partition nothing can be sent.
+# In the order of `run_once`. The partitions come first, since nothing can be sent without the partition of the day.
 TASKS: tuple[MaintenanceTask, ...] = (log_partitions.TASK, log_retention.TASK, *pruning.TASKS, queue_gauges.TASK)
 
-# A task that waits longer for a lock would block the writers queued behind it.
+# How long a task waits for a lock. A task that waits blocks the writers queued behind it.
 LOCK_TIMEOUT = timedelta(seconds=5)
 
 log = structlog.get_logger(__name__)
@@ -34,7 +34,7 @@ async def run_forever(engine: Engine, policy: RetentionPolicy) -> None:
 
 
 async def run_once(engine: Engine, policy: RetentionPolicy) -> dict[str, int]:
-    """Run every task now; return how many rows or partitions each changed, by the task's key."""
+    """Run every task now; return the number of rows or partitions that each task changed, by its key."""
     return {task.key: await _run(task, engine, policy) for task in TASKS}
 
 
@@ -60,7 +60,7 @@ async def _run(task: MaintenanceTask, engine: Engine, policy: RetentionPolicy) -
 
 @asynccontextmanager
 async def _open_connection(task: MaintenanceTask, engine: Engine) -> AsyncIterator[Connection | None]:
-    """Open the connection that the task runs on; yield None when another process runs the task."""
+    """Open the connection for a task; yield None if another process is running the task."""
     name = f"gateway.maintenance.{task.key}"
     match task.isolation:
         case Isolation.TRANSACTION:

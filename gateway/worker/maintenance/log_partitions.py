@@ -1,4 +1,4 @@
-"""Create the delivery log's partitions for the days ahead."""
+"""Create the partitions of the delivery log for the coming days."""
 
 from datetime import timedelta
 
@@ -12,7 +12,7 @@ DAYS_AHEAD = 7
 
 
 async def create_partitions(conn: Connection, _: RetentionPolicy) -> int:
-    """Create missing partitions, today's first; return how many."""
+    """Create missing partitions, today's first; return the number of new partitions."""
     return len(await partitions.create_partitions(conn, clock.now().date(), DAYS_AHEAD))
 
 

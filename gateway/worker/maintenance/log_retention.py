@@ -1,7 +1,7 @@
-"""Drop the delivery log's partitions past retention.
+"""Drop the partitions of the delivery log whose retention has ended.
 
-A task apart from creating partitions: dropping waits for readers of the log, and must not keep tomorrow's partition
-from being created. A waiting drop blocks other changes of the partitions, so it gives up soon and the next run tries
+Creating partitions is another task: dropping waits for readers of the log, and must not delay new partitions. Dropping
+also blocks other changes of the partitions while it waits, so it gives up after LOCK_TIMEOUT, and the next run tries
 again.
 """
 
@@ -17,9 +17,9 @@ LOCK_TIMEOUT = timedelta(seconds=2)
 
 
 async def drop_partitions(conn: Connection, policy: RetentionPolicy) -> int:
-    """Drop partitions older than the policy; return how many."""
+    """Drop the partitions that are older than the policy allows; return the number of dropped partitions."""
     return len(await drop_before(conn, clock.now().date() - policy.log, wait=LOCK_TIMEOUT))
 
 
-# Detaching a partition concurrently is not possible inside a transaction.
+# Not in a transaction: there a partition cannot be detached concurrently.
 TASK = MaintenanceTask("log_retention", timedelta(minutes=10), drop_partitions, Isolation.SESSION)

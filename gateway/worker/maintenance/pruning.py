@@ -1,4 +1,4 @@
-"""Delete rows that are past their retention."""
+"""Delete rows whose retention has ended."""
 
 from datetime import timedelta
 
@@ -23,22 +23,22 @@ from gateway.worker.maintenance.task import MaintenanceTask
 
 
 async def prune_gone_devices(conn: Connection, policy: RetentionPolicy) -> int:
-    """Delete devices that have been gone for longer than a wrong 404 could be undone."""
+    """Delete devices that have been gone for longer than the policy allows."""
     return await devices.prune_gone(conn, policy.gone_devices)
 
 
 async def prune_frequency_caps(conn: Connection, _: RetentionPolicy) -> int:
-    """Delete records of sends that no frequency cap looks back to."""
+    """Delete records of sends that are older than the longest window of a frequency cap."""
     return await frequency_caps.prune(conn, clock.now() - MAX_CAP_WINDOW)
 
 
 async def prune_events(conn: Connection, policy: RetentionPolicy) -> int:
-    """Delete events and the results of their triggers, with the delivery log of their day."""
+    """Delete events and their trigger runs, at the same age as the delivery log."""
     return await events.prune(conn, clock.now() - policy.log)
 
 
 async def prune_inbox(conn: Connection, policy: RetentionPolicy) -> int:
-    """Delete read marks whose deliveries left the log, and handoffs to pages that no message can outlive."""
+    """Delete read marks whose deliveries are no longer in the log, and handoffs older than the maximum TTL."""
     now = clock.now()
     return await inbox.prune(conn, now - policy.log) + await live_handoffs.prune(conn, now - MAX_TTL)
 
@@ -49,7 +49,7 @@ async def prune_outbox(conn: Connection, policy: RetentionPolicy) -> int:
 
 
 async def prune_idempotency_keys(conn: Connection, policy: RetentionPolicy) -> int:
-    """Delete idempotency keys past their day."""
+    """Delete idempotency keys whose period of validity has ended."""
     return await idempotency.prune(conn, policy.idempotency)
 
 
@@ -59,7 +59,7 @@ async def prune_audit_log(conn: Connection, policy: RetentionPolicy) -> int:
 
 
 async def prune_erasure_tombstones(conn: Connection, _: RetentionPolicy) -> int:
-    """Delete erasure tombstones once no delivery that predates the erasure can still be in flight."""
+    """Delete erasure tombstones when deliveries from before the erasure can no longer be in flight."""
     return await personal_data.prune(conn)
 
 

@@ -1,6 +1,6 @@
-"""Measure the queue's depth and age for `/metrics`.
+"""Measure the depth and the age of the queue for `/metrics`.
 
-Runs on every worker; otherwise the last one to measure would export stale values forever.
+Every worker measures by itself. If only one did, a worker that measured earlier would go on exporting its old values.
 """
 
 from datetime import timedelta
@@ -14,10 +14,10 @@ from gateway.worker.maintenance.task import Isolation, MaintenanceTask
 
 
 async def measure_queue(conn: Connection, _: RetentionPolicy) -> int:
-    """Set the queue's gauges; return 0, since nothing is changed."""
-    measured = {lane: values for lane, *values in await measure_depth(conn)}
+    """Set the gauges of the queue; return 0, since no rows change."""
+    depths = {lane: values for lane, *values in await measure_depth(conn)}
     for lane in Lane:
-        count, due, age = measured.get(lane, (0, 0, 0.0))
+        count, due, age = depths.get(lane, (0, 0, 0.0))
         metrics.QUEUE_JOBS.labels(lane.label).set(count)
         metrics.QUEUE_DUE.labels(lane.label).set(due)
         metrics.QUEUE_AGE_SECONDS.labels(lane.label).set(age)

@@ -1,4 +1,4 @@
-"""How long data is kept."""
+"""The retention policy: how long each kind of data is stored."""
 
 from dataclasses import dataclass
 from datetime import timedelta
@@ -6,11 +6,16 @@ from datetime import timedelta
 
 @dataclass(frozen=True, slots=True)
 class RetentionPolicy:
-    """Minimum age at which each kind of data is deleted.
+    """The minimum age at which each kind of data is deleted.
 
-    `log`: the delivery log, by whole days. It is longer than a notification can live (28 days), so no delivery outlives
-    its partition. `gone_devices`: devices that the push service reported as gone; until then a wave of wrong 404s can
-    be undone.
+    Attributes:
+        log: the delivery log, in whole days. It must be longer than the maximum lifetime of a notification (28 days),
+            since a partition must exist until the last delivery of its day has ended.
+        gone_devices: devices that the push service has reported as gone. Until they are deleted, an operator can
+            restore devices after an incident in which a push service wrongly responded with 404.
+        idempotency: idempotency keys with their stored responses.
+        audit: the audit log.
+        outbox: webhook events in the outbox.
     """
 
     log: timedelta = timedelta(days=90)

@@ -10,7 +10,7 @@ from gateway.worker.maintenance.retention_policy import RetentionPolicy
 
 
 class Isolation(Enum):
-    """How a task runs beside the same task in other processes."""
+    """How a task is isolated from the same task in other processes."""
 
     # One transaction, in one process at a time.
     TRANSACTION = auto()
@@ -22,10 +22,14 @@ class Isolation(Enum):
 
 @dataclass(frozen=True, slots=True)
 class MaintenanceTask:
-    """One periodic task; `run` returns how many rows or partitions it changed.
+    """One periodic task.
 
-    `key` names the task in metrics, log events and its advisory lock. It never changes, wherever the code moves:
-    workers of two versions that run side by side must use the same lock.
+    Attributes:
+        key: the name of the task in metrics, log events and its advisory lock. It must never change: workers of two
+            versions that run at the same time must use the same lock.
+        interval: the time between two runs in one process.
+        run: runs the task, and returns the number of rows or partitions that it changed.
+        isolation: how the task is isolated from the same task in other processes.
     """
 
     key: str

@@ -1,1 +1,1 @@
-"""Background loops beside the sending of jobs: alert feeds and webhooks."""
+"""Polling loops of a worker: alert feeds and webhooks."""

@@ -1,8 +1,8 @@
-"""Fetch alert feeds.
+"""Poll alert feeds.
 
-A feed is fetched by one process at a time, with conditional requests, at intervals with jitter, and more rarely while
-it fails. An entry is marked as read in the transaction that ingests its alerts, and an alert that arrives twice is
-ingested once. So a process that dies in the middle loses nothing.
+One process at a time fetches a feed. It sends conditional requests, at intervals with jitter, and less often while the
+feed fails. An entry of the feed is marked as read in the transaction that ingests its alerts, and an alert that arrives
+twice is ingested once. So no alert is lost if the process crashes.
 """
 
 import asyncio
@@ -32,11 +32,12 @@ from gateway.service.context import Context
 from gateway.worker.pollers.leased_poll import LeasedPoll
 
 MAX_CONCURRENT_FEEDS = 8
-# Documents of one feed that are fetched at once.
+# Maximum number of documents of one feed that are fetched at once.
 MAX_CONCURRENT_DOCUMENTS = 4
-MAX_BYTES = 16 << 20
+# Maximum size of a feed or document.
+MAX_OCTETS = 16 << 20
 REQUEST_TIMEOUT = timedelta(seconds=20)
-# For one feed with all its documents; the next poll fetches the remaining ones.
+# Timeout for a feed with all its documents. The next poll fetches the documents that remain.
 FEED_TIMEOUT_S = 90.0
 LEASE = timedelta(seconds=120)
 MAX_BACKOFF = timedelta(hours=1)
@@ -56,16 +57,16 @@ class _FetchFailed(Exception):
 
 
 class FeedPoller:
-    """Polls all feeds; one per process, and any number of processes."""
+    """Polls all feeds. A process has one poller; any number of processes can run."""
 
     def __init__(self, context: Context, notifier: notifier.Notifier, client: OutboundClient) -> None:
-        """Use an open HTTP client, which must stay open while `run` runs."""
+        """Create a poller. `client` must be open, and stay open while `run` runs."""
         self._context = context
         self._notifier = notifier
         self._client = client
 
     async def run(self, stop: asyncio.Event) -> None:
-        """Poll until `stop`. Fetches in progress are cancelled then; another process repeats them."""
+        """Poll until `stop` is set. Fetches in progress are then cancelled, and repeated by another process."""
         poll = LeasedPoll(
             name="feed",
             engine=self._context.engine,
@@ -131,7 +132,7 @@ class FeedPoller:
         async with self._context.engine.begin() as conn:
             unread = await feed_records.filter_unread(conn, feed.id, [entry.key for entry in content.entries])
         outcomes: Counter[str] = Counter()
-        for alert in content.alerts:  # one transaction each, so that the first is sent before the last is ingested
+        for alert in content.alerts:  # one transaction each, so that the first alert need not wait for the last one
             async with self._context.engine.begin() as conn:
                 outcomes += await self._ingest(conn, feed, [alert])
         entries = [entry for entry in content.entries if entry.key in unread]
@@ -167,7 +168,7 @@ class FeedPoller:
     async def _ingest(
         self, conn: Connection, feed: LeasedFeed, messages: Sequence[AlertMessage | RefusedAlert]
     ) -> Counter[str]:
-        """Ingest alerts and count them; return the number by outcome."""
+        """Ingest alerts, add them to the counts of the feed, and return the number of alerts by outcome."""
         options = IngestOptions(feed.audience, feed.category)
         items = await ingest_all(conn, self._context, feed.application_id, messages, options)
         refused = [item for item in items if item["outcome"] == REFUSED]
@@ -180,20 +181,20 @@ class FeedPoller:
         return outcomes
 
     async def _get(self, url: str, headers: dict[str, str]) -> OutboundResponse:
-        """Return a response with status 200 or 304. Raises _FetchFailed."""
+        """Return a response with status 200 or 304; raises _FetchFailed for any other."""
         try:
-            response = await self._client.get(url, headers, max_octets=MAX_BYTES, timeout=REQUEST_TIMEOUT)
+            response = await self._client.get(url, headers, max_octets=MAX_OCTETS, timeout=REQUEST_TIMEOUT)
         except OutboundError as error:
             raise _FetchFailed(error.cause) from None
-        except AddressNotAllowed as refusal:
-            raise _FetchFailed(refusal.detail) from None
+        except AddressNotAllowed as error:
+            raise _FetchFailed(error.detail) from None
         if response.status not in (200, 304):
             wait = retry_after(response.headers.get("Retry-After"), clock.now())
             raise _FetchFailed(f"the server responded with status {response.status}", wait)
         return response
 
     async def _record_failure(self, feed: LeasedFeed, failure: _FetchFailed) -> None:
-        """Schedule the next poll with exponential back-off, or later when the server asks for it."""
+        """Schedule the next poll with exponential back-off, or later if the server has sent Retry-After."""
         failures = feed.failures + 1
         wait = _with_jitter(min(feed.interval * 2.0 ** min(failures, 12), MAX_BACKOFF))
         wait = max(wait, min(failure.wait or wait, MAX_BACKOFF))
@@ -204,5 +205,5 @@ class FeedPoller:
 
 
 def _with_jitter(interval: timedelta) -> timedelta:
-    """Vary an interval, so that feeds created together are not polled together for ever."""
+    """Vary an interval at random, so that feeds that were created together are not always polled together."""
     return interval * random.uniform(0.9, 1.1)  # noqa: S311 - jitter, not a secret

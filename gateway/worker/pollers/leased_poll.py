@@ -1,10 +1,10 @@
-"""Poll a table for due rows and process each under a lease: the loop of feeds and webhooks.
+"""Poll a table for due rows, and process each row under a lease: the common loop of feeds and webhooks.
 
-A row is claimed in a short transaction, which moves its due time past the lease. Any number of processes run the loop
-on one table; a row that a dead process had claimed comes due again. The loop waits for a notification or for the next
-due time, whichever is first, and retries while the database is unavailable.
+A row is claimed in a short transaction, which moves its due time past the lease. Any number of processes can run the
+loop on one table. If a process crashes, the rows that it has claimed come due again. The loop waits for a message of
+Postgres (NOTIFY) or for the next due time, whichever comes first. It retries while the database is unavailable.
 
-Jobs are polled elsewhere: a claim of `Queue` waits for a job itself, and the relay waits for room in the broker.
+Jobs do not use this loop: `Queue.claim` itself waits for jobs, and the relay waits for capacity in the broker.
 """
 
 import asyncio
@@ -18,7 +18,7 @@ import structlog
 from gateway.records.postgres.engine import DATABASE_ERRORS, Connection, Engine
 from gateway.records.postgres.notifier import ChannelSubscription
 
-# A notification may be lost, so look for due rows at least this often.
+# The loop looks for due rows at least this often, since messages of Postgres may be lost.
 POLL_INTERVAL_S = 15.0
 DATABASE_RETRY_S = 1.0
 
@@ -31,14 +31,14 @@ class LeasedPoll(Generic[R]):
     """One polling loop.
 
     Attributes:
-        name: the kind of row, in the singular; the prefix of log events.
-        engine: where the rows are.
-        claim: claims one due row; None when no row is due.
-        next_due: returns the seconds until the next row comes due; None when there is none.
-        process: processes a claimed row. It may raise: the row then comes due again after its lease.
-        log_context: fields of all log events while a row is processed.
-        max_concurrent: rows that are processed at once.
-        fill_s: how long to wait for more events before a claim, so that they are processed together.
+        name: the noun for a row, in the singular; the prefix of log events.
+        engine: the database with the rows.
+        claim: claims one due row and returns it, or None if no row is due.
+        next_due: returns the seconds until the next row comes due, or None if there is none.
+        process: processes a claimed row. If it raises an exception, the row comes due again after its lease.
+        log_context: returns the fields for all log events while a row is processed.
+        max_concurrent: the maximum number of rows that are processed at once.
+        fill_s: how long to wait after an event before the next claim, so that several events are processed together.
     """
 
     name: str
@@ -57,10 +57,10 @@ class LeasedPoll(Generic[R]):
         *,
         shutdown_timeout_s: float = 0.0,
     ) -> None:
-        """Process rows until `stop`.
+        """Process rows until `stop` is set.
 
-        Rows in progress then have `shutdown_timeout_s` to complete. The others are cancelled, and come due again after
-        their lease.
+        Rows in progress then have `shutdown_timeout_s` to complete. Rows that do not complete in time are cancelled,
+        and come due again after their lease.
         """
         running: set[asyncio.Task[None]] = set()
         async with asyncio.TaskGroup() as group:
@@ -95,7 +95,7 @@ class LeasedPoll(Generic[R]):
                     await asyncio.sleep(self.fill_s)
 
     async def _claim(self) -> tuple[R | None, float | None]:
-        """Return a claimed row; without one, the seconds until the next comes due."""
+        """Return (row, None) for a claimed row, or (None, seconds until the next row comes due)."""
         try:
             async with self.engine.begin() as conn:
                 row = await self.claim(conn)
@@ -111,5 +111,5 @@ class LeasedPoll(Generic[R]):
             except DATABASE_ERRORS as error:
                 log.warning(f"{self.name}.database_unavailable", error=type(error).__name__)
             except Exception:
-                # A bug that one row triggers must not end the loop.
+                # The loop must not end because of a defect that concerns one row.
                 log.exception(f"{self.name}.failed")

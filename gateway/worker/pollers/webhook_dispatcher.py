@@ -1,7 +1,8 @@
 """Send events to webhooks.
 
-Each webhook is served by one process at a time and is independent of all others: a slow or dead receiver waits for its
-own retry, and occupies a slot only for the length of a request. Deliveries never wait for webhooks.
+One process at a time sends to a webhook. Webhooks are independent of each other: a receiver that is slow or down
+delays only its own events, and takes one of the slots only for the duration of a request. Deliveries never wait for
+webhooks.
 """
 
 import asyncio
@@ -39,18 +40,18 @@ log = structlog.get_logger(__name__)
 
 
 class WebhookDispatcher:
-    """Sends the events of all webhooks; one per process, and any number of processes."""
+    """Sends the events of all webhooks. A process has one dispatcher; any number of processes can run."""
 
     def __init__(self, context: Context, notifier: notifier.Notifier, client: OutboundClient) -> None:
-        """Use an open HTTP client, which must stay open while `run` runs."""
+        """Create a dispatcher. `client` must be open, and stay open while `run` runs."""
         self._context = context
         self._notifier = notifier
         self._client = client
 
     async def run(self, stop: asyncio.Event) -> None:
-        """Send until `stop`. Requests in flight then have SHUTDOWN_TIMEOUT_S to complete.
+        """Send until `stop` is set. Requests in flight then have SHUTDOWN_TIMEOUT_S to complete.
 
-        A request that is cancelled is repeated after the lease, with the same message id.
+        A request that does not complete in time is cancelled, and repeated after the lease with the same message id.
         """
         poll = LeasedPoll(
             name="webhook",
@@ -69,13 +70,17 @@ class WebhookDispatcher:
         await poll.run(stop, events, shutdown_timeout_s=SHUTDOWN_TIMEOUT_S)
 
     async def _send_batches(self, webhook: LeasedWebhook, stop: asyncio.Event) -> None:
-        """Send batch after batch, until one is not full or not accepted."""
+        """Send one batch after the other, until a batch is not full or not accepted."""
         current: LeasedWebhook | None = webhook
         while current is not None:
             current = await self._send_batch(current, stop)
 
     async def _send_batch(self, webhook: LeasedWebhook, stop: asyncio.Event) -> LeasedWebhook | None:
-        """Send one batch; return the webhook in its new state, or None when the lease has ended."""
+        """Send one batch.
+
+        Returns:
+            The webhook with its new cursor if more events may follow, or None if the lease has ended.
+        """
         async with self._context.engine.begin() as conn:
             batch = await next_batch(conn, webhook)
             if not isinstance(batch, Batch):
@@ -97,7 +102,7 @@ class WebhookDispatcher:
         return replace(webhook, cursor=cursor, pending=None, failures=0, failing_since=None)
 
     async def _post(self, webhook: LeasedWebhook, batch: Batch) -> OutboundResponse | str:
-        """Return the response, or why there is none."""
+        """Send a batch; return the response, or a description of the error if there is no response."""
         secrets = signing.unseal(webhook.secrets, self._context.keyring)
         signature = signing.headers(secrets, batch.pending.message_id, batch.body, clock.now())
         headers = {"Content-Type": "application/json", **signature}
@@ -105,11 +110,11 @@ class WebhookDispatcher:
             return await self._client.post(webhook.url, batch.body, headers, timeout=TIMEOUT)
         except OutboundError as error:
             return error.cause
-        except AddressNotAllowed as refusal:
-            return refusal.detail
+        except AddressNotAllowed as error:
+            return error.detail
 
     async def _record_failure(self, webhook: LeasedWebhook, response: OutboundResponse | str) -> None:
-        """Schedule a retry; disable the webhook after MAX_FAILING, or when its receiver is gone."""
+        """Schedule a retry, or disable the webhook: after MAX_FAILING, or after a response with status 410."""
         error = response if isinstance(response, str) else f"the receiver responded with status {response.status}"
         metrics.WEBHOOK_POSTS.labels("unreachable" if isinstance(response, str) else "refused").inc()
         now = clock.now()

@@ -1,1 +1,1 @@
-"""The parts of the send scheduler: fair queue, host gates and wake-ups. None of them does I/O."""
+"""The parts of the send scheduler: fair queue, host gates and wake-ups. They do no I/O."""

@@ -1,9 +1,8 @@
-"""Which message is next: round-robin between tenants, and between the hosts of one tenant, in each lane.
+"""The order of messages in each lane: round-robin between tenants, and between the hosts of one tenant.
 
-A tenant is an application. The messages of one tenant for one host in one lane are a `MessageQueue`, in order of
-arrival. A queue is either ready, which means that it takes part in the round-robin, or it waits elsewhere (at a full
-host) and is made ready again from there. The fair queue knows hosts by name only; whether a host may be sent to is
-decided by `host_gate`.
+A tenant is an application. A `MessageQueue` contains the messages of one tenant for one host in one lane, in order of
+arrival. A queue is ready if it takes part in the round-robin. Otherwise it waits at a full host (`host_gate`), which
+makes it ready again. The fair queue uses hosts only as keys; `host_gate` decides whether messages may be sent to them.
 """
 
 from collections import deque
@@ -22,7 +21,7 @@ class MessageQueue(Generic[M]):
     __slots__ = ("host", "lane", "messages", "tenant")
 
     def __init__(self, tenant: "TenantQueue[M]", host: str, messages: Iterable[M]) -> None:
-        """Start with `messages`; the queue is not ready yet."""
+        """Create a queue with `messages`, which is not ready yet."""
         self.tenant = tenant
         self.lane = tenant.lane
         self.host = host
@@ -30,12 +29,12 @@ class MessageQueue(Generic[M]):
 
 
 class TenantQueue(Generic[M]):
-    """The queues of one tenant in one lane, one for each host; `ready` is their round-robin."""
+    """The queues of one tenant in one lane, one for each host. `ready` has the ready ones, in round-robin order."""
 
     __slots__ = ("application_id", "lane", "queue_count", "ready")
 
     def __init__(self, lane: Lane, application_id: UUID) -> None:
-        """Start without queues."""
+        """Create a tenant without queues."""
         self.lane = lane
         self.application_id = application_id
         self.queue_count = 0
@@ -45,15 +44,16 @@ class TenantQueue(Generic[M]):
 class FairQueue(Generic[M]):
     """The messages of all tenants.
 
-    A lane's head is the queue whose turn it is. The caller either pops a message from it, which passes the turn on to
-    the next tenant, or removes the queue from the round-robin (`skip`), which does not.
+    The head of a lane is the queue whose turn it is. The caller either takes a message from the head (`pop`), and then
+    it is the turn of the next tenant. Or the caller removes the head from the round-robin (`skip`), and then it is the
+    turn of the same tenant's next queue.
     """
 
     __slots__ = ("_round_robin", "_tenants")
 
     def __init__(self) -> None:
-        """Start empty."""
-        # The tenants with at least one ready queue.
+        """Create an empty fair queue."""
+        # The tenants with at least one ready queue, in round-robin order.
         self._round_robin: dict[Lane, deque[TenantQueue[M]]] = {lane: deque() for lane in Lane}
         # The tenants with at least one queue, ready or not.
         self._tenants: dict[tuple[Lane, UUID], TenantQueue[M]] = {}
@@ -65,7 +65,7 @@ class FairQueue(Generic[M]):
 
     @property
     def is_empty(self) -> bool:
-        """Whether there are no queues, neither ready nor waiting at a host."""
+        """Whether there are no queues, neither ready ones nor ones that wait at a host."""
         return not self._tenants
 
     def open(self, lane: Lane, application_id: UUID, host: str, messages: Iterable[M]) -> MessageQueue[M]:
@@ -79,7 +79,7 @@ class FairQueue(Generic[M]):
         return queue
 
     def close(self, queue: MessageQueue[M]) -> None:
-        """Forget a queue that is not ready; a tenant without queues is forgotten with it."""
+        """Remove a queue that is not ready, and its tenant if that has no other queue."""
         tenant = queue.tenant
         tenant.queue_count -= 1
         if not tenant.queue_count:
@@ -93,12 +93,12 @@ class FairQueue(Generic[M]):
         tenant.ready.append(queue)
 
     def head(self, lane: Lane) -> MessageQueue[M] | None:
-        """Return the queue whose turn it is; None when no queue of the lane is ready."""
+        """Return the queue whose turn it is, or None if no queue of the lane is ready."""
         tenants = self._round_robin[lane]
         return tenants[0].ready[0] if tenants else None
 
     def pop(self, lane: Lane) -> M:
-        """Take the first message of the head and pass the turn on. A queue that is empty then is no longer ready."""
+        """Take the first message of the head; then it is the next tenant's turn. An empty queue is no longer ready."""
         tenants = self._round_robin[lane]
         ready = tenants[0].ready
         messages = ready[0].messages
@@ -114,7 +114,7 @@ class FairQueue(Generic[M]):
         return message
 
     def skip(self, lane: Lane) -> None:
-        """Remove the head from the round-robin; the tenant keeps its turn for its next queue."""
+        """Remove the head from the round-robin. The turn passes to the next queue of the same tenant, if it has one."""
         tenants = self._round_robin[lane]
         ready = tenants[0].ready
         ready.popleft()
@@ -122,7 +122,7 @@ class FairQueue(Generic[M]):
             tenants.popleft()
 
     def remove(self, queue: MessageQueue[M]) -> bool:
-        """Remove a queue from the round-robin, wherever it stands; return False when it is not ready."""
+        """Remove a queue from the round-robin; return False if the queue is not ready."""
         tenant = queue.tenant
         if queue not in tenant.ready:
             return False

@@ -1,7 +1,7 @@
-"""Wake-ups: of senders that wait for a message, and of claim loops that wait for the backlog to shrink.
+"""Wake up senders that wait for a message, and claim loops that wait for the backlog to shrink.
 
-A worker has a fixed number of sender tasks. Some of them take urgent messages only, so that an alert finds a free
-sender even when a campaign occupies all others.
+A worker has a fixed number of sender tasks. Some of them are reserved for urgent messages, so that there is a free
+sender for an alert even if a campaign occupies all others.
 """
 
 import asyncio
@@ -12,53 +12,53 @@ from contextlib import suppress
 from gateway.domain.job import MAX_CHUNK_SIZE
 from gateway.domain.notification import Lane
 
-# Delay before the next claim, per job whose messages were all deferred.
+# Delay before the next claim, for each job whose messages were all deferred.
 UNDELIVERABLE_DELAY_S = 0.1
-# Claim loops are woken once per this many messages taken.
+# Claim loops are woken each time that so many messages were taken.
 WAKE_INTERVAL = 16
 
 URGENT = (Lane.URGENT,)
 
 
 class IdleSenders:
-    """The senders that wait for a message. Who became idle last is woken first, so that few senders stay warm."""
+    """The senders that wait for a message. The sender that became idle last is woken first."""
 
     __slots__ = ("_all_lanes", "_urgent_only")
 
     def __init__(self) -> None:
-        """Start without idle senders."""
+        """Create an instance without idle senders."""
         self._all_lanes: deque[asyncio.Future[None]] = deque()
         self._urgent_only: deque[asyncio.Future[None]] = deque()
 
     async def wait(self, *, urgent_only: bool) -> None:
-        """Wait as an idle sender until woken."""
+        """Wait, as an idle sender, until `wake` or `wake_urgent_only` wakes this sender."""
         wakeup: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         (self._urgent_only if urgent_only else self._all_lanes).append(wakeup)
         await wakeup
 
     def wake(self, count: int) -> int:
-        """Wake up to `count` senders that take every lane; return how many were idle."""
+        """Wake up to `count` senders that take messages of every lane; return the number of woken senders."""
         return _wake(self._all_lanes, count)
 
     def wake_urgent_only(self, count: int) -> int:
-        """Wake up to `count` senders that take urgent messages only; return how many were idle."""
+        """Wake up to `count` senders that take urgent messages only; return the number of woken senders."""
         return _wake(self._urgent_only, count)
 
 
 class Backlog:
-    """The number of messages in each lane that are ready to be sent, for claim loops to wait on.
+    """The number of messages in each lane that are ready to be sent. Claim loops wait until it is small enough.
 
-    Messages that wait at slow hosts are not counted: they keep no sender busy and must not stop the claiming of others.
+    Messages for slow hosts are not counted. They keep no sender busy, and must not prevent the claiming of other jobs.
     """
 
     __slots__ = ("_changed", "_taken", "_undeliverable", "_urgent_arrived", "non_urgent_paused", "ready")
 
     def __init__(self) -> None:
-        """Start empty."""
+        """Create an empty backlog."""
         self.ready: dict[Lane, int] = dict.fromkeys(Lane, 0)
         # While true, only urgent messages are sent and claimed.
         self.non_urgent_paused = False
-        # Messages that could not be sent when they were put into the scheduler, since the last claim.
+        # Number of messages since the last claim that were deferred as soon as they were put into the scheduler.
         self._undeliverable: dict[Lane, int] = dict.fromkeys(Lane, 0)
         self._taken = 0
         self._changed = asyncio.Event()
@@ -69,7 +69,7 @@ class Backlog:
         self.ready[lane] += count
 
     def remove(self, lane: Lane, count: int) -> None:
-        """Discount messages that were taken or deferred; wake the claim loops now and then."""
+        """Subtract messages that were taken or deferred; wake the claim loops after WAKE_INTERVAL messages."""
         self.ready[lane] -= count
         self._taken += count
         if self._taken >= WAKE_INTERVAL or not self.ready[lane]:
@@ -77,19 +77,19 @@ class Backlog:
             self._changed.set()
 
     def exclude(self, waiting: Mapping[Lane, int]) -> None:
-        """Discount the messages of a host that became slow."""
+        """Subtract the messages of a host that has become slow."""
         for lane, count in waiting.items():
             self.ready[lane] -= count
         self._changed.set()
 
     def include(self, waiting: Mapping[Lane, int]) -> None:
-        """Count the messages of a host that is no longer slow."""
+        """Add the messages of a host that is no longer slow."""
         for lane, count in waiting.items():
             self.ready[lane] += count
         self._changed.set()
 
     def record_undeliverable(self, lane: Lane, count: int) -> None:
-        """Record that none of a job's `count` messages became ready; the next claim is delayed."""
+        """Record that none of the `count` messages of a job has become ready. This delays the next claim."""
         self._undeliverable[lane] += count
 
     def announce_urgent(self) -> None:
@@ -99,7 +99,7 @@ class Backlog:
     async def wait_until_below(self, lanes: Sequence[Lane], limit: int) -> None:
         """Wait until at most `limit` messages of these lanes are ready."""
         if count := sum(self._undeliverable[lane] for lane in lanes):
-            # Without the delay, jobs for hosts that take nothing would be claimed as fast as the database allows.
+            # Without this delay, jobs for hosts that accept nothing would be claimed as fast as the database allows.
             self._undeliverable.update(dict.fromkeys(lanes, 0))
             await asyncio.sleep(UNDELIVERABLE_DELAY_S * count / MAX_CHUNK_SIZE)
         pausable = tuple(lanes) != URGENT
@@ -108,7 +108,7 @@ class Backlog:
             await self._changed.wait()
 
     async def pause_non_urgent(self, seconds: float) -> bool:
-        """Pause the other lanes until urgent messages arrive; return False when none did within `seconds`."""
+        """Pause the other lanes until urgent messages arrive, at most for `seconds`; return whether any arrived."""
         self._urgent_arrived.clear()
         self.non_urgent_paused = True
         try:
