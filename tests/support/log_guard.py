@@ -144,14 +144,14 @@ def learn_secrets() -> Iterator[None]:
         patch.setattr(Keyring, "device_token", _learning_results(Keyring.device_token))
         patch.setattr(Keyring, "receipt_token", _learning_results(Keyring.receipt_token))
         patch.setattr(VapidKey, "private_bytes", _learning_results(VapidKey.private_bytes))
-        render = NotificationRenderer.for_device
+        render = NotificationRenderer.render_payload
 
         def render_and_learn(self: NotificationRenderer, *args: Any) -> tuple[bytes, str]:
             payload, topic = render(self, *args)
             guard.learn_message(payload)
             return payload, topic
 
-        patch.setattr(NotificationRenderer, "for_device", render_and_learn)
+        patch.setattr(NotificationRenderer, "render_payload", render_and_learn)
         yield
 
 

@@ -9,7 +9,7 @@ from gateway.domain.alert import ROUTINE, URGENT, AlertInfo, AlertMessage, Alert
 from gateway.push.encryption import MAX_PAYLOAD
 from gateway.push.payload import compose
 from gateway.service.alerts.content import (
-    BODY_OCTETS,
+    MAX_BODY_OCTETS,
     MAX_BODY_LENGTH,
     MAX_TITLE_LENGTH,
     alert_content,
@@ -84,7 +84,7 @@ def test_long_texts_are_shortened_to_fit_one_message(character: str) -> None:
     content = build_content(replace(STORM, headline=character * 500, description=character * 5000))
     assert len(content["title"]) <= MAX_TITLE_LENGTH
     assert len(content["body"]) <= MAX_BODY_LENGTH
-    assert len(content["body"].encode()) <= BODY_OCTETS
+    assert len(content["body"].encode()) <= MAX_BODY_OCTETS
     assert content["title"].endswith("…")
     assert content["body"].endswith("…")
     composed = compose(content, tag="t" * 255, notification_id="ntf_" + "0" * 32, receipts_url="https://" + "h" * 200)
