@@ -9,8 +9,8 @@ from gateway.domain.alert import ROUTINE, URGENT, AlertInfo, AlertMessage, Alert
 from gateway.push.encryption import MAX_PAYLOAD
 from gateway.push.payload import compose
 from gateway.service.alerts.content import (
-    MAX_BODY_OCTETS,
     MAX_BODY_LENGTH,
+    MAX_BODY_OCTETS,
     MAX_TITLE_LENGTH,
     alert_content,
     cancellation_content,
