@@ -1,8 +1,8 @@
 """A Postgres for the session and a fresh, migrated database for each test.
 
-The migrations run once, into a template; a test's database is a copy of it. `GATEWAY_TEST_DATABASE_URL` names a
-server to use instead of the embedded one, for tests on another version of Postgres. All log lines of a test are
-searched for secrets.
+The migrations run once, on a template database, and each test gets a copy of the template.
+`GATEWAY_TEST_DATABASE_URL` names a server to use instead of the embedded one, for tests on another version of
+Postgres. All log lines of a test are searched for secrets.
 """
 
 import asyncio
@@ -29,8 +29,14 @@ from tests.support import log_guard
 hypothesis.settings.register_profile("gateway", deadline=None)
 hypothesis.settings.load_profile("gateway")
 
-# The rows of a test need not survive a power failure.
-FAST_SETTINGS = {"fsync": "off", "synchronous_commit": "off", "full_page_writes": "off", "shared_buffers": "64MB"}
+# Postgres without durability: the rows of a test need not survive a power failure.
+NON_DURABLE_SETTINGS = {
+    "fsync": "off",
+    "synchronous_commit": "off",
+    "full_page_writes": "off",
+    "shared_buffers": "64MB",
+}
+# The template has one partition per day, from this many days before today to this many after.
 PARTITION_DAYS_BEFORE, PARTITION_DAYS_AFTER = 2, 8
 
 
@@ -64,7 +70,7 @@ def postgres_url(reachable_tmp: Path) -> Iterator[str]:
     if url := os.environ.get("GATEWAY_TEST_DATABASE_URL"):
         yield plain_url(url)
         return
-    with EmbeddedPostgres(reachable_tmp / "postgres", FAST_SETTINGS) as postgres:
+    with EmbeddedPostgres(reachable_tmp / "postgres", NON_DURABLE_SETTINGS) as postgres:
         yield postgres.url
 
 
@@ -73,12 +79,12 @@ async def template(postgres_url: str) -> AsyncIterator[str]:
     """The name of a migrated database with the partitions around today."""
     name = f"gateway_template_{secrets.token_hex(4)}"
     await run_sql(postgres_url, f'CREATE DATABASE "{name}"')
-    url = on_database(postgres_url, name)
+    url = url_of_database(postgres_url, name)
     await asyncio.to_thread(migrate.upgrade, url)
     engine = open_engine(url)
     async with engine.begin() as conn:
-        first = datetime.now(UTC).date() - timedelta(days=PARTITION_DAYS_BEFORE)
-        await partitions.create_partitions(conn, first, PARTITION_DAYS_BEFORE + PARTITION_DAYS_AFTER)
+        first_day = datetime.now(UTC).date() - timedelta(days=PARTITION_DAYS_BEFORE)
+        await partitions.create_partitions(conn, first_day, PARTITION_DAYS_BEFORE + PARTITION_DAYS_AFTER)
     await engine.dispose()
     yield name
     await run_sql(postgres_url, f'DROP DATABASE "{name}" WITH (FORCE)')
@@ -89,7 +95,7 @@ async def database_url(postgres_url: str, template: str) -> AsyncIterator[str]:
     """The URL of a migrated database for one test."""
     name = f"gateway_test_{secrets.token_hex(4)}"
     await run_sql(postgres_url, f'CREATE DATABASE "{name}" TEMPLATE "{template}"')
-    yield on_database(postgres_url, name)
+    yield url_of_database(postgres_url, name)
     await run_sql(postgres_url, f'DROP DATABASE "{name}" WITH (FORCE)')
 
 
@@ -98,7 +104,7 @@ async def empty_database_url(postgres_url: str) -> AsyncIterator[str]:
     """The URL of a database without tables, for one test."""
     name = f"gateway_test_{secrets.token_hex(4)}"
     await run_sql(postgres_url, f'CREATE DATABASE "{name}"')
-    yield on_database(postgres_url, name)
+    yield url_of_database(postgres_url, name)
     await run_sql(postgres_url, f'DROP DATABASE "{name}" WITH (FORCE)')
 
 
@@ -119,6 +125,6 @@ async def run_sql(url: str, statement: str) -> None:
         await conn.close()
 
 
-def on_database(server: str, name: str) -> str:
+def url_of_database(server: str, name: str) -> str:
     """Return the URL of a database on this server."""
     return urlunsplit(urlsplit(server)._replace(path=f"/{name}"))

@@ -1,4 +1,4 @@
-"""The contract of `Queue`, over each engine of `tests.support.queues`."""
+"""The contract of `Queue`, tested with each engine of `tests.support.queues`."""
 
 import asyncio
 from collections import Counter
@@ -44,15 +44,15 @@ async def claim(
 
 
 async def test_jobs_are_claimed_by_lane_then_due_time(engine: Engine, queue: Queue) -> None:
-    """The order of insertion does not matter."""
+    """The claim order does not depend on the order of insertion."""
     now = datetime.now(UTC)
     expected = []
     for lane in Lane:
         for age in (3, 2, 1):
             expected.append((lane, await engine.put([new_id()], lane=lane, due_at=now - age * SECOND)))
-    # Inserted in another order than the expected one.
-    late = await engine.put([new_id()], lane=Lane.URGENT, due_at=now)
-    expected.insert(3, (Lane.URGENT, late))
+    # This urgent job is inserted last and expected before the jobs of other lanes.
+    last_urgent = await engine.put([new_id()], lane=Lane.URGENT, due_at=now)
+    expected.insert(3, (Lane.URGENT, last_urgent))
 
     claimed = [job for _ in expected for job in await claim(queue)]
 
@@ -61,7 +61,7 @@ async def test_jobs_are_claimed_by_lane_then_due_time(engine: Engine, queue: Que
 
 
 async def test_claim_of_several_jobs_prefers_urgent_lanes(engine: Engine, queue: Queue) -> None:
-    """A claim of two jobs takes the first due jobs of the first lanes."""
+    """A claim of two jobs gets the urgent job and the normal job that was due first."""
     now = datetime.now(UTC)
     bulk = await engine.put([new_id()], lane=Lane.BULK, due_at=now - MINUTE)
     early = await engine.put([new_id()], lane=Lane.NORMAL, due_at=now - 2 * SECOND)
@@ -126,16 +126,16 @@ async def test_renew_returns_the_leases_that_were_not_lost(engine: Engine, queue
 
 
 async def test_settle_without_lease_records_nothing(engine: Engine, queue: Queue) -> None:
-    """The worker with the lease settles the job afterwards."""
+    """A worker whose lease expired cannot settle; the worker with the current lease can."""
     device = new_id()
     notification_id = await engine.put([device])
-    [late] = await claim(queue, lease=BRIEF)
+    [expired] = await claim(queue, lease=BRIEF)
     [current] = await claim(queue, wait=LONG)
 
     with pytest.raises(LeaseLost):
-        await queue.settle(late, merge_batches(accepted_batch(), retry_batch(datetime.now(UTC), device)), [])
+        await queue.settle(expired, merge_batches(accepted_batch(), retry_batch(datetime.now(UTC), device)), [])
     with pytest.raises(LeaseLost):
-        await queue.settle(late, accepted_batch(device), [])
+        await queue.settle(expired, accepted_batch(device), [])
 
     assert await engine.list_outcomes(notification_id) == {}
     assert await engine.list_attempts(notification_id) == []
@@ -145,14 +145,14 @@ async def test_settle_without_lease_records_nothing(engine: Engine, queue: Queue
 
 
 async def test_partial_settle_without_lease_records_nothing(engine: Engine, queue: Queue) -> None:
-    """A batch that leaves devices is refused as one that ends the job is."""
+    """A batch with remaining devices is refused in the same way as one that ends the job."""
     devices = [new_id(), new_id()]
     notification_id = await engine.put(devices)
-    [late] = await claim(queue, lease=BRIEF)
+    [expired] = await claim(queue, lease=BRIEF)
     [current] = await claim(queue, wait=LONG)
 
     with pytest.raises(LeaseLost):
-        await queue.settle(late, accepted_batch(devices[0]), devices[1:])
+        await queue.settle(expired, accepted_batch(devices[0]), devices[1:])
 
     assert await engine.list_outcomes(notification_id) == {}
     await queue.settle(current, accepted_batch(*devices), [])
@@ -162,15 +162,15 @@ async def test_partial_settle_without_lease_records_nothing(engine: Engine, queu
 async def test_release_without_lease_changes_nothing(engine: Engine, queue: Queue) -> None:
     """The job stays with the worker that has the lease."""
     await engine.put([new_id()])
-    [late] = await claim(queue, lease=BRIEF)
+    [expired] = await claim(queue, lease=BRIEF)
     [current] = await claim(queue, wait=LONG)
-    await queue.release(late)
+    await queue.release(expired)
     assert await claim(queue) == []
     assert await queue.renew([current], MINUTE) == {current.id}
 
 
 async def test_settled_job_has_ended(engine: Engine, queue: Queue) -> None:
-    """It is neither claimed, renewed nor settled again."""
+    """A settled job is not claimed, renewed or settled again."""
     device = new_id()
     await engine.put([device])
     [job] = await claim(queue, lease=BRIEF)
@@ -182,7 +182,7 @@ async def test_settled_job_has_ended(engine: Engine, queue: Queue) -> None:
 
 
 async def test_concurrent_claims_never_share_a_job(engine: Engine, queue: Queue) -> None:
-    """Sixteen claimers get each job once."""
+    """Sixteen concurrent claimers together get each job once."""
     await engine.put([new_id() for _ in range(100)], lane=Lane.BULK, job_size=1)
     await engine.put([new_id() for _ in range(20)], lane=Lane.URGENT, job_size=1)
 
@@ -200,7 +200,7 @@ async def test_concurrent_claims_never_share_a_job(engine: Engine, queue: Queue)
 
 
 async def test_job_shrinks_to_its_remaining_devices(engine: Engine, queue: Queue) -> None:
-    """A later claim gets the devices without a result only."""
+    """A later claim gets only the devices without a result."""
     devices = [new_id() for _ in range(10)]
     notification_id = await engine.put(devices)
     [job] = await claim(queue, lease=BRIEF)
@@ -218,16 +218,16 @@ async def test_job_shrinks_to_its_remaining_devices(engine: Engine, queue: Queue
 
 
 async def test_settle_is_atomic(engine: Engine, queue: Queue) -> None:
-    """The log refuses a second result of one delivery, after the job was shrunk and its retry inserted."""
+    """A batch whose last write fails, a second result for one delivery, leaves no other write behind."""
     devices = [new_id() for _ in range(4)]
     notification_id = await engine.put(devices)
     [job] = await claim(queue)
     await queue.settle(job, accepted_batch(devices[0]), devices[1:])
     due = datetime.now(UTC)
 
-    impossible = merge_batches(retry_batch(due, devices[1]), accepted_batch(devices[0]))
+    conflicting_batch = merge_batches(retry_batch(due, devices[1]), accepted_batch(devices[0]))
     with pytest.raises(engine.faults):
-        await queue.settle(job, impossible, devices[2:3])
+        await queue.settle(job, conflicting_batch, devices[2:3])
 
     assert await engine.list_outcomes(notification_id) == {devices[0]: "accepted"}
     assert await engine.list_attempts(notification_id) == []
@@ -239,7 +239,10 @@ async def test_settle_is_atomic(engine: Engine, queue: Queue) -> None:
 
 
 async def test_logged_devices_leave_the_job(engine: Engine, queue: Queue) -> None:
-    """The first logged result stands, and the other devices are settled. Only a restored job can be like this."""
+    """A device that is already in the log keeps its logged result, and the other devices are settled.
+
+    Such a job exists after the restore of an older backup.
+    """
     devices = [new_id() for _ in range(4)]
     notification_id = await engine.put(devices)
     await engine.insert_delivery_row(notification_id, devices[0])
@@ -258,7 +261,7 @@ async def test_logged_devices_leave_the_job(engine: Engine, queue: Queue) -> Non
 
 
 async def test_repeated_settle_is_recorded_once(engine: Engine, queue: Queue) -> None:
-    """The response to a commit may be lost, so a repeated call must not count or retry anything twice."""
+    """A worker repeats `settle` when the response to the commit is lost; the batch must not count twice."""
     devices = [new_id() for _ in range(3)]
     notification_id = await engine.put(devices)
     [job] = await claim(queue)
@@ -277,7 +280,7 @@ async def test_repeated_settle_is_recorded_once(engine: Engine, queue: Queue) ->
 
 
 async def test_retries_are_claimed_when_due(engine: Engine, queue: Queue) -> None:
-    """Retries are jobs of their own, due at their time and not before."""
+    """The retries of a batch are new jobs, one for each due time."""
     devices = [new_id() for _ in range(4)]
     notification_id = await engine.put(devices, lane=Lane.URGENT)
     [job] = await claim(queue)
@@ -299,41 +302,41 @@ async def test_retries_are_claimed_when_due(engine: Engine, queue: Queue) -> Non
 
 
 async def test_waiting_claim_wakes_for_a_new_job(engine: Engine, queue: Queue) -> None:
-    """The claim returns long before its wait is over."""
+    """A claim with a wait of 60 s returns within 5 s of the insertion."""
     clock = asyncio.get_running_loop().time
     waiting = asyncio.create_task(claim(queue, wait=timedelta(seconds=60)))
     assert await claim(queue, wait=0.3 * SECOND) == []
-    began = clock()
+    started_at = clock()
     notification_id = await engine.put([new_id()])
     [job] = await waiting
     assert job.notification_id == notification_id
-    assert clock() - began < 5
+    assert clock() - started_at < 5
 
 
 async def test_waiting_claim_wakes_for_a_released_job(engine: Engine, queue: Queue) -> None:
-    """The claim returns long before its wait is over."""
+    """A claim with a wait of 60 s returns within 5 s of the release."""
     clock = asyncio.get_running_loop().time
     await engine.put([new_id()])
     [job] = await claim(queue, lease=timedelta(hours=1))
     waiting = asyncio.create_task(claim(queue, wait=timedelta(seconds=60)))
     assert await claim(queue, wait=0.2 * SECOND) == []
-    began = clock()
+    started_at = clock()
     await queue.release(job)
     [reclaimed] = await waiting
     assert (reclaimed.id, reclaimed.lease_generation) == (job.id, job.lease_generation + 1)
-    assert clock() - began < 5
+    assert clock() - started_at < 5
 
 
 async def test_claim_without_jobs_ends_after_its_wait(queue: Queue) -> None:
-    """An empty queue yields no job."""
+    """A claim on an empty queue returns an empty list at the end of its wait."""
     clock = asyncio.get_running_loop().time
-    began = clock()
+    started_at = clock()
     assert await claim(queue, wait=0.3 * SECOND) == []
-    assert 0.3 <= clock() - began < 5
+    assert 0.3 <= clock() - started_at < 5
 
 
 async def test_released_job_is_due_at_once(engine: Engine, queue: Queue) -> None:
-    """It comes back with its remaining devices, in a new lease."""
+    """A released job is claimed again with its remaining devices and the next lease generation."""
     devices = [new_id(), new_id()]
     await engine.put(devices)
     [job] = await claim(queue, lease=timedelta(hours=1))
@@ -344,12 +347,15 @@ async def test_released_job_is_due_at_once(engine: Engine, queue: Queue) -> None
 
 
 async def test_cancelled_claim_releases_its_jobs(engine: Engine, queue: Queue) -> None:
-    """A worker that stops while it claims must not leave the job waiting for the end of its lease."""
+    """A worker that stops during a claim must not leave a job leased that it will not send.
+
+    The cancellations are spread over 10 ms, so that some fall between the claim in the queue and its return.
+    """
     await engine.put([new_id()])
     returned_jobs = released_jobs = 0
-    for moment in range(40):
+    for number in range(40):
         claiming = asyncio.create_task(claim(queue, lease=timedelta(hours=1), wait=LONG))
-        await asyncio.wait({claiming}, timeout=moment * 0.000_25)
+        await asyncio.wait({claiming}, timeout=number * 0.000_25)
         claiming.cancel()
         [outcome] = await asyncio.gather(claiming, return_exceptions=True)
         if isinstance(outcome, list):
@@ -357,14 +363,14 @@ async def test_cancelled_claim_releases_its_jobs(engine: Engine, queue: Queue) -
             await queue.release(outcome[0])
         else:
             assert isinstance(outcome, asyncio.CancelledError)
-        [free] = await claim(queue, lease=timedelta(hours=1))
-        released_jobs = free.lease_generation - 1 - moment - returned_jobs
-        await queue.release(free)
+        [job] = await claim(queue, lease=timedelta(hours=1))
+        released_jobs = job.lease_generation - 1 - number - returned_jobs
+        await queue.release(job)
     assert released_jobs > 0, "no cancellation came between the claim and its return"
 
 
 async def test_outcomes_are_counted_by_name(engine: Engine, queue: Queue) -> None:
-    """Each final outcome has its own counter."""
+    """The progress has a counter for each final outcome."""
     devices = [new_id() for _ in range(3)]
     notification_id = await engine.put(devices)
     [job] = await claim(queue)

@@ -17,7 +17,7 @@ CAP, GEOJSON = alerts.CAP, alerts.GEOJSON
 
 async def post_file(api: Api, name: str, **moved: Any) -> ApiResponse:
     """Post a file with its times moved to the present."""
-    return await post(api, alerts.move_to_now(name, **moved), alerts.kind_of(name))
+    return await post(api, alerts.move_to_now(name, **moved), alerts.media_type(name))
 
 
 async def post(api: Api, raw: bytes, kind: str) -> ApiResponse:
@@ -69,10 +69,10 @@ REFUSED = {
 }
 
 
-@pytest.mark.parametrize("name", [name for name in alerts.list_names() if name not in REFUSED])
+@pytest.mark.parametrize("name", [name for name in alerts.list_files() if name not in REFUSED])
 async def test_every_real_alert_is_accepted(api: Api, name: str) -> None:
     """Real CAP and NWS documents are accepted once; a second post reports them as repeated."""
-    raw, kind = alerts.move_to_now(name), alerts.kind_of(name)
+    raw, kind = alerts.move_to_now(name), alerts.media_type(name)
     response = await post(api, raw, kind)
     assert response.status == 201, response.body
     for item in response.body["items"]:

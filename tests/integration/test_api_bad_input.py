@@ -9,7 +9,7 @@ import pytest
 from gateway.sim import Vendor
 from gateway.web.http.routing import Route
 from gateway.web.server import ROUTES
-from tests.support.api import ADMIN, KINDS, Api, example, fill_path
+from tests.support.api import ADMIN, ID_PREFIXES, Api, example_body, fill_path
 from tests.support.gateway_parts import APP_ORIGIN
 
 UNKNOWN_ID = "0" * 32
@@ -61,7 +61,7 @@ async def routes(api: Api) -> RouteCaller:
 
 
 def valid_example(route: Route, api: Api) -> Any:
-    return api.device() if route.path == "/v1/devices" else example(route)
+    return api.device() if route.path == "/v1/devices" else example_body(route)
 
 
 @pytest.mark.parametrize(
@@ -240,10 +240,10 @@ async def test_other_content_type_gets_415(routes: RouteCaller) -> None:
 async def test_unknown_and_malformed_ids_get_404(api: Api) -> None:
     """Unknown ids and values that are not ids are answered 404."""
     for route in ROUTES:
-        named = [name for name in (*KINDS, "delivery_id") if f"{{{name}}}" in route.path]
+        named = [name for name in (*ID_PREFIXES, "delivery_id") if f"{{{name}}}" in route.path]
         if not named or 101 in route.responses:  # WebSocket routes check the id after the upgrade
             continue
-        unknown = dict.fromkeys((*KINDS, "delivery_id"), "")
+        unknown = dict.fromkeys((*ID_PREFIXES, "delivery_id"), "")
         for ids in (
             {},
             dict.fromkeys(unknown, "nonsense"),
@@ -253,7 +253,7 @@ async def test_unknown_and_malformed_ids_get_404(api: Api) -> None:
             answer = await api.call(
                 route.method,
                 fill_path(route.path, **ids),
-                example(route) if route.body else None,
+                example_body(route) if route.body else None,
                 key=ADMIN if "admin" in route.scopes else "",
             )
             assert answer.status == 404, (route.path, ids, answer.body)

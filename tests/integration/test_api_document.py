@@ -5,7 +5,7 @@ import json
 from openapi_spec_validator import validate
 
 from gateway.web.server import ROUTES
-from tests.support.api import DOCUMENT, Api, example
+from tests.support.api import DOCUMENT, Api, example_body
 
 
 def test_document_is_valid_openapi_3_1() -> None:
@@ -51,4 +51,4 @@ def test_every_body_has_a_valid_example() -> None:
     """Every request body has an example that its model accepts."""
     for route in ROUTES:
         if route.body is not None:
-            route.body.model_validate_json(json.dumps(example(route)))
+            route.body.model_validate_json(json.dumps(example_body(route)))

@@ -8,7 +8,7 @@ import pytest
 
 from gateway.sim import Vendor
 from gateway.web.server import ROUTES
-from tests.support.api import ADMIN, Api, example
+from tests.support.api import ADMIN, Api, example_body
 from tests.support.gateway_parts import APP_ORIGIN
 
 CONTENT = {"title": "Storm", "body": "Stay inside", "url": "/storm"}
@@ -158,7 +158,7 @@ async def test_message_too_large_for_push_is_refused(api: Api) -> None:
 async def test_same_idempotency_key_works_once(api: Api, path: str) -> None:
     """Concurrent requests with one idempotency key do the work once and share one response."""
     [route] = [route for route in ROUTES if (route.method, route.path) == ("POST", path)]
-    body = api.device() if path == "/v1/devices" else example(route)
+    body = api.device() if path == "/v1/devices" else example_body(route)
     before = await api.rows()
     key = ADMIN if path == "/v1/applications" else ""
     headers = {"Idempotency-Key": "order-66"}

@@ -20,7 +20,7 @@ import pytest
 from gateway.records.postgres import notifier
 from gateway.records.postgres.schema import metadata
 from gateway.web.server import ROUTES, build
-from tests.support.api import ADMIN, DOCUMENT, Api, ApiResponse, example, fill_path
+from tests.support.api import ADMIN, DOCUMENT, Api, ApiResponse, example_body, fill_path
 from tests.support.gateway_parts import APP_ORIGIN, TIMEOUT_S
 
 MARK = "rosebud"
@@ -298,7 +298,7 @@ async def request(api: Api, name: str, path: str, key: str | None) -> ApiRespons
 
 def _example(name: str) -> Any:
     route = next(route for route in ROUTES if f"{route.method} {route.path}" == name)
-    return None if route.body is None else example(route)
+    return None if route.body is None else example_body(route)
 
 
 def reveals(response: ApiResponse, request_text: str, first: Tenant) -> list[str]:

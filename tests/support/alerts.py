@@ -7,16 +7,16 @@ from pathlib import Path
 FILES = Path(__file__).parents[1] / "data" / "alerts"
 CAP, GEOJSON = "application/cap+xml", "application/geo+json"
 
-_MOMENT = re.compile(rb"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(?:\.\d+)?(?:[+-]\d\d:\d\d|Z)")
-_SENT = re.compile(rb'(?:<(?:\w+:)?sent>|"sent":\s*")\s*(' + _MOMENT.pattern + rb")")
+_TIMESTAMP = re.compile(rb"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(?:\.\d+)?(?:[+-]\d\d:\d\d|Z)")
+_SENT = re.compile(rb'(?:<(?:\w+:)?sent>|"sent":\s*")\s*(' + _TIMESTAMP.pattern + rb")")
 
 
-def list_names() -> list[str]:
+def list_files() -> list[str]:
     """Return the names of all files."""
     return sorted(str(path.relative_to(FILES)) for path in FILES.rglob("*") if path.suffix in (".xml", ".json"))
 
 
-def kind_of(name: str) -> str:
+def media_type(name: str) -> str:
     """Return the media type of a file."""
     return CAP if name.endswith(".xml") else GEOJSON
 
@@ -27,14 +27,17 @@ def read(name: str) -> bytes:
 
 
 def move_to_now(name: str, *, age: timedelta = timedelta(minutes=1), like: str | None = None) -> bytes:
-    """Return the file with its times moved so that its newest alert (or the newest of `like`) was sent `age` ago."""
-    sent = [datetime.fromisoformat(time.decode()) for time in _SENT.findall(read(like or name))]
-    if not sent:
+    """Return the file with all its times moved by one offset, so that its newest alert was sent `age` ago.
+
+    With `like`, the offset is that of the file `like`, so that the times of both files keep their distance.
+    """
+    sent_times = [datetime.fromisoformat(time.decode()) for time in _SENT.findall(read(like or name))]
+    if not sent_times:
         return read(name)
-    offset = datetime.now(UTC) - age - max(sent)
+    offset = datetime.now(UTC) - age - max(sent_times)
 
     def move(match: re.Match[bytes]) -> bytes:
-        moment = datetime.fromisoformat(match[0].decode()) + offset
-        return moment.isoformat(timespec="seconds").encode()
+        moved_time = datetime.fromisoformat(match[0].decode()) + offset
+        return moved_time.isoformat(timespec="seconds").encode()
 
-    return _MOMENT.sub(move, read(name))
+    return _TIMESTAMP.sub(move, read(name))

@@ -21,8 +21,8 @@ from tests.support.gateway_parts import APP_ORIGIN, Parts
 ADMIN = "an admin token for tests, of 32 characters"
 DOCUMENT = openapi.document(ROUTES)
 
-# The ids in paths, and their prefixes.
-KINDS = {
+# The prefix of each id that occurs in a path.
+ID_PREFIXES = {
     "application_id": "app",
     "key_id": "key",
     "device_id": "dev",
@@ -39,14 +39,14 @@ KINDS = {
 
 
 def fill_path(path: str, **parameters: str) -> str:
-    """Return the path with its parameters filled in; ids that are not given exist nowhere."""
-    unknown_ids = {name: f"{kind}_{'0' * 32}" for name, kind in KINDS.items()}
+    """Return the path with its parameters filled in; an id that is not given belongs to no resource."""
+    unknown_ids = {name: f"{prefix}_{'0' * 32}" for name, prefix in ID_PREFIXES.items()}
     placeholders = {"delivery_id": f"dlv_{'0' * 64}", "topic": "weather", "user_id": "u-1"}
     return path.format(**(unknown_ids | placeholders | parameters))
 
 
-def example(route: Route) -> Any:
-    """Return the example body of a route from the document."""
+def example_body(route: Route) -> Any:
+    """Return the example of a route's request body from the OpenAPI document."""
     assert route.body is not None
     extra: Any = route.body.model_config.get("json_schema_extra")
     assert extra, f"{route.path} has no example"
@@ -68,7 +68,7 @@ class ApiResponse:
 
 
 class Api:
-    """A client of the HTTP API; it has the keys of the application of `parts`."""
+    """A client of the HTTP API with the keys of the application of `parts`."""
 
     def __init__(self, parts: Parts, http: aiohttp.ClientSession, state: WebState, origin: str) -> None:
         self.parts = parts
@@ -89,25 +89,28 @@ class Api:
         origin: str | None = None,
         headers: Mapping[str, str] | None = None,
     ) -> ApiResponse:
-        """Send a request, by default with the secret key; `key=None` sends no credential."""
-        sent = dict(headers or {})
+        """Send a request, by default with the secret key, and check the response against the OpenAPI document.
+
+        `key=None` sends no credential; `raw` is a body that is sent as it is.
+        """
+        all_headers = dict(headers or {})
         if key is not None:
-            sent["Authorization"] = f"Bearer {key or self.secret}"
+            all_headers["Authorization"] = f"Bearer {key or self.secret}"
         if origin is not None:
-            sent["Origin"] = origin
+            all_headers["Origin"] = origin
         if body is not None:
             raw = json.dumps(body).encode()
         if raw is not None:
-            sent.setdefault("Content-Type", "application/json")
-        async with self.http.request(method, path, data=raw, headers=sent) as answer:
+            all_headers.setdefault("Content-Type", "application/json")
+        async with self.http.request(method, path, data=raw, headers=all_headers) as answer:
             text = await answer.text()
-            kind = answer.content_type
+            media_type = answer.content_type
             response = ApiResponse(
                 answer.status,
-                json.loads(text) if "json" in kind and text and "ndjson" not in kind else text,
+                json.loads(text) if "json" in media_type and text and "ndjson" not in media_type else text,
                 answer.headers,
             )
-        check_against_document(method, path, response, kind)
+        check_against_document(method, path, response, media_type)
         return response
 
     async def call_ok(self, method: str, path: str, body: Any = None, **more: Any) -> Any:
@@ -156,7 +159,7 @@ class Api:
         return {table: await self.parts.scalar(f"SELECT count(*) FROM {table}") for table in tables}  # noqa: S608
 
 
-def check_against_document(method: str, path: str, response: ApiResponse, kind: str) -> None:
+def check_against_document(method: str, path: str, response: ApiResponse, media_type: str) -> None:
     """Fail when the OpenAPI document does not describe the response."""
     template = path_template(path)
     if template is None or response.status in (304, 405) or method == "OPTIONS":
@@ -164,25 +167,27 @@ def check_against_document(method: str, path: str, response: ApiResponse, kind: 
     operation = DOCUMENT["paths"][template].get(method.lower())
     if operation is None:
         return
-    described = operation["responses"].get(str(response.status))
-    assert described is not None, (
-        f"{method} {template} answered {response.status}, which is not described: {response.body}"
+    description = operation["responses"].get(str(response.status))
+    assert description is not None, (
+        f"the document lacks the status {response.status} of {method} {template}: {response.body}"
     )
-    content = described.get("content")
+    content = description.get("content")
     if content is None:
-        assert response.body == "", f"{method} {template} answered {response.status} with a body that is not described"
+        assert response.body == "", f"the document has no body for the status {response.status} of {method} {template}"
         return
-    assert kind in content, f"{method} {template} answered {response.status} with {kind}, described are {list(content)}"
-    if "json" in kind and "ndjson" not in kind:
-        schema = {**content[kind]["schema"], "components": DOCUMENT["components"]}
+    assert media_type in content, (
+        f"{method} {template} returned {response.status} as {media_type}; the document has {list(content)}"
+    )
+    if "json" in media_type and "ndjson" not in media_type:
+        schema = {**content[media_type]["schema"], "components": DOCUMENT["components"]}
         Draft202012Validator(schema).validate(response.body)
 
 
 def path_template(path: str) -> str | None:
     """Return the document's template of a path, or None."""
-    bare = path.partition("?")[0]
+    path_without_query = path.partition("?")[0]
     for template in sorted(DOCUMENT["paths"], key=lambda path: path.count("{")):
-        if re.fullmatch(re.sub(r"{\w+}", "[^/]+", template), bare):
+        if re.fullmatch(re.sub(r"{\w+}", "[^/]+", template), path_without_query):
             return str(template)
     return None
 

@@ -39,7 +39,7 @@ def environment(settings: Mapping[str, str]) -> dict[str, str]:
 
 
 async def command(*arguments: str, **settings: str) -> CommandResult:
-    """Run `gateway` until it ends, in a directory other than the checkout."""
+    """Run a `gateway` command to its end, in a directory other than the checkout."""
     process = await asyncio.create_subprocess_exec(
         *(sys.executable, "-m", "gateway", *arguments),
         cwd="/",
@@ -61,6 +61,7 @@ class BackgroundCommand:
         self.output = ""
 
     async def wait_for_output(self, text: str) -> None:
+        """Read stderr until it contains the text."""
         assert self.process.stderr is not None
         async with asyncio.timeout(TIMEOUT_S):
             while text not in self.output:
@@ -68,10 +69,10 @@ class BackgroundCommand:
                 assert line, f"the process ended before {text!r} appeared: {self.output}"
                 self.output += line.decode()
 
-    async def stop(self, number: signal.Signals = signal.SIGTERM) -> int:
+    async def stop(self, signal_: signal.Signals = signal.SIGTERM) -> int:
         """Send a signal, wait for the end and return the exit code."""
         if self.process.returncode is None:
-            self.process.send_signal(number)
+            self.process.send_signal(signal_)
         async with asyncio.timeout(TIMEOUT_S):
             _, err = await self.process.communicate()
         self.output += (err or b"").decode()
@@ -81,7 +82,7 @@ class BackgroundCommand:
 
 @asynccontextmanager
 async def run_in_background(*arguments: str, **settings: str) -> AsyncIterator[BackgroundCommand]:
-    """Run `gateway` until the block ends."""
+    """Run a `gateway` command in the background until the context ends."""
     process = await asyncio.create_subprocess_exec(
         *(sys.executable, "-m", "gateway", *arguments),
         cwd="/",
@@ -90,59 +91,61 @@ async def run_in_background(*arguments: str, **settings: str) -> AsyncIterator[B
         stderr=asyncio.subprocess.PIPE,
         limit=1 << 20,
     )
-    started = BackgroundCommand(process)
+    running = BackgroundCommand(process)
     try:
-        yield started
+        yield running
     finally:
         if process.returncode is None:
-            await started.stop(signal.SIGTERM)
-        guard.record(started.output)
+            await running.stop(signal.SIGTERM)
+        guard.record(running.output)
 
 
 class TerminalCommand(BackgroundCommand):
-    """A process that runs on a terminal."""
+    """A process whose input and output are a terminal; `screen` is what it writes."""
 
     def __init__(self, process: asyncio.subprocess.Process, screen: asyncio.StreamReader) -> None:
         super().__init__(process)
         self._screen = screen
 
     async def wait_for_output(self, text: str, times: int = 1) -> None:
+        """Read the screen until it contains the text `times` times."""
         async with asyncio.timeout(TIMEOUT_S):
             while self.output.count(text) < times:
-                read = await self._screen.read(4096)
-                assert read, f"the process ended before {text!r} appeared: {self.output}"
-                self.output += read.decode()
+                octets = await self._screen.read(4096)
+                assert octets, f"the process ended before {text!r} appeared: {self.output}"
+                self.output += octets.decode()
 
 
 @asynccontextmanager
 async def run_on_terminal(*arguments: str, **settings: str) -> AsyncIterator[TerminalCommand]:
-    """Run `gateway` on a terminal until the block ends."""
+    """Run a `gateway` command on a terminal until the context ends."""
     master_fd, terminal_fd = os.openpty()
-    colours = {"TERM": "xterm", "COLUMNS": "200"}
+    terminal_settings = {"TERM": "xterm", "COLUMNS": "200"}
     process = await asyncio.create_subprocess_exec(
         *(sys.executable, "-m", "gateway", *arguments),
         cwd="/",
-        env={name: value for name, value in environment(colours | settings).items() if name != "NO_COLOR"},
+        env={name: value for name, value in environment(terminal_settings | settings).items() if name != "NO_COLOR"},
         stdin=terminal_fd,
         stdout=terminal_fd,
         stderr=terminal_fd,
     )
     os.close(terminal_fd)
     screen = asyncio.StreamReader()
-    reading, _ = await asyncio.get_running_loop().connect_read_pipe(
+    read_transport, _ = await asyncio.get_running_loop().connect_read_pipe(
         lambda: asyncio.StreamReaderProtocol(screen), os.fdopen(master_fd, "rb", 0)
     )
-    started = TerminalCommand(process, screen)
+    running = TerminalCommand(process, screen)
     try:
-        yield started
+        yield running
     finally:
         if process.returncode is None:
-            await started.stop(signal.SIGTERM)
-        reading.close()
-        guard.record(started.output)
+            await running.stop(signal.SIGTERM)
+        read_transport.close()
+        guard.record(running.output)
 
 
 async def get_json(base: str, path: str, key: str | None = None) -> Any:
+    """Send a GET request and return the parsed JSON body."""
     headers = {} if key is None else {"Authorization": f"Bearer {key}"}
     async with aiohttp.ClientSession() as http, http.get(base + path, headers=headers) as answer:
         return await answer.json()
@@ -150,16 +153,18 @@ async def get_json(base: str, path: str, key: str | None = None) -> Any:
 
 def free_ports(count: int) -> int:
     """Return the first of `count` consecutive free ports; parallel test processes use separate ranges."""
-    lowest = 20_000 + 1_000 * (int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw")) % 12)
+    # Each process of pytest-xdist has its own 1,000 ports.
+    worker_number = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw"))
+    lowest = 20_000 + 1_000 * (worker_number % 12)
     for first in range(lowest, lowest + 1_000, 20):
         sockets = [socket.socket() for _ in range(count)]
         try:
-            for offset, probe in enumerate(sockets):
-                probe.bind(("127.0.0.1", first + offset))
+            for offset, socket_ in enumerate(sockets):
+                socket_.bind(("127.0.0.1", first + offset))
         except OSError:
             continue
         finally:
-            for probe in sockets:
-                probe.close()
+            for socket_ in sockets:
+                socket_.close()
         return first
     raise AssertionError("no free ports")

@@ -1,6 +1,6 @@
 """The documents of the repository, their fenced blocks and their inline code.
 
-Tests that run the blocks of a language take them all from here, so that a block is run in whichever document it stands.
+Tests that run the code blocks of a language get them from `fences`, so that no document is left out.
 """
 
 from pathlib import Path

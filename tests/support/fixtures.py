@@ -1,7 +1,7 @@
 """Fixtures of the tests that run the gateway; a folder's conftest.py imports the ones that its tests use.
 
-They are not defined in tests/conftest.py because unit tests need none of them, and the import of the whole gateway
-would slow down every run of a single unit test.
+They are not defined in tests/conftest.py because unit tests do not use them, and importing the gateway would slow
+down every run of a single unit test.
 """
 
 from collections.abc import AsyncIterator, Iterator
@@ -18,13 +18,13 @@ from tests.support.gateway_parts import Parts, gateway
 
 @pytest.fixture
 def pool_size() -> int:
-    """The connections that the gateway of `parts` may open; a module with more concurrency overrides this fixture."""
+    """The size of the connection pool of `parts`; a module with more concurrency overrides this fixture."""
     return 10
 
 
 @pytest.fixture
 async def parts(database_url: str, pool_size: int) -> AsyncIterator[Parts]:
-    """A gateway with one application on the test's own database; no worker and no server run."""
+    """A gateway with one application on the test's own database, without a running worker or server."""
     async with gateway(database_url, pool_size=pool_size) as parts:
         yield parts
 
@@ -58,7 +58,7 @@ def today() -> date:
 
 @pytest.fixture
 def own_clock() -> Iterator[None]:
-    """Forget the clock offset before and after the test."""
+    """Reset the gateway's clock offset before and after the test."""
     clock.reset()
     yield
     clock.reset()
@@ -66,6 +66,6 @@ def own_clock() -> Iterator[None]:
 
 @pytest.fixture
 def short_retry_delays(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Retry delays in fractions of a second."""
+    """Shorten retry delays to fractions of a second."""
     monkeypatch.setattr(retry, "FIRST_DELAY", timedelta(milliseconds=50))
     monkeypatch.setattr(retry, "RETRY_GRID", timedelta(milliseconds=20))

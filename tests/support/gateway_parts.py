@@ -6,7 +6,7 @@
             sent = await parts.submit()
             await parts.wait_until_done(sent.id)
 
-Everything is real except the push services. Tests wait for notifications of the delivery log, not for a duration.
+Everything is real except the push services. Tests wait until the delivery log signals new rows, not for a duration.
 """
 
 import asyncio
@@ -53,7 +53,7 @@ TIMEOUT_S = 45.0
 
 @dataclass(slots=True)
 class Parts:
-    """A gateway with one application; `context` and `client` are those of its workers."""
+    """A gateway with one application; its workers use `context` and `client`."""
 
     url: str
     context: Context
@@ -128,7 +128,7 @@ class Parts:
                     await waiter.wait(1.0)
 
     async def list_deliveries(self, id_: UUID) -> dict[UUID, Row[Any]]:
-        """Return the notification's deliveries by device; fail when a device has two."""
+        """Return the notification's deliveries by device; fail when a device has two deliveries."""
         async with self.engine.connect() as conn:
             query = select(deliveries).where(deliveries.c.notification_id == id_)
             rows = (await conn.execute(query)).all()
@@ -137,7 +137,7 @@ class Parts:
         return by_device
 
     async def list_attempts(self, id_: UUID, device_id: UUID) -> Sequence[Row[Any]]:
-        """Return the attempts that were retried, in order."""
+        """Return the logged attempts, which are those that were retried, in order."""
         a = attempts.c
         query = select(attempts).where(a.notification_id == id_, a.device_id == device_id).order_by(a.number)
         async with self.engine.connect() as conn:
@@ -147,9 +147,10 @@ class Parts:
         async with self.engine.connect() as conn:
             query = select(devices_table.c.status).where(devices_table.c.id == device_id)
             status: str = (await conn.execute(query)).scalar_one()
-            return status
+        return status
 
     async def scalar(self, sql: str, **values: Any) -> Any:
+        """Return the first column of the first row of a query, or None without rows."""
         async with self.engine.connect() as conn:
             return (await conn.execute(text(sql), values)).scalar()
 
@@ -172,7 +173,7 @@ class Parts:
 
 
 def quick_config(**fields: Any) -> WorkerConfig:
-    """Return a configuration with short drain and lease times."""
+    """Return a worker configuration with a short drain and a short lease."""
     return WorkerConfig(**{"drain": timedelta(seconds=0.2), "lease": timedelta(seconds=10), **fields})
 
 
@@ -180,7 +181,7 @@ def quick_config(**fields: Any) -> WorkerConfig:
 async def gateway(
     database_url: str, *, pool_size: int = 10, sim: Sim | None = None, hosts: Sequence[str] = ()
 ) -> AsyncIterator[Parts]:
-    """Assemble a gateway on a migrated database, with no worker running.
+    """Assemble a gateway on a migrated database, without a running worker.
 
     Args:
         database_url: a database without applications.

@@ -1,8 +1,8 @@
-"""Hostile URLs, by what is wrong with them."""
+"""Hostile URLs, each under a name for its fault."""
 
 VENDOR = "fcm.googleapis.com"
 
-# URLs that every field refuses.
+# URLs that every URL field of the API refuses.
 INVALID_URLS = {
     # Not https, or not a URL.
     "nothing": "",
@@ -26,30 +26,30 @@ INVALID_URLS = {
     "no host but a query": "https://?x",
     # IPv4 in the notations that some parsers accept.
     "loopback": "https://127.0.0.1/x",
-    "the whole of loopback": "https://127.8.9.10/x",
+    "another loopback address": "https://127.8.9.10/x",
     "decimal": "https://2130706433/x",
     "octal": "https://0177.0.0.1/x",
-    "octal in one": "https://017700000001/x",
+    "octal in one number": "https://017700000001/x",
     "hexadecimal": "https://0x7f.0x0.0x0.0x1/x",
-    "hexadecimal in one": "https://0x7f000001/x",
-    "mixed": "https://0x7f.1/x",
-    "short": "https://127.1/x",
-    "shorter": "https://0/x",
+    "hexadecimal in one number": "https://0x7f000001/x",
+    "hexadecimal and decimal": "https://0x7f.1/x",
+    "two parts": "https://127.1/x",
+    "one part": "https://0/x",
     "leading zeros": "https://127.000.000.001/x",
     "five parts": "https://127.0.0.1.1/x",
     "too large a part": "https://256.0.0.1/x",
-    "overflowing": "https://4294967297/x",
+    "2**32 + 1": "https://4294967297/x",
     "every interface": "https://0.0.0.0/x",
     "private 10": "https://10.0.0.1/x",
     "private 172": "https://172.31.255.255/x",
     "private 192": "https://192.168.1.1/x",
-    "carrier": "https://100.64.0.1/x",
+    "carrier-grade NAT": "https://100.64.0.1/x",
     "link-local": "https://169.254.1.1/x",
     "cloud metadata": "https://169.254.169.254/latest/meta-data/",
     "cloud metadata in decimal": "https://2852039166/latest/meta-data/",
     "benchmarks": "https://198.18.0.1/x",
     "another cloud's metadata": "https://192.0.0.192/x",
-    "a cloud's own services": "https://168.63.129.16/x",
+    "a cloud's platform services": "https://168.63.129.16/x",
     "6to4 relay": "https://192.88.99.1/x",
     "newer IPv6 documentation": "https://[3fff::1]/x",
     "NAT64 of a metadata address": "https://[64:ff9b::c000:c0]/x",
@@ -76,12 +76,12 @@ INVALID_URLS = {
     "IPv4-translated": "https://[::ffff:0:127.0.0.1]/x",
     "NAT64 of loopback": "https://[64:ff9b::7f00:1]/x",
     "NAT64 of a public address": "https://[64:ff9b::808:808]/x",
-    "NAT64 of one's own": "https://[64:ff9b:1::a00:1]/x",
+    "local-use NAT64": "https://[64:ff9b:1::a00:1]/x",
     "6to4 of a private address": "https://[2002:a00:1::1]/x",
     "6to4 of a public address": "https://[2002:808:808::1]/x",
     "Teredo": "https://[2001:0:4136:e378:8000:63bf:3fff:fdd2]/x",
     "IPv6 without brackets": "https://::1/x",
-    "a bracket too few": "https://[::1/x",
+    "IPv6 without the closing bracket": "https://[::1/x",
     "IPv4 in brackets": "https://[127.0.0.1]/x",
     "IPvFuture": "https://[v1.fe80::a]/x",
     # User information, fragments, ports.
@@ -113,8 +113,8 @@ INVALID_URLS = {
     "localhost in capitals": "https://LOCALHOST/x",
     "one label": "https://postgres/x",
     "mDNS": "https://printer.local/x",
-    "of an intranet": "https://metadata.google.internal/x",
-    "of a home": "https://router.home.arpa/x",
+    "intranet name": "https://metadata.google.internal/x",
+    "home network name": "https://router.home.arpa/x",
     "trailing dot": f"https://{VENDOR}./x",
     "two trailing dots": f"https://{VENDOR}../x",
     "leading dot": f"https://.{VENDOR}/x",
@@ -130,7 +130,7 @@ INVALID_URLS = {
     "comma": f"https://{VENDOR},evil.example/x",
     "semicolon": f"https://{VENDOR};evil.example/x",
     "ampersand": f"https://{VENDOR}&evil.example/x",
-    # Other alphabets, which IDNA maps or shows as these.
+    # Characters that IDNA maps to ASCII or that look like ASCII.
     "ideographic full stop": "https://fcm。googleapis。com/x",
     "full-width letter": "https://ｆcm.googleapis.com/x",
     "full-width digits": "https://１２７.０.０.１/x",
@@ -141,7 +141,7 @@ INVALID_URLS = {
     "zero width space": "https://fcm.google\u200bapis.com/x",
     "right-to-left override": f"https://\u202e{VENDOR}/x",
     "accented path": f"https://{VENDOR}/ü",
-    # Characters that parsers skip, or take for others.
+    # Characters that parsers skip or replace.
     "backslash before an at sign": f"https://{VENDOR}\\@127.0.0.1/x",
     "backslash in the name": "https://127.0.0.1\\.push.apple.com/x",
     "backslashes for slashes": f"https:\\\\{VENDOR}\\x",
@@ -149,7 +149,7 @@ INVALID_URLS = {
     "tab in the scheme": f"ht\ttps://{VENDOR}/x",
     "newline in the name": "https://127.0.0.1\n.push.apple.com/x",
     "newline at the end": f"https://{VENDOR}/x\n",
-    "a header in the path": f"https://{VENDOR}/x HTTP/1.1\r\nHost: evil.example\r\n\r\n",
+    "header injection in the path": f"https://{VENDOR}/x HTTP/1.1\r\nHost: evil.example\r\n\r\n",
     "space before": f" https://{VENDOR}/x",
     "space after": f"https://{VENDOR}/x ",
     "space within": f"https://{VENDOR}/a b",
@@ -163,10 +163,10 @@ INVALID_URLS = {
     "zero octet": f"https://{VENDOR}/\x00",
     "zero octet in the name": f"https://{VENDOR}\x00.evil.example/x",
     "half a surrogate pair": f"https://{VENDOR}/\ud800",
-    "very long": f"https://{VENDOR}/" + "x" * 2048,
-    "very, very long": f"https://{VENDOR}/" + "x" * 100_000,
+    "2,048 characters in the path": f"https://{VENDOR}/" + "x" * 2048,
+    "100,000 characters": f"https://{VENDOR}/" + "x" * 100_000,
 }
-# Public URLs that are not of a push service: webhooks and feeds accept them, endpoints do not.
+# Public URLs that belong to no push service: webhooks and feeds accept them, endpoints do not.
 OTHER_HOSTS = {
     "another host": "https://evil.example/x",
     "the vendor as a subdomain": f"https://{VENDOR}.evil.example/x",
@@ -175,13 +175,13 @@ OTHER_HOSTS = {
     "the vendor in the query": f"https://evil.example/?{VENDOR}/x",
     "below an exact host": f"https://evil.{VENDOR}/x",
     "above an exact host": "https://googleapis.com/x",
-    "a longer name": f"https://evil{VENDOR}/x",
-    "the wildcard's own name": "https://push.apple.com/x",
-    "a longer name than the wildcard's": "https://evilpush.apple.com/x",
-    "the other wildcard's own name": "https://notify.windows.com/x",
+    "a prefixed vendor name": f"https://evil{VENDOR}/x",
+    "the domain of a wildcard": "https://push.apple.com/x",
+    "a suffix of a wildcard's domain": "https://evilpush.apple.com/x",
+    "the domain of another wildcard": "https://notify.windows.com/x",
     "a hyphen for a dot": "https://web-push.apple.com/x",
     "a look-alike in Punycode": "https://xn--fm-nmc.googleapis.com/x",
-    "another port of the web": f"https://{VENDOR}:8443/x",
+    "port 8443": f"https://{VENDOR}:8443/x",
     "a public address": "https://8.8.8.8/x",
     "a public IPv6 address": "https://[2606:4700:4700::1111]/x",
     "an underscore": "https://a_b.push.apple.com/x",

@@ -23,7 +23,7 @@ from gateway.push.vapid import VapidKey
 from gateway.service.access.secrets import Keyring
 from gateway.service.notifications.rendering import NotificationRenderer
 
-# Keys, tokens and the last path segment of endpoints have these forms. Ids have them too, but are never learned.
+# The forms of keys, tokens and the last path segment of endpoints. Ids match as well, but are never learned.
 TOKEN_PATTERNS = (re.compile(r"[A-Za-z0-9_-]{16,}"), re.compile(r"[A-Za-z0-9+/]{20,}"))
 # Forms of secrets that another process created, which the guard cannot learn.
 SECRET_PATTERNS = (
@@ -63,6 +63,7 @@ class Guard:
         """Learn the title and body of a notification payload."""
         notification = json.loads(payload)["notification"]
         texts = (notification.get("title"), notification.get("body"))
+
         self._messages.update(text for text in texts if isinstance(text, str) and len(text) >= MIN_MESSAGE_LENGTH)
 
     def record(self, text: str) -> None:
@@ -114,7 +115,7 @@ def install_handler() -> None:
     other_handlers = [handler for handler in logging.getLogger().handlers if not isinstance(handler, _GuardHandler)]
     log.configure("info", "json")
     logging.captureWarnings(capture=False)  # pytest captures warnings itself
-    logging.getLogger("aiohttp.access").setLevel(logging.WARNING)  # only the tests' own receivers write this log
+    logging.getLogger("aiohttp.access").setLevel(logging.WARNING)  # written by the HTTP servers of tests only
     [configured] = logging.getLogger().handlers
     handler = _GuardHandler()
     handler.setFormatter(configured.formatter)
@@ -123,16 +124,16 @@ def install_handler() -> None:
 
 @contextmanager
 def without_masking() -> Iterator[None]:
-    """Write events without masking until the context ends."""
+    """Write log lines with unmasked secrets until the context ends."""
     [handler] = [handler for handler in logging.getLogger().handlers if isinstance(handler, _GuardHandler)]
-    masking = handler.formatter
+    masking_formatter = handler.formatter
     renderer = structlog.processors.JSONRenderer(default=str)
     processors = [structlog.stdlib.ProcessorFormatter.remove_processors_meta, renderer]
     handler.setFormatter(structlog.stdlib.ProcessorFormatter(processors=processors))
     try:
         yield
     finally:
-        handler.setFormatter(masking)
+        handler.setFormatter(masking_formatter)
 
 
 @contextmanager

@@ -1,4 +1,4 @@
-"""Run NATS servers on loopback, alone or as a cluster, that a test can kill."""
+"""Run NATS servers on loopback, one or a cluster; a test can stop, kill and reconfigure each server."""
 
 import asyncio
 import signal
@@ -17,7 +17,7 @@ START_S = 30.0
 
 
 class Node:
-    """One NATS server."""
+    """One NATS server; `routes` are the cluster ports of all servers."""
 
     def __init__(self, number: int, port: int, routes: list[int], directory: Path, settings: str = "") -> None:
         self.number = number
@@ -33,7 +33,7 @@ class Node:
         self._process: asyncio.subprocess.Process | None = None
 
     def _write(self, settings: str) -> None:
-        # A server whose name is given on the command line ignores the settings file.
+        # The name is in the file, because a server with a name on the command line ignores the file.
         self._settings.write_text(f"server_name: n{self.number}\n{settings}")
 
     async def start(self) -> None:
@@ -81,12 +81,12 @@ async def start_nodes(
 
     Args:
         count: the number of servers; more than one form a cluster.
-        directory: for their data, logs and settings.
+        directory: parent of the servers' data, logs and settings files.
         settings: lines of the configuration file.
         account: user and password of the readiness check; None skips the check.
     """
-    with _free_ports(2 * count) as ports:
-        pass
+    with _reserve_ports(2 * count) as ports:
+        pass  # the context releases the ports for the servers
     servers = [
         Node(number, ports[number], ports[count:], directory / f"n{number}", settings) for number in range(count)
     ]
@@ -108,7 +108,7 @@ async def _wait_until_ready(servers: list[Node], account: str | None) -> None:
             return
         credentials = {"user": user, "password": password} if account else {}
         async with await nats.connect([node.url for node in servers], **credentials) as client:
-            while not await _replicates(client, len(servers)):  # noqa: ASYNC110 - nor does the cluster
+            while not await _replicates(client, len(servers)):  # noqa: ASYNC110 - the cluster signals no readiness
                 await asyncio.sleep(0.1)
 
 
@@ -124,7 +124,7 @@ async def _replicates(client: Client, count: int) -> bool:
 
 
 @contextmanager
-def _free_ports(count: int) -> Iterator[list[int]]:
+def _reserve_ports(count: int) -> Iterator[list[int]]:
     sockets = [socket.create_server(("127.0.0.1", 0)) for _ in range(count)]
     try:
         yield [sock.getsockname()[1] for sock in sockets]

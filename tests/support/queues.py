@@ -1,4 +1,4 @@
-"""The queue engines of the contract suite, with the operations that tests need besides those of the Queue protocol.
+"""The queue engines under test, each with a Queue and the operations that tests need to fill and inspect it.
 
 A new engine is a class with these operations and an entry in `ENGINES`.
 """
@@ -34,7 +34,8 @@ from gateway.service.context import Context
 from gateway.worker.relay import Relay
 from tests.support.nats_server import start_nodes
 
-PULL_WAIT = timedelta(seconds=0.4)
+# How long the broker waits for the acknowledgement of a job before it delivers the job again.
+ACK_WAIT = timedelta(seconds=0.4)
 TIMEOUT_S = 30.0
 
 
@@ -43,7 +44,7 @@ class Engine(Protocol):
 
     queue: Queue
     faults: tuple[type[Exception], ...]
-    """The exceptions of `settle` when its rows cannot be written."""
+    """The exceptions that `settle` raises when its rows cannot be written."""
 
     async def put(
         self,
@@ -53,19 +54,22 @@ class Engine(Protocol):
         due_at: datetime | None = None,
         job_size: int | None = None,
     ) -> UUID:
-        """Add a notification with send jobs of up to `job_size` devices, due now unless `due_at` is given."""
+        """Add a notification to these devices and its send jobs, and return the notification's id.
+
+        A job has up to `job_size` devices, by default all of them, and is due now unless `due_at` is given.
+        """
         ...
 
     async def insert_delivery_row(self, notification_id: UUID, device_id: UUID) -> None:
-        """Insert a row of the delivery log that no worker wrote."""
+        """Insert a delivery that no worker has sent into the delivery log."""
         ...
 
     async def list_outcomes(self, notification_id: UUID) -> dict[UUID, str]:
-        """Return the outcome of each device; fail when a device has two."""
+        """Return the outcome of each device; fail when a device has two outcomes."""
         ...
 
     async def list_attempts(self, notification_id: UUID) -> list[tuple[UUID, int]]:
-        """Return (device, number) of every attempt that is retried."""
+        """Return (device, number) of every attempt that will be retried."""
         ...
 
     async def progress(self, notification_id: UUID) -> tuple[Status, Progress]: ...
@@ -76,8 +80,8 @@ class PostgresEngine:
 
     def __init__(self, url: str, notifier_: notifier.Notifier) -> None:
         self.database = open_engine(url, pool_size=20)
-        self._notifier = notifier_
-        self._application_id = ids.new_id()
+        self.notifier = notifier_
+        self.application_id = ids.new_id()
         self.queue: Queue = PostgresQueue(self.database, notifier_)
 
     @classmethod
@@ -88,7 +92,7 @@ class PostgresEngine:
         async with database_notifier.running():
             async with engine.database.begin() as conn:
                 await partitions.create_partitions(conn, datetime.now(UTC).date(), 2)
-                values = {"id": engine._application_id, "name": "Weather", "subject": "mailto:ops@example.org"}
+                values = {"id": engine.application_id, "name": "Weather", "subject": "mailto:ops@example.org"}
                 await conn.execute(insert(applications).values(**values))
             try:
                 yield engine
@@ -108,7 +112,7 @@ class PostgresEngine:
         notification = self._notification(lane, now)
         rows = [
             {
-                "application_id": self._application_id,
+                "application_id": self.application_id,
                 "notification_id": notification.id,
                 "lane": lane,
                 "day": now.date(),
@@ -125,7 +129,7 @@ class PostgresEngine:
         return notification.id
 
     async def accept(self, lane: Lane) -> UUID:
-        """Add a notification to everyone that has not been planned."""
+        """Add a notification to everyone with its plan job, which no worker has executed."""
         notification = self._notification(lane, datetime.now(UTC))
         async with self.database.begin() as conn:
             await notifications.add(conn, [notification])
@@ -138,7 +142,7 @@ class PostgresEngine:
             "day": now.date(),
             "notification_id": notification_id,
             "device_id": device_id,
-            "application_id": self._application_id,
+            "application_id": self.application_id,
             "position": 0,
             "host": "push.example.net",
             "outcome": "gone",
@@ -162,7 +166,7 @@ class PostgresEngine:
 
     async def progress(self, notification_id: UUID) -> tuple[Status, Progress]:
         async with self.database.connect() as conn:
-            row = await notifications.get(conn, self._application_id, notification_id)
+            row = await notifications.get(conn, self.application_id, notification_id)
         assert row is not None
         return row[0].status, row[1]
 
@@ -173,7 +177,7 @@ class PostgresEngine:
     def _notification(self, lane: Lane, now: datetime) -> Notification:
         return Notification(
             id=ids.new_id(),
-            application_id=self._application_id,
+            application_id=self.application_id,
             kind=Kind.DIRECT,
             name=None,
             status=Status.SCHEDULED,
@@ -188,7 +192,7 @@ class PostgresEngine:
 
 
 class NatsEngine(PostgresEngine):
-    """A broker, with a relay between it and the database."""
+    """A NATS broker, and a relay that moves jobs and results between the broker and the database."""
 
     faults = (ValueError,)
     broker: Broker
@@ -196,36 +200,40 @@ class NatsEngine(PostgresEngine):
     @classmethod
     @asynccontextmanager
     async def open(cls, url: str, settings: str = "") -> AsyncIterator["NatsEngine"]:
-        """`settings` are the server's."""
+        """Start a NATS server with these settings, and a relay."""
         async with AsyncExitStack() as stack:
             directory = Path(stack.enter_context(TemporaryDirectory(prefix="nats-")))
             [node] = await stack.enter_async_context(start_nodes(1, directory, settings))
             engine = cast("NatsEngine", await stack.enter_async_context(super().open(url)))
-            broker = await stack.enter_async_context(Broker.connect([node.url], ack_wait=PULL_WAIT))
+            broker = await stack.enter_async_context(Broker.connect([node.url], ack_wait=ACK_WAIT))
             await broker.prepare()
             context = Context(engine.database, Keyring(bytes(32)), EndpointPolicy())
             stop = asyncio.Event()
-            relay = Relay(context, broker, engine._notifier, lease=timedelta(seconds=5), max_published=1000)
-            running = asyncio.create_task(relay.run(stop))
+            relay = Relay(context, broker, engine.notifier, lease=timedelta(seconds=5), max_published=1000)
+            relay_task = asyncio.create_task(relay.run(stop))
             engine.broker = broker
             engine.queue = RelayedQueue(await stack.enter_async_context(NatsQueue(broker)), engine.wait_until_relayed)
             try:
                 yield engine
             finally:
                 stop.set()
-                await running
+                await relay_task
 
     async def wait_until_relayed(self) -> None:
-        """Wait until due jobs are in the broker and all results are recorded."""
-        relayed = select(func.count()).where(jobs.c.attempt > 0)
-        due = select(func.count()).where(jobs.c.run_at <= func.now())
+        """Wait until all due jobs are in the broker and all results are in the database."""
+        count_relayed = select(func.count()).where(jobs.c.attempt > 0)
+        count_due = select(func.count()).where(jobs.c.run_at <= func.now())
         async with asyncio.timeout(TIMEOUT_S):
             while True:
                 recorder = await self.broker.js.consumer_info(RESULTS_STREAM, RECORDER_CONSUMER)
-                waiting = (recorder.num_pending or 0) + (recorder.num_ack_pending or 0)
+                unrecorded = (recorder.num_pending or 0) + (recorder.num_ack_pending or 0)
                 streams = [await self.broker.js.stream_info(jobs_stream(lane)) for lane in Lane]
                 in_broker = sum(stream.state.messages for stream in streams)
-                if not waiting and await self._rows(due) == [(0,)] and await self._rows(relayed) == [(in_broker,)]:
+                if (
+                    not unrecorded
+                    and await self._rows(count_due) == [(0,)]
+                    and await self._rows(count_relayed) == [(in_broker,)]
+                ):
                     return
                 await asyncio.sleep(0.01)  # neither side signals that it is idle
 
@@ -243,7 +251,7 @@ class NatsEngine(PostgresEngine):
 
 
 class RelayedQueue:
-    """A queue that waits for the relay, so that new jobs are found without waiting."""
+    """A queue whose claims without a wait find new jobs: they wait until the relay has moved the jobs."""
 
     def __init__(self, queue: Queue, wait_until_relayed: Callable[[], Awaitable[None]]) -> None:
         self._queue = queue
@@ -285,10 +293,10 @@ def delivery_result(device: UUID, outcome: Final) -> DeliveryResult:
 
 def retry_batch(due: datetime, *devices: UUID, tries: int = 1) -> ResultBatch:
     now = datetime.now(UTC)
-    noted = [
+    retried = [
         Attempt(device, tries, now, 12, 503, "the push service has a passing fault (503)", due) for device in devices
     ]
-    return ResultBatch(attempts=noted, requeued={(due, tries): list(devices)}, retries=len(devices))
+    return ResultBatch(attempts=retried, requeued={(due, tries): list(devices)}, retries=len(devices))
 
 
 def merge_batches(*parts: ResultBatch) -> ResultBatch:

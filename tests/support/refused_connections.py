@@ -1,4 +1,4 @@
-"""A fixture that lets no connection be made."""
+"""A fixture that refuses every outgoing connection."""
 
 from typing import Any
 
@@ -8,7 +8,7 @@ import pytest
 
 @pytest.fixture
 def connections(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
-    """The addresses of all connection attempts; every attempt is refused."""
+    """Refuse every connection attempt, and return the list to which the addresses of attempts are added."""
     addresses: list[Any] = []
 
     async def refuse(addr_infos: Any, **_: Any) -> None:

@@ -49,7 +49,7 @@ class WorkerProcess:
 
 @asynccontextmanager
 async def worker_process(parts: Parts, directory: Path, **settings: object) -> AsyncIterator[WorkerProcess]:
-    """Run a worker on the database of `parts`; `settings` are settings of the gateway by name."""
+    """Run a worker on the database of `parts`; `settings` are gateway settings in lower case."""
     async with _process(parts, directory, "work", settings) as process:
         yield process
 
@@ -69,15 +69,15 @@ async def server_process(parts: Parts, directory: Path, **settings: object) -> A
     origin = f"http://127.0.0.1:{port}"
     async with _process(parts, directory, "serve", {"port": port, **settings}) as process:
         async with aiohttp.ClientSession() as http, asyncio.timeout(START_S):
-            while not await _answers(http, f"{origin}/healthz"):  # noqa: ASYNC110 - another process gives no event
+            while not await _is_healthy(http, origin):  # noqa: ASYNC110 - another process raises no event
                 await asyncio.sleep(0.05)
         yield process, origin
 
 
-async def _answers(http: aiohttp.ClientSession, url: str) -> bool:
+async def _is_healthy(http: aiohttp.ClientSession, origin: str) -> bool:
     try:
-        async with http.get(url) as answer:
-            return answer.status == 200
+        async with http.get(f"{origin}/healthz") as response:
+            return response.status == 200
     except aiohttp.ClientError:
         return False
 
@@ -98,9 +98,9 @@ async def _process(
     inherited = {name: value for name, value in os.environ.items() if not name.startswith("GATEWAY_")}
     environment = inherited | {f"GATEWAY_{name.upper()}": str(value) for name, value in values.items()}
     log = directory / f"{command}.log"
-    with log.open("ab") as written:
+    with log.open("ab") as log_file:
         process = await asyncio.create_subprocess_exec(
-            sys.executable, "-m", "gateway", command, cwd=CHECKOUT, env=environment, stdout=written, stderr=written
+            sys.executable, "-m", "gateway", command, cwd=CHECKOUT, env=environment, stdout=log_file, stderr=log_file
         )
     try:
         yield WorkerProcess(process, log)

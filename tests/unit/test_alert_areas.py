@@ -1,4 +1,4 @@
-"""An alert's area as an audience: mended, covered, cut at the antimeridian, and taken from another."""
+"""An alert's area as an audience filter: repair, covering, the antimeridian, and subtraction."""
 
 import math
 import random
@@ -16,26 +16,26 @@ SQUARE = [(16.0, 48.0), (17.0, 48.0), (17.0, 49.0), (16.0, 49.0), (16.0, 48.0)]
 
 
 def build_filter(*areas: Area) -> Any:
-    """Return the filter of the areas, checked to be a valid audience."""
-    area, _ = area_filter(areas)
-    if area is not None:
-        audience.parse(area)
-    return area
+    """Return the filter of the areas, after checking that it is a valid audience."""
+    filter_, _ = area_filter(areas)
+    if filter_ is not None:
+        audience.parse(filter_)
+    return filter_
 
 
-def covers(area: Any, lon: float, lat: float) -> bool:
+def covers(filter_: Any, lon: float, lat: float) -> bool:
     """Return whether a filter's polygons contain a position."""
-    leaves = area.get("any", [area])
+    leaves = filter_.get("any", [filter_])
     return any("within" in leaf and shape(leaf["within"]).covers(Point(lon, lat)) for leaf in leaves)
 
 
 def test_open_ring_is_closed() -> None:
-    """GeoJSON rings end where they begin."""
+    """The ring of a GeoJSON polygon ends with its first position."""
     assert covers(build_filter(Area(polygons=[[SQUARE[:-1]]])), 16.5, 48.5)
 
 
 def test_self_crossing_ring_covers_what_it_encloses() -> None:
-    """A bow tie becomes two triangles."""
+    """A ring in the form of a bow tie becomes two triangles."""
     result = build_filter(Area(polygons=[[[(0, 0), (2, 2), (2, 0), (0, 2)]]]))
     assert covers(result, 1.8, 1.0)
     assert covers(result, 0.2, 1.0)
@@ -60,7 +60,7 @@ def test_polygon_over_the_antimeridian_is_split(ring: list[tuple[float, float]])
 
 
 def test_polygon_around_a_pole_contains_the_pole() -> None:
-    """The pole has no longitude."""
+    """The outline crosses all longitudes, so it encloses the pole."""
     result = build_filter(Area(polygons=[[[(0, 70), (90, 70), (180, 70), (-90, 70)]]]))
     assert covers(result, 45, 89.9)
     assert covers(result, -135, 75)
@@ -68,28 +68,28 @@ def test_polygon_around_a_pole_contains_the_pole() -> None:
 
 
 def test_holes_are_excluded() -> None:
-    """A hole is not part of the area."""
+    """A position in a hole is not covered."""
     result = build_filter(Area(polygons=[[SQUARE]], holes=[[(16.4, 48.4), (16.6, 48.4), (16.6, 48.6), (16.4, 48.6)]]))
     assert not covers(result, 16.5, 48.5)
     assert covers(result, 16.2, 48.2)
 
 
 def test_degenerate_polygon_is_reported_and_ignored() -> None:
-    """The other polygons remain."""
+    """The filter has the other polygons; an area without any valid shape has no filter."""
     result, ignored = area_filter([Area(polygons=[[[(0, 0), (1, 1)]], [SQUARE]])])
     assert covers(result, 16.5, 48.5)
     assert ignored == ["a polygon of 2 positions: it encloses no area"]
-    nowhere, ignored = area_filter([Area(polygons=[[[(0, 95), (1, 95), (1, 96)]]], circles=[(0, 99, 5)])])
-    assert nowhere is None
+    filter_, ignored = area_filter([Area(polygons=[[[(0, 95), (1, 95), (1, 96)]]], circles=[(0, 99, 5)])])
+    assert filter_ is None
     assert len(ignored) == 2
 
 
 def test_too_many_vertices_are_simplified_to_a_superset() -> None:
-    """The simplified area contains the original one and is hardly larger."""
+    """The simplified area contains the original area and is at most 1 % larger."""
     rng = random.Random(7)  # noqa: S311 - not a secret
     coast = [
-        (10 + r * math.cos(a), 50 + r * math.sin(a))
-        for a, r in ((2 * math.pi * n / 60_000, 3 + rng.random() / 500) for n in range(60_000))
+        (10 + radius * math.cos(angle), 50 + radius * math.sin(angle))
+        for angle, radius in ((2 * math.pi * n / 60_000, 3 + rng.random() / 500) for n in range(60_000))
     ]
     result = build_filter(Area(polygons=[[coast]]))
     simplified = shape(result["within"])
@@ -100,13 +100,13 @@ def test_too_many_vertices_are_simplified_to_a_superset() -> None:
 
 
 def test_circle_of_no_radius_becomes_one_metre() -> None:
-    """Radii are in metres."""
+    """A filter needs a positive radius; radii are in metres."""
     result = audience.parse(build_filter(Area(circles=[(16.37, 48.2, 5000), (1, 2, 0)])))
     assert result == audience.AnyOf((Near(48.2, 16.37, 5000.0), Near(2.0, 1.0, 1.0)))
 
 
 def test_zone_has_codes_with_and_without_the_scheme() -> None:
-    """Large code lists are split into several filters."""
+    """900 codes make 1,800 values, which are split into several zone filters."""
     assert zone_codes("UGC", "TXC201") == ["TXC201", "UGC:TXC201"]
     assert zone_codes("emma_id", " NO123 ") == ["NO123", "EMMA_ID:NO123"]
     assert zone_codes("http://www.iso.org/iso/country_codes.html", "AU-NSW") == ["AU-NSW"]
@@ -118,7 +118,7 @@ def test_zone_has_codes_with_and_without_the_scheme() -> None:
 
 
 def test_subtract_removes_polygons_and_zones() -> None:
-    """Subtracting an area from itself leaves nothing."""
+    """The result lacks the subtracted part; an area minus itself is None."""
     total = build_filter(Area(polygons=[[SQUARE]], codes=[("UGC", "A"), ("UGC", "B")], circles=[(1, 2, 3)]))
     east = build_filter(Area(polygons=[[[(16.5, 48), (17, 48), (17, 49), (16.5, 49)]]], codes=[("UGC", "B")]))
     rest = subtract(total, east)
@@ -133,7 +133,7 @@ def test_subtract_removes_polygons_and_zones() -> None:
 
 
 def test_overlapping_polygons_are_merged() -> None:
-    """The result is a valid multipolygon."""
+    """The merged outlines are a valid multipolygon, whose polygons do not overlap."""
     result = audience.parse(
         build_filter(Area(polygons=[[SQUARE]]), Area(polygons=[[SQUARE], [[(16.5, 48.5), (18, 48), (18, 50)]]]))
     )
@@ -152,7 +152,7 @@ def bars(count: int, *, level: bool) -> list[list[tuple[float, float]]]:
 
 
 def zigzag(count: int) -> list[tuple[float, float]]:
-    """Return random positions, whose connecting lines cross often."""
+    """Return the random positions of a ring that crosses itself often."""
     rng = random.Random(1)  # noqa: S311 - not a secret
     return [(rng.uniform(0, 80), rng.uniform(0, 80)) for _ in range(count)]
 
@@ -168,7 +168,7 @@ def zigzag(count: int) -> list[tuple[float, float]]:
     ids=["a grid of bars", "bars with bars cut out", "a zigzag", "100,001 positions"],
 )
 def test_tangled_outlines_are_replaced_by_their_hull(area: Area) -> None:
-    """Repairing them would take hours; the convex hull covers them."""
+    """Repairing such outlines would take hours; their convex hull covers them."""
     result, ignored = area_filter([area])
     audience.parse(result)
     assert covers(result, 40.01, 40.01)
@@ -177,7 +177,7 @@ def test_tangled_outlines_are_replaced_by_their_hull(area: Area) -> None:
 
 
 def test_adjacent_outlines_are_not_tangled() -> None:
-    """As those of neighbouring counties."""
+    """Outlines that share edges, as those of neighbouring counties do, are not replaced by their hull."""
     step = 0.5
     corners = [(lon * step, lat * step) for lon in range(60) for lat in range(60)]
     squares = [[(x, y), (x + step, y), (x + step, y + step), (x, y + step)] for x, y in corners]
@@ -186,7 +186,7 @@ def test_adjacent_outlines_are_not_tangled() -> None:
 
 
 def test_tangled_subtraction_keeps_the_whole_area() -> None:
-    """Warning too many people is better than a worker that computes for hours."""
+    """The exact subtraction would keep a worker busy for hours, so too many people are warned instead."""
     first, second = (
         {"within": {"type": "MultiPolygon", "coordinates": [[[*bar, bar[0]]] for bar in bars(100, level=level)]}}
         for level in (True, False)

@@ -30,7 +30,7 @@ STORM = LocalizedText("en", "Storm")
 
 
 def test_title_is_the_headline_and_body_ends_with_instruction() -> None:
-    """The body is the description and then the instruction; without a headline the event is the title."""
+    """The body is the description followed by the instruction; without a headline, the event is the title."""
     content = build_content(
         replace(STORM, headline="Storm at the coast", description=" Waves of 9 m. ", instruction="Stay away.")
     )
@@ -52,14 +52,14 @@ def test_urgent_alert_requires_interaction() -> None:
 
 @pytest.mark.parametrize("status", [status for status in AlertStatus if status is not AlertStatus.ACTUAL])
 def test_test_alert_has_its_status_in_every_title(status: AlertStatus) -> None:
-    """Exercises, drafts and tests are marked."""
+    """A device with any language sees that the alert is an exercise, a draft or a test."""
     content = build_content(STORM, LocalizedText("de", "Sturm"), status=status)
     assert content["title"] == f"[{status}] Storm"
     assert content["locales"]["de"]["title"] == f"[{status}] Sturm"
 
 
 def test_regional_language_serves_the_whole_language() -> None:
-    """Unless the alert has the general language too."""
+    """`en-US` is used for every English locale, unless the alert has texts in `en` as well."""
     content = build_content(
         LocalizedText("en-US", "Storm"),
         LocalizedText("es-US", "Tormenta"),
@@ -73,14 +73,14 @@ def test_regional_language_serves_the_whole_language() -> None:
 
 
 def test_norwegian_serves_bokmal_and_nynorsk() -> None:
-    """Browsers send nb or nn, and offices send no."""
+    """Browsers use the language tags nb and nn; alerts use no."""
     content = build_content(LocalizedText("no", "Kuling"), LocalizedText("en-GB", "Gale"))
     assert content["locales"]["nb"] == content["locales"]["nn"] == content["locales"]["no"]
 
 
 @pytest.mark.parametrize("character", ["x", "ä", "漢", "🌪"])
 def test_long_texts_are_shortened_to_fit_one_message(character: str) -> None:
-    """In any script."""
+    """The limits count characters and octets, so texts in any script fit."""
     content = build_content(replace(STORM, headline=character * 500, description=character * 5000))
     assert len(content["title"]) <= MAX_TITLE_LENGTH
     assert len(content["body"]) <= MAX_BODY_LENGTH
@@ -92,19 +92,19 @@ def test_long_texts_are_shortened_to_fit_one_message(character: str) -> None:
 
 
 def test_cancellation_is_translated_and_has_the_office_text() -> None:
-    """The title is the gateway's own text in the device's language."""
-    end = replace(
+    """The title begins with the gateway's translation; the body is the text of the cancelling message."""
+    cancellation = replace(
         build_message(LocalizedText("de", "Sturm", description="Die Lage ist entspannt.")),
         message_type=MessageType.CANCEL,
     )
-    content = cancellation_content(end, [LocalizedText(None, "Storm")], "tag", left_area=False)
+    content = cancellation_content(cancellation, [LocalizedText(None, "Storm")], "tag", left_area=False)
     assert (content["title"], content["body"]) == ("Nicht mehr gültig: Sturm", "Die Lage ist entspannt.")
     assert content["locales"]["fr"]["title"] == "N’est plus en vigueur: Sturm"
     assert content["tag"] == "tag"
 
 
 def test_cancellation_for_a_left_area_omits_the_new_text() -> None:
-    """The text of the update does not apply to devices outside the area."""
+    """Devices that are outside the updated area do not get the text of the update."""
     update = build_message(LocalizedText("en", "Storm", headline="Storm grows", description="Run."))
     content = cancellation_content(update, [LocalizedText(None, "Storm")], "tag", left_area=True)
     assert (content["title"], content["body"]) == ("No longer in effect: Storm", "It no longer applies where you are.")
@@ -112,7 +112,7 @@ def test_cancellation_for_a_left_area_omits_the_new_text() -> None:
 
 
 def test_cancellation_without_text_names_the_event() -> None:
-    """The event of the earlier alert is named."""
-    bare = AlertMessage("smhi-8", MessageType.CANCEL, ())
-    content = cancellation_content(bare, [LocalizedText(None, "Storm")], "tag", left_area=False)
+    """The title has the event of the earlier alert."""
+    message_without_info = AlertMessage("smhi-8", MessageType.CANCEL, ())
+    content = cancellation_content(message_without_info, [LocalizedText(None, "Storm")], "tag", left_area=False)
     assert content["title"] == "No longer in effect: Storm"

@@ -1,4 +1,4 @@
-"""Parsing of CAP and NWS documents: required fields, tolerated faults, and the effect of a message."""
+"""Parsing of CAP and NWS documents: required fields, faults that are ignored, and the effective message type."""
 
 import json
 from datetime import UTC, datetime
@@ -16,14 +16,16 @@ NAMESPACE = "urn:oasis:names:tc:emergency:cap:1.2"
 
 
 def build_info(language: str | None = None, *, event: str = "Storm", extra: str = "", area: str = "A1") -> str:
-    language_tag = f"<language>{language}</language>" if language else ""
-    where = f"<geocode><valueName>UGC</valueName><value>{area}</value></geocode>"
-    return f"""<info>{language_tag}<event>{event}</event><urgency>Expected</urgency><severity>Severe</severity>
-        <certainty>Likely</certainty>{extra}<area><areaDesc>x</areaDesc>{where}</area></info>"""
+    """Return an info element; `extra` is further XML in it, and `area` a UGC code."""
+    language_element = f"<language>{language}</language>" if language else ""
+    geocode = f"<geocode><valueName>UGC</valueName><value>{area}</value></geocode>"
+    return f"""<info>{language_element}<event>{event}</event><urgency>Expected</urgency><severity>Severe</severity>
+        <certainty>Likely</certainty>{extra}<area><areaDesc>x</areaDesc>{geocode}</area></info>"""
 
 
 def build_document(*infos: str, namespace: str = NAMESPACE, **fields: str) -> bytes:
-    head = {
+    """Return a CAP document with these infos; `fields` replace its other elements."""
+    elements = {
         "identifier": "a-1",
         "sender": "office@example.org",
         "sent": "2026-07-01T12:00:00+02:00",
@@ -31,7 +33,7 @@ def build_document(*infos: str, namespace: str = NAMESPACE, **fields: str) -> by
         "msgType": "Alert",
         "scope": "Public",
     } | fields
-    body = "".join(f"<{name}>{value}</{name}>" for name, value in head.items())
+    body = "".join(f"<{name}>{value}</{name}>" for name, value in elements.items())
     return f'<alert xmlns="{namespace}">{body}{"".join(infos)}</alert>'.encode()
 
 
@@ -58,7 +60,7 @@ def test_every_cap_version_is_parsed(version: str) -> None:
 
 
 def test_all_refusal_reasons_are_reported_together() -> None:
-    """A document with several faults has several reasons."""
+    """A document with six faults is refused with six reasons."""
     reasons = refusal_reasons(
         build_document(identifier="", sent="yesterday", scope="Private", status="Perhaps", msgType="Ack")
     )
@@ -67,23 +69,23 @@ def test_all_refusal_reasons_are_reported_together() -> None:
 
 
 def test_infos_in_several_languages_are_merged() -> None:
-    """Two infos in one language describe two events."""
+    """Infos in different languages describe one event; two infos in one language describe two events."""
     languages = [
         [text.language for text in info.texts] for info in parse_message(build_info("en"), build_info("fr")).infos
     ]
     assert languages == [["en", "fr"]]
-    two = parse_message(
+    infos = parse_message(
         build_info("en", area="A1"),
         build_info("en", area="B2"),
         build_info("fr", area="B2"),
         build_info("fr", area="A1"),
     ).infos
-    assert [[text.language for text in info.texts] for info in two] == [["en", "fr"], ["en", "fr"]]
-    assert [info.area for info in two] == [{"zone": ["A1", "UGC:A1"]}, {"zone": ["B2", "UGC:B2"]}]
+    assert [[text.language for text in info.texts] for info in infos] == [["en", "fr"], ["en", "fr"]]
+    assert [info.area for info in infos] == [{"zone": ["A1", "UGC:A1"]}, {"zone": ["B2", "UGC:B2"]}]
 
 
 def test_unknown_severity_is_reported_as_ignored() -> None:
-    """ "Very Likely" is the CAP 1.0 form of Likely."""
+    """An unknown value is read as Unknown; CAP 1.0's `Very Likely` is read as Likely."""
     message = parse_message(build_info().replace("Severe", "Dreadful").replace("Likely", "Very Likely"))
     assert (message.infos[0].severity, message.infos[0].certainty) == (Severity.UNKNOWN, Certainty.LIKELY)
     assert message.ignored == (
@@ -92,7 +94,7 @@ def test_unknown_severity_is_reported_as_ignored() -> None:
 
 
 def test_references_are_parsed_for_their_identifiers() -> None:
-    """A reference is sender, identifier and time."""
+    """A reference is sender, identifier and time, or the identifier alone; an identifier may have a comma."""
     text = "o@example.org,a-0,2026-07-01T10:00:00+02:00\n o@example.org,tag:x,y,2026-07-01T10:00:00+02:00 bare"
     assert parse_message(msgType="Update", references=text).references == ("a-0", "tag:x,y", "bare")
 
@@ -123,7 +125,7 @@ def test_effective_message_type_follows_vtec_and_all_clear(
 
 
 def test_prefix_cdata_comments_and_signature_are_ignored() -> None:
-    """XML syntax does not change the result."""
+    """Documents that differ only in XML syntax are parsed to equal messages."""
     raw = build_document(build_info()).replace(b"<event>Storm", b"<!-- x --><event><![CDATA[Storm & rain]]>")
     raw = raw.replace(b"</alert>", b'<Signature xmlns="http://www.w3.org/2000/09/xmldsig#"/></alert>')
     prefixed = raw.replace(b"xmlns=", b"xmlns:c=", 1)
@@ -138,7 +140,7 @@ def test_prefix_cdata_comments_and_signature_are_ignored() -> None:
 
 
 def test_html_in_a_text_field_becomes_plain_text() -> None:
-    """Some offices send HTML."""
+    """Some alert issuers send HTML in text fields."""
     assert plain_text("LEVEL: 1<br />PLACE: 12 Cox St&amp;Co<p>Go.</p>") == "LEVEL: 1\nPLACE: 12 Cox St&CoGo."
     assert plain_text("1 < 2 and 3 > 2") == "1 < 2 and 3 > 2"
     assert plain_text("  ") is None
@@ -156,13 +158,13 @@ def test_html_in_a_text_field_becomes_plain_text() -> None:
     ],
 )
 def test_document_that_is_no_alert_is_malformed(raw: bytes) -> None:
-    """Invalid XML, other documents and XML attacks."""
+    """Invalid XML, other documents and XML attacks raise MalformedBody."""
     with pytest.raises(MalformedBody):
         cap.read(raw)
 
 
 def test_stored_parts_of_a_hostile_document_are_bounded() -> None:
-    """Long texts are cut, and lists are limited."""
+    """Long texts are truncated, and long lists are limited."""
     nonsense = "<polygon>x y</polygon>" * 1000
     message = parse_message(build_info(event="e" * 100_000).replace("<areaDesc>", nonsense + "<areaDesc>"))
     assert len(message.infos[0].texts[0].event) == 200
@@ -170,7 +172,7 @@ def test_stored_parts_of_a_hostile_document_are_bounded() -> None:
 
 
 def test_vtec_gives_event_key_and_action() -> None:
-    """The event key has office, phenomenon, significance and number."""
+    """The event key consists of the office, phenomenon, significance and number of the VTEC code."""
     assert vtec.read(["/O.EXT.KEWX.FF.W.0067.000000T0000Z-260715T2100Z/\n/00000.0.SM.000000T0000Z/"]) == (
         ("VTEC:KEWX.FF.W.0067",),
         MessageType.UPDATE,
@@ -179,19 +181,20 @@ def test_vtec_gives_event_key_and_action() -> None:
 
 
 def test_mixed_vtec_actions_are_an_update() -> None:
-    """Some events end and others begin."""
+    """A message in which one event ends and another begins is an update."""
     codes = [f"/O.{action}.KAMA.FW.A.0021.260514T1800Z-260515T0200Z/" for action in ("UPG", "NEW")]
     assert vtec.read(codes).message_type is MessageType.UPDATE
 
 
-def nws_feature(**changed: Any) -> dict[str, Any]:
+def nws_feature(**changes: Any) -> dict[str, Any]:
+    """Return a real feature of the NWS API with other properties."""
     feature: dict[str, Any] = json.loads(alerts.read("nws/flood-warning-ends-null.json"))
-    feature["properties"] |= changed
+    feature["properties"] |= changes
     return feature
 
 
 def test_nws_feature_is_parsed() -> None:
-    """A real feature of the NWS API."""
+    """The message has the area, language and event key of the feature."""
     [message] = nws.read(nws_feature())
     assert isinstance(message, AlertMessage)
     [info] = message.infos
@@ -202,7 +205,7 @@ def test_nws_feature_is_parsed() -> None:
 
 
 @pytest.mark.parametrize(
-    ("changed", "reason"),
+    ("changes", "reason"),
     [
         ({"id": None}, "properties.id"),
         ({"sent": "now"}, "properties.sent"),
@@ -212,15 +215,15 @@ def test_nws_feature_is_parsed() -> None:
         ({"scope": "Restricted"}, "scope is 'Restricted'"),
     ],
 )
-def test_incomplete_nws_feature_is_refused(changed: dict[str, Any], reason: str) -> None:
+def test_incomplete_nws_feature_is_refused(changes: dict[str, Any], reason: str) -> None:
     """The reason names the missing field."""
-    [alert] = nws.read(nws_feature(**changed))
+    [alert] = nws.read(nws_feature(**changes))
     assert isinstance(alert, RefusedAlert)
     assert reason in alert.reasons[0]
 
 
 def test_unstorable_characters_are_dropped() -> None:
-    """NUL and lone surrogates."""
+    """Postgres cannot store NUL and lone surrogates, so they are removed from all texts."""
     [message] = nws.read(nws_feature(headline="Flood\0 \ud800now", sender="a\0b", areaDesc="x\udfff", id="i\0d"))
     assert isinstance(message, AlertMessage)
     assert (message.infos[0].texts[0].headline, message.sender, message.identifier) == ("Flood now", "ab", "id")
@@ -229,7 +232,7 @@ def test_unstorable_characters_are_dropped() -> None:
 
 @pytest.mark.parametrize("value", [None, [], {}, {"type": "Point"}, {"type": "FeatureCollection"}, "x"])
 def test_json_that_is_no_feature_is_malformed(value: object) -> None:
-    """Other JSON values raise an error."""
+    """JSON values that are not a feature raise MalformedBody."""
     with pytest.raises(MalformedBody):
         nws.read(value)
 
@@ -239,14 +242,14 @@ def test_json_that_is_no_feature_is_malformed(value: object) -> None:
     [{"geocode": 1}, {"geocode": {"UGC": "TXC1"}}, {"parameters": [1]}, {"references": {}}, {"affectedZones": None}],
 )
 def test_invalid_optional_properties_are_ignored(properties: dict[str, Any]) -> None:
-    """The rest of the feature is used."""
+    """An optional property of the wrong type does not make the feature invalid."""
     [message] = nws.read(nws_feature(**properties))
     assert isinstance(message, AlertMessage)
 
 
 def test_every_real_document_is_parsed() -> None:
-    """The documents in tests/data."""
-    for name in alerts.list_names():
+    """Each document in tests/data has messages, except those named bad or hostile."""
+    for name in alerts.list_files():
         raw = alerts.read(name)
         try:
             messages = cap.read(raw) if name.endswith(".xml") else nws.read(json.loads(raw))
@@ -257,7 +260,7 @@ def test_every_real_document_is_parsed() -> None:
 
 
 def test_number_of_infos_is_bounded() -> None:
-    """Each info is compared with the earlier ones, so thousands would take hours."""
+    """Each info is compared with all earlier infos, so the time would grow with the square of their number."""
     message = parse_message(*[build_info("en")] * 20_000)
     assert len(message.infos) == cap.MAX_INFOS
     assert message.ignored[0] == f"all but {cap.MAX_INFOS} info blocks"

@@ -1,4 +1,4 @@
-"""Severity, urgency and certainty decide the routing of an alert, unless a rule of the application does."""
+"""The routing of an alert follows its severity, urgency and certainty, or a rule of the application."""
 
 from datetime import timedelta
 
@@ -44,7 +44,7 @@ def build_info(
 def test_routing_follows_the_table(
     severity: str, urgency: str, certainty: str, lane: Lane, push_urgency: Urgency, hours: int
 ) -> None:
-    """Lane, push urgency and TTL by severity, urgency and certainty."""
+    """Severity, urgency and certainty determine the lane, the push urgency and the TTL."""
     assert route_alert(build_info(severity, urgency, certainty)) == AlertRouting(
         lane, push_urgency, timedelta(hours=hours)
     )
@@ -54,14 +54,14 @@ def test_routing_follows_the_table(
 @pytest.mark.parametrize("urgency", AlertUrgency)
 @pytest.mark.parametrize("certainty", Certainty)
 def test_no_alert_is_in_the_bulk_lane(severity: str, urgency: str, certainty: str) -> None:
-    """For every combination of the three values."""
+    """Every combination of severity, urgency and certainty has the urgent or the normal lane."""
     routing = route_alert(build_info(severity, urgency, certainty))
     assert routing is not None
     assert routing.lane < Lane.BULK
 
 
 def test_first_matching_rule_overrides_the_table() -> None:
-    """Values that the rule does not set come from the table."""
+    """Values that the matching rule does not set come from the table; `tell=False` sends nothing."""
     rules = [
         AlertRule(AlertMatcher(severity=(Severity.MINOR,)), tell=False),
         AlertRule(AlertMatcher(event=("storm",)), lane=Lane.NORMAL, ttl=timedelta(minutes=5)),

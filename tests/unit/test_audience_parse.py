@@ -34,7 +34,7 @@ CLOSED = tuple((float(x), float(y)) for x, y in SQUARE)
 
 
 def errors_of(value: object) -> dict[str, str]:
-    """Return the errors of an invalid audience by pointer."""
+    """Return the error details of an invalid audience by JSON pointer."""
     with pytest.raises(ValidationError) as exc_info:
         parse(value)
     return {error.pointer: error.detail for error in exc_info.value.errors}
@@ -67,7 +67,7 @@ def errors_of(value: object) -> dict[str, str]:
     ids=lambda value: next(iter(value)) if isinstance(value, dict) else "",
 )
 def test_every_filter_is_parsed(value: Any, expected: audience.Audience) -> None:
-    """Each filter has its own type."""
+    """The result has the type of the filter."""
     assert parse(value) == expected
 
 
@@ -213,7 +213,7 @@ def rectangle(west: float, south: float, east: float, north: float) -> list[list
     ids=lambda value: value if isinstance(value, str) else "",
 )
 def test_ring_error_names_the_reason_and_the_position(rings: Any, pointer: str, message: str) -> None:
-    """The same for polygons and multipolygons."""
+    """A ring of a polygon and a ring of a multipolygon have the same errors."""
     errors = errors_of({"within": {"type": "Polygon", "coordinates": rings}})
     assert errors.keys() == {f"/audience/within/coordinates{pointer}"}
     assert message in next(iter(errors.values()))
@@ -229,18 +229,20 @@ def test_ring_error_names_the_reason_and_the_position(rings: Any, pointer: str, 
         [rectangle(0, 0, 4, 4)[::-1], rectangle(1, 1, 2, 2)],
         [rectangle(-180, -90, 180, 90)],
     ],
-    ids=["a hole that touches in one point", "a position twice", "rings turned the other way", "the whole world"],
+    ids=["a hole that touches in one point", "a repeated position", "clockwise outer ring", "the world"],
 )
 def test_unusual_but_valid_ring_is_accepted(rings: Any) -> None:
-    """Repeated positions, other orientations, and rings that touch in one point."""
-    [polygon] = parse({"within": {"type": "Polygon", "coordinates": rings}}).polygons  # type: ignore[union-attr] - Within
+    """Repeated positions, either orientation, and rings that touch in one point are accepted."""
+    within = parse({"within": {"type": "Polygon", "coordinates": rings}})
+    assert isinstance(within, Within)
+    [polygon] = within.polygons
     assert len(polygon) == len(rings)
 
 
 def test_all_errors_are_reported_together() -> None:
-    """One response has all errors."""
-    wrong = {"all": [{"topic": "!"}, {"attribute": "a", "in": [None, 1, {}]}, {"near": {"lat": 99, "lon": 0}}]}
-    assert errors_of(wrong).keys() == {
+    """The ValidationError has the errors of all filters."""
+    invalid = {"all": [{"topic": "!"}, {"attribute": "a", "in": [None, 1, {}]}, {"near": {"lat": 99, "lon": 0}}]}
+    assert errors_of(invalid).keys() == {
         "/audience/all/0/topic",
         "/audience/all/1/in/0",
         "/audience/all/1/in/2",
@@ -250,7 +252,7 @@ def test_all_errors_are_reported_together() -> None:
 
 
 def test_pointer_starts_with_the_given_prefix() -> None:
-    """Other resources contain audiences as well."""
+    """The prefix is the place of the audience in another resource."""
     with pytest.raises(ValidationError) as exc_info:
         parse({"topic": 1}, "/filter")
     assert exc_info.value.errors[0].pointer == "/filter/topic"
@@ -266,7 +268,7 @@ def test_filter_may_be_16_levels_deep() -> None:
 
 
 def test_very_deep_filter_is_refused() -> None:
-    """5,000 levels do not exhaust the stack."""
+    """5,000 levels are one error and do not exhaust the stack."""
     deep: Any = {"everyone": True}
     for _ in range(5_000):
         deep = {"all": [deep]}
@@ -310,12 +312,11 @@ json_values = st.recursive(
 
 @given(json_values)
 def test_any_json_is_parsed_or_refused_with_a_valid_pointer(value: Any) -> None:
-    """The pointer leads into the document; only its last step may be missing."""
+    """All steps of a pointer exist in the value, except possibly the last step, for a missing member."""
     for pointer in error_pointers(value):
-        # Only the last step of the pointer may be missing.
-        at = value
+        part = value
         for token in pointer.split("/")[1:-1]:
-            at = at[int(token)] if isinstance(at, list) else at[token.replace("~1", "/").replace("~0", "~")]
+            part = part[int(token)] if isinstance(part, list) else part[token.replace("~1", "/").replace("~0", "~")]
 
 
 def error_pointers(value: Any) -> list[str]:

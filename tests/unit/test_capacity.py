@@ -17,6 +17,7 @@ TEN_MILLION = Fleet(devices=10_000_000, messages_per_day=20_000_000, peak_minute
 
 @st.composite
 def fleets(draw: st.DrawFn) -> Fleet:
+    """Generate fleets whose peak minute fits in their day."""
     devices = draw(st.integers(1, 10**10))
     peak = draw(st.integers(0, 10**9))
     return Fleet(devices, draw(st.integers(peak, peak * 1440)), peak, draw(st.floats(0.1, 10_000)))
@@ -25,24 +26,24 @@ def fleets(draw: st.DrawFn) -> Fleet:
 @given(fleets(), st.floats(1, 1000))
 def test_more_devices_never_need_fewer_processes(fleet: Fleet, times: float) -> None:
     """The model is monotonic in the number of devices."""
-    few, many = plan(fleet), plan(replace(fleet, devices=int(fleet.devices * times)))
-    assert many.workers >= few.workers
-    assert many.servers >= few.servers
-    assert many.postgres_servers >= few.postgres_servers
-    assert many.devices_on_disk >= few.devices_on_disk
+    smaller, larger = plan(fleet), plan(replace(fleet, devices=int(fleet.devices * times)))
+    assert larger.workers >= smaller.workers
+    assert larger.servers >= smaller.servers
+    assert larger.postgres_servers >= smaller.postgres_servers
+    assert larger.devices_on_disk >= smaller.devices_on_disk
 
 
 @given(fleets(), st.integers(1, 100))
 def test_more_messages_never_need_less(fleet: Fleet, times: int) -> None:
     """The model is monotonic in the number of messages."""
     more = replace(fleet, messages_per_day=fleet.messages_per_day * times, peak_minute=fleet.peak_minute * times)
-    few, many = plan(fleet), plan(more)
-    assert many.workers >= few.workers
-    assert many.worker_cores >= few.worker_cores
-    assert many.log_on_disk >= few.log_on_disk
-    assert many.wal >= few.wal
-    assert many.bandwidth_out >= few.bandwidth_out
-    assert many.log_store >= few.log_store
+    smaller, larger = plan(fleet), plan(more)
+    assert larger.workers >= smaller.workers
+    assert larger.worker_cores >= smaller.worker_cores
+    assert larger.log_on_disk >= smaller.log_on_disk
+    assert larger.wal >= smaller.wal
+    assert larger.bandwidth_out >= smaller.bandwidth_out
+    assert larger.log_store >= smaller.log_store
 
 
 @given(fleets(), st.floats(1, 100))
@@ -53,14 +54,14 @@ def test_slower_push_services_never_need_fewer_workers(fleet: Fleet, times: floa
 
 @given(st.floats(1, 1000), st.floats(1, 10))
 def test_more_workers_never_settle_less_of_an_application(workers: float, times: float) -> None:
-    """The maximum rate of an application grows with the workers, up to the rate of an idle worker's lock."""
-    few, many = max_rate_of_application(workers), max_rate_of_application(workers * times)
-    assert many >= few * (1 - 1e-9)
-    assert many <= RULES["job"].value / row_lock_s(0)
+    """The maximum rate of an application grows with the workers, up to the limit that its row lock sets."""
+    smaller, larger = max_rate_of_application(workers), max_rate_of_application(workers * times)
+    assert larger >= smaller * (1 - 1e-9)
+    assert larger <= RULES["job"].value / row_lock_s(0)
 
 
 def test_ten_million_devices_need_seven_workers() -> None:
-    """16,667 deliveries per second; at 60 % use a worker sends 2,490 per second (1 s / 241 us)."""
+    """The peak is 16,667 deliveries per second; a worker at 60 % use sends 2,490 per second (241 us each)."""
     fleet_plan = plan(TEN_MILLION)
     assert (fleet_plan.workers, fleet_plan.worker_cores) == (7, 7)
     assert fleet_plan.bound_by == "its processor"
@@ -79,7 +80,7 @@ def test_slow_push_services_bind_workers_by_messages_in_flight() -> None:
 
 
 def test_billion_devices_need_several_postgres_and_nats() -> None:
-    """A billion devices need NATS, several Postgres and a store for the log."""
+    """The plan has NATS with relays, several Postgres servers and a separate store for the delivery log."""
     fleet_plan = plan(Fleet(10**9, 2 * 10**9, 10**8))
     assert fleet_plan.queue == "NATS"
     assert fleet_plan.relays > 0
@@ -95,7 +96,7 @@ def test_idle_fleet_still_has_two_of_each_process() -> None:
 
 
 def test_limits_are_sorted_by_use() -> None:
-    """The nearest limit is the first."""
+    """The first limit is the one that is used most."""
     used = [limit.used for limit in plan(TEN_MILLION).limits]
     assert used == sorted(used, reverse=True)
 
@@ -109,7 +110,7 @@ def test_every_figure_has_a_source() -> None:
     ("value", "number"), [("10M", 10_000_000), ("1.5B", 1_500_000_000), ("2,000", 2000), ("2_000", 2000), ("7k", 7000)]
 )
 def test_large_numbers_accept_separators_and_suffixes(value: str, number: int) -> None:
-    """10M, 1.5B, 2,000 and 2_000 are integers."""
+    """The suffixes k, M and B and the separators of thousands are accepted."""
     assert parse_count(value) == number
 
 
@@ -146,7 +147,7 @@ def test_invalid_option_prints_one_line_and_a_hint(
 
 
 def test_help_lists_every_option(capsys: pytest.CaptureFixture[str]) -> None:
-    """--help lists every option."""
+    """The output of --help has the name of each option."""
     with pytest.raises(SystemExit):
         capacity.main(["--help"])
     output = capsys.readouterr().out
@@ -155,7 +156,7 @@ def test_help_lists_every_option(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 def test_json_and_tables_agree(capsys: pytest.CaptureFixture[str]) -> None:
-    """--json prints the figures of the tables."""
+    """The output of --json has the same figures as the tables."""
     capacity.main([*REQUIRED_OPTIONS, "--json"])
     output = json.loads(capsys.readouterr().out)
     fleet_plan = plan(TEN_MILLION)
@@ -166,9 +167,9 @@ def test_json_and_tables_agree(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 def test_simulation_agrees_with_the_model_below_the_knee(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A few simulated seconds of a small fleet are within a tenth of the model."""
+    """The rate of a simulated fleet of four workers differs by at most a tenth from the model."""
     monkeypatch.syspath_prepend(Path(capacity.__file__).parent / "bench")  # benches are scripts
     fleet = importlib.import_module("fleet")
-    fleet_plan = fleet.Fleet(fleet.Setting(workers=4, alert_every_s=5.0, seconds=15.0)).run()
-    assert fleet_plan.rate == pytest.approx(fleet_plan.model, rel=0.1)
-    assert fleet_plan.alert_p50_ms < 100
+    result = fleet.Fleet(fleet.Setting(workers=4, alert_every_s=5.0, seconds=15.0)).run()
+    assert result.rate == pytest.approx(result.model, rel=0.1)
+    assert result.alert_p50_ms < 100

@@ -16,12 +16,12 @@ def own_clock() -> Iterator[None]:
 
 
 def test_system_clock_is_used_before_the_first_sync() -> None:
-    """Until then the offset is 0."""
+    """Before the first sync the offset is 0."""
     assert clock.timestamp() == pytest.approx(time.time(), abs=5)
 
 
 def test_sync_sets_the_database_time_and_returns_the_offset() -> None:
-    """The system clock was 300 s fast."""
+    """The system clock is 300 s ahead of the database."""
     database_time = time.time() - 300
     monotonic_time = time.monotonic()
     assert clock.set_from_database(database_time, monotonic_time, monotonic_time) == pytest.approx(300, abs=5)
@@ -30,7 +30,7 @@ def test_sync_sets_the_database_time_and_returns_the_offset() -> None:
 
 
 def test_step_of_the_system_clock_changes_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The time advances by the monotonic clock."""
+    """The gateway's clock advances with the monotonic clock."""
     database_time = monotonic_time = time.monotonic()
     clock.set_from_database(database_time, monotonic_time, monotonic_time)
     monkeypatch.setattr(time, "time", lambda: database_time + 86_400)

@@ -34,7 +34,7 @@ CART = {"cart": {"total": 59.9, "items": [{"sku": "A1"}, {"sku": "B2"}], "tags":
     ],
 )
 def test_condition_matches_event_data(value: Any, matches: bool) -> None:
-    """Each operator, with missing values and other types."""
+    """Every operator is evaluated with present values, missing values and values of another type."""
     assert condition.parse(value)(CART) is matches
 
 
@@ -72,7 +72,7 @@ def test_depth_and_size_are_bounded() -> None:
 
 
 def test_audience_binds_values_of_the_event() -> None:
-    """A missing value raises MissingEventValue."""
+    """`from_event` is replaced by the event's value; a missing value raises MissingEventValue."""
     event = {"user_id": "u-1", "data": {"teams": ["a", "b"], "age": 30}}
     value = {
         "any": [

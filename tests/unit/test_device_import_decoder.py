@@ -1,4 +1,4 @@
-"""The fast decoder of import lines agrees with the request model for every input."""
+"""The fast decoder of import lines returns the same registration or error as the request model."""
 
 import json
 from base64 import urlsafe_b64encode
@@ -32,9 +32,9 @@ PATHS = (
     *((name,) for name in VALID_LINE),
     *(("subscription", name) for name in SUBSCRIPTION),
     *(("subscription", "keys", name) for name in KEYS),
-    *((of, name) for of in ("client", "attributes", "location") for name in VALID_LINE[of]),
-    *((of, at) for of in ("topics", "zones", "muted") for at in (0, -1)),
-    *(("attributes", "tags", at) for at in range(4)),
+    *((field, name) for field in ("client", "attributes", "location") for name in VALID_LINE[field]),
+    *((field, index) for field in ("topics", "zones", "muted") for index in (0, -1)),
+    *(("attributes", "tags", index) for index in range(4)),
     *(("unknown",), ("client", "unknown"), ("subscription", "keys", "unknown"), ("location", "unknown")),
 )
 BOUNDARY_VALUES = [
@@ -50,7 +50,7 @@ BOUNDARY_VALUES = [
 
 
 def result_of(raw: bytes, read: Any) -> Any:
-    """Return what a decoder returns, or its error."""
+    """Return the result of a decoder, or the type and details of its error."""
     try:
         return read(raw)
     except ValidationError as error:
@@ -65,7 +65,7 @@ def decode_with_model(raw: bytes) -> Registration:
 
 
 def check_agreement(raw: bytes) -> None:
-    """Check that both decoders have the same result."""
+    """Check that the fast decoder and the model have the same result."""
     assert repr(result_of(raw, device_import_decoder.read_line)) == repr(result_of(raw, decode_with_model)), raw
 
 
@@ -80,7 +80,7 @@ def with_value(path: tuple[str | int, ...], value: Any) -> Any:
 
 
 def test_valid_line_is_decoded_without_the_model(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The fast path handles valid lines alone."""
+    """The fast path decodes a valid line without calling the model's parser."""
     monkeypatch.delattr(device_import_decoder, "read_body")
     raw = json.dumps(VALID_LINE).encode()
     assert device_import_decoder.read_line(raw) == decode_with_model(raw)
@@ -90,7 +90,7 @@ def test_valid_line_is_decoded_without_the_model(monkeypatch: pytest.MonkeyPatch
 
 @pytest.mark.parametrize("path", PATHS, ids=lambda path: ".".join(map(str, path)))
 def test_any_value_at_any_path_gives_the_model_s_result(path: tuple[str | int, ...]) -> None:
-    """Boundary values at every path of a registration."""
+    """Each boundary value is tried at each path of a registration."""
     for value in BOUNDARY_VALUES:
         for ascii_ in (True, False):
             check_agreement(json.dumps(with_value(path, value), ensure_ascii=ascii_).encode())
@@ -106,16 +106,16 @@ def test_any_value_at_any_path_gives_the_model_s_result(path: tuple[str | int, .
     ascii_=st.booleans(),
 )
 def test_generated_values_give_the_model_s_result(path: tuple[str | int, ...], value: Any, ascii_: bool) -> None:
-    """Generated JSON at every path."""
+    """Generated JSON values are tried at every path of a registration."""
     check_agreement(json.dumps(with_value(path, value), ensure_ascii=ascii_).encode("utf-8", "surrogatepass"))
 
 
 @given(data=st.data())
 def test_corrupted_lines_give_the_model_s_result(data: st.DataObject) -> None:
-    """Lines with changed octets."""
+    """Up to three octets of a valid line are replaced by other octets."""
     raw = bytearray(json.dumps(VALID_LINE).encode())
-    at = data.draw(st.integers(0, len(raw) - 1))
-    raw[at : at + data.draw(st.integers(0, 3))] = data.draw(st.binary(max_size=3))
+    start = data.draw(st.integers(0, len(raw) - 1))
+    raw[start : start + data.draw(st.integers(0, 3))] = data.draw(st.binary(max_size=3))
     check_agreement(bytes(raw))
 
 
@@ -123,7 +123,7 @@ def test_corrupted_lines_give_the_model_s_result(data: st.DataObject) -> None:
     "raw", [b"", b" ", b"null", b"[]", b"{}", b'{"a":1}', b"[" * 100_000, b"\xef\xbb\xbf{}", b"{} {}"]
 )
 def test_line_that_is_no_registration_is_refused(raw: bytes) -> None:
-    """The errors are those of the model."""
+    """The fast decoder raises the same error as the model."""
     check_agreement(raw)
     assert result_of(raw, device_import_decoder.read_line)[0] in (ValidationError, MalformedBody)
 
@@ -138,6 +138,6 @@ def test_line_that_is_no_registration_is_refused(raw: bytes) -> None:
     ],
 )
 def test_json_variants_give_the_model_s_result(member: str) -> None:
-    """Duplicate names, escapes and number formats."""
+    """Duplicate names, escapes and number formats are decoded as by the model."""
     valid = json.dumps({"subscription": SUBSCRIPTION})
     check_agreement(f"{valid[:-1]},{member}}}".encode())

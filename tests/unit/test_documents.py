@@ -1,6 +1,6 @@
-"""The documents are short, complete and free of dead references.
+"""The README is short, the pages are linked, and documents and code cite only existing files.
 
-tests/e2e/test_docs.py runs their blocks; this module reads only files.
+tests/e2e/test_docs.py runs the code blocks of the documents; this module only reads files.
 """
 
 import re
@@ -16,9 +16,9 @@ from tests.support.documents import PAGES, README, inline_code
 ROOT = README.parent
 MAX_README_BYTES = 6_000
 PACKAGES = sorted(file.parent.name for file in (ROOT / "gateway").glob("*/__init__.py"))
-# tests/data describes foreign files by their paths elsewhere.
+# Without tests/data, whose README cites paths in other projects.
 DOCUMENTS = tuple(file for file in documents.DOCUMENTS if "data" not in file.parts)
-# The first word of an inline code span, if it is a path from the root of the repository.
+# The first word of an inline code span that is a path from the root of the repository.
 REPOSITORY_PATH = re.compile(r"^(?:gateway|migrations|ops|tests|\.github)/[\w./@-]*")
 # A document (`ops/bench/RESULTS.md`) or a module (`worker/relay.py`) that code cites.
 CITED_FILE = re.compile(
@@ -70,9 +70,9 @@ def test_document_cites_only_existing_files(document: Path) -> None:
 
 
 def test_code_cites_only_existing_files() -> None:
-    """Code names a file by its path from the root, the package or the citing file, or a document by its name."""
+    """A cited path is relative to the root, to gateway/ or to the citing file; a document may be cited by its name."""
     names = {file.name for file in (*DOCUMENTS, *(ROOT / ".github").rglob("*.md"))} | NOT_IN_THE_REPOSITORY
-    dead = []
+    missing = []
     for folder in ("gateway", "migrations", "ops", "tests", ".github"):
         for file in (ROOT / folder).rglob("*"):
             if file.suffix not in SOURCES or not file.is_file() or {"data", "__pycache__"} & set(file.parts):
@@ -80,8 +80,8 @@ def test_code_cites_only_existing_files() -> None:
             bases = (ROOT, ROOT / "gateway", file.parent)
             for cited in set(CITED_FILE.findall(file.read_text("utf-8", errors="replace"))) - names:
                 if not any((base / cited).exists() for base in bases):
-                    dead.append((str(file.relative_to(ROOT)), cited))
-    assert dead == []
+                    missing.append((str(file.relative_to(ROOT)), cited))
+    assert missing == []
 
 
 def test_every_page_is_reachable_from_the_readme() -> None:
@@ -93,7 +93,7 @@ def test_every_page_is_reachable_from_the_readme() -> None:
 
 
 def test_log_events_of_the_monitor_page_exist() -> None:
-    """Each event in the table of the section on logs is logged by the code."""
+    """The code logs each event that the table in the section on logs lists."""
     section = (ROOT / "ops" / "docs" / "monitor.md").read_text().partition("\n## Logs\n")[2].partition("\n## ")[0]
     events = {
         event for row in re.findall(r"^\| (`.*?) \|", section, re.MULTILINE) for event in row.strip("`").split("`, `")

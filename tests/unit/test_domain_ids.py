@@ -1,4 +1,4 @@
-"""Identifiers, the rules of notifications, batches of results, and errors."""
+"""Ids, and small rules of the domain: topics, tags, lifetimes, lanes, progress, result batches and errors."""
 
 import time
 from datetime import UTC, datetime, timedelta
@@ -43,7 +43,7 @@ def build_notification(**changes: object) -> Notification:
         "start_at": NOW,
         "created_at": NOW,
     }
-    return Notification(**(values | changes))  # type: ignore[arg-type] - passed by name
+    return Notification(**(values | changes))  # type: ignore[arg-type]  # the values have several types
 
 
 def test_new_id_is_a_version_7_uuid_of_now() -> None:
@@ -72,7 +72,7 @@ def test_formatted_id_is_parsed_as_its_own_kind_only(kind: str, other: str, id_:
 
 @given(st.uuids(), st.uuids())
 def test_delivery_id_has_notification_and_device(notification_id: UUID, device_id: UUID) -> None:
-    """The id round-trips."""
+    """Parsing a delivery id returns the ids from which it was formatted."""
     assert ids.parse_delivery(ids.format_id(ids.DELIVERY, notification_id, device_id)) == (notification_id, device_id)
 
 
@@ -109,19 +109,19 @@ def test_tag_is_from_content_collapse_key_or_id() -> None:
 
 
 def test_ttl_of_0_leaves_a_minute_to_send() -> None:
-    """The gateway itself needs time to send the message."""
+    """A message with TTL 0 expires after MIN_LIFETIME, because the gateway needs time to send it."""
     assert compute_expiry(NOW, timedelta(0)) == NOW + MIN_LIFETIME
     assert compute_expiry(NOW, timedelta(hours=1)) == NOW + timedelta(hours=1)
 
 
 def test_lanes_are_ordered_by_urgency() -> None:
-    """Lanes sort in the order in which they are sent."""
+    """Sorting lanes puts the urgent lane first and the bulk lane last."""
     assert sorted([Lane.BULK, Lane.URGENT, Lane.NORMAL]) == [Lane.URGENT, Lane.NORMAL, Lane.BULK]
     assert [Lane.from_label(lane.label) for lane in Lane] == list(Lane)
 
 
 def test_pending_counts_targets_without_an_outcome() -> None:
-    """Retries and displays do not count."""
+    """Targets minus final outcomes are pending; retries and displays are not subtracted."""
     progress = Progress(targets=20, accepted=5, gone=4, rejected=3, expired=2, cancelled=1, retries=9, displayed=5)
     assert progress.pending == 5
 
@@ -133,7 +133,7 @@ def test_every_final_outcome_has_a_counter() -> None:
 
 
 def test_result_batch_counts_final_and_retried_devices() -> None:
-    """Devices with a final outcome and devices to be retried are both removed from the job."""
+    """The count includes devices with a final outcome and devices to be retried."""
     accepted = DeliveryResult(UUID(int=1), None, "host", Accepted(), 1, 201, NOW, 3, NOW)
     gone = accepted._replace(device_id=UUID(int=2), outcome=Gone("x"))
     retries = {(NOW, 1): [UUID(int=3), UUID(int=4)], (NOW, 2): [UUID(int=5)]}
@@ -141,14 +141,14 @@ def test_result_batch_counts_final_and_retried_devices() -> None:
 
 
 def test_validation_error_names_every_field_error() -> None:
-    """The text of the error has the pointer and the detail of each field error."""
+    """The error's text has the pointer and the detail of each field error."""
     error = ValidationError([FieldError("/a", "is missing"), FieldError("", "is odd").with_prefix("/b")])
     assert str(error) == "/a: is missing; /b: is odd"
     assert [field_error.pointer for field_error in error.errors] == ["/a", "/b"]
 
 
 def test_every_error_has_its_own_code_and_a_status() -> None:
-    """Codes are part of the API."""
+    """Clients distinguish errors by their code."""
 
     def subclasses(error: type[GatewayError]) -> list[type[GatewayError]]:
         return [error, *(subclass for child in error.__subclasses__() for subclass in subclasses(child))]

@@ -1,4 +1,4 @@
-"""The limit and the circuit breaker of a push-service host, and the concurrency limit of a worker."""
+"""The in-flight limit and the circuit breaker of a push-service host, and the concurrency limit of a worker."""
 
 import pytest
 from hypothesis import given
@@ -10,13 +10,14 @@ from gateway.worker.host_limiter import Feedback, HostLimiter
 
 
 class SaturatedHost:
-    """A host that is kept full, in rounds: fill the limit, then complete all messages."""
+    """A host with more messages than its limit; each round begins as many as fit and then completes them."""
 
     def __init__(self, max_limit: int = 1000) -> None:
         self.host = HostLimiter("one.example", max_limit)
         self.now = 100.0
 
     def round(self, feedback: Feedback | None = Feedback.SUCCESS, seconds: float = 0.1) -> int:
+        """Play one round whose messages take this long, and return the number of its messages."""
         count = 0
         while self.host.has_room(self.now, urgent=False):
             self.host.begin(self.now)
@@ -29,7 +30,7 @@ class SaturatedHost:
 
 
 def test_limit_grows_while_latency_is_steady() -> None:
-    """The limit of a host that is kept full rises from INITIAL_LIMIT to its maximum."""
+    """The limit of a saturated host rises from INITIAL_LIMIT to its maximum."""
     saturated = SaturatedHost()
     sizes = [saturated.round() for _ in range(20)]
     assert sizes[0] == host_limiter.INITIAL_LIMIT
@@ -37,14 +38,14 @@ def test_limit_grows_while_latency_is_steady() -> None:
 
 
 def test_limit_stops_growing_when_latency_rises() -> None:
-    """A host that takes 100 messages a second, however many are in flight, gets no higher limit."""
+    """A host whose throughput stays at 100 messages per second keeps at most twice its initial limit."""
     saturated = SaturatedHost()
     for _ in range(30):
         saturated.round(seconds=int(saturated.host.limit) / 100)
     assert host_limiter.INITIAL_LIMIT <= saturated.host.limit <= host_limiter.INITIAL_LIMIT * 2
 
 
-def test_limit_stays_while_it_is_not_used_up() -> None:
+def test_limit_stays_while_it_is_not_reached() -> None:
     """A host with one message in flight keeps its initial limit."""
     host = HostLimiter("one.example", 1000)
     for number in range(500):
@@ -54,13 +55,13 @@ def test_limit_stays_while_it_is_not_used_up() -> None:
 
 
 def test_backpressure_halves_the_limit_once_a_round() -> None:
-    """The limit never falls below one."""
+    """All responses of a round count as one signal of backpressure; the limit never falls below one."""
     saturated = SaturatedHost()
     assert [saturated.round(Feedback.BACKPRESSURE) for _ in range(8)] == [64, 32, 16, 8, 4, 2, 1, 1]
 
 
 def test_limit_grows_by_one_a_round_after_a_cut() -> None:
-    """Below INITIAL_LIMIT, growth is additive."""
+    """Below INITIAL_LIMIT the limit grows by addition, not by doubling."""
     saturated = SaturatedHost()
     for _ in range(3):
         saturated.round(Feedback.BACKPRESSURE)
@@ -70,7 +71,7 @@ def test_limit_grows_by_one_a_round_after_a_cut() -> None:
 
 
 def test_round_with_many_failures_halves_the_limit() -> None:
-    """A round with few failures does not."""
+    """13 failures among 64 messages halve the limit; 4 failures do not."""
     few, many = SaturatedHost(), SaturatedHost()
     for saturated, period in ((few, 20), (many, 5)):
         for _ in range(64):
@@ -109,7 +110,7 @@ def test_consecutive_failures_open_the_breaker() -> None:
     assert host.probe_at - saturated.now == pytest.approx(5)
 
 
-def test_failures_among_successes_keep_it_closed() -> None:
+def test_failures_between_successes_open_no_breaker() -> None:
     """Only consecutive failures open the breaker."""
     host = HostLimiter("one.example", 1000)
     for number in range(1000):
@@ -134,7 +135,7 @@ def test_probe_does_not_wait_for_earlier_messages() -> None:
 
 
 def test_wait_is_estimated_before_the_first_response() -> None:
-    """A host that does not respond at all has a growing estimated wait."""
+    """While no message has completed, the estimate grows with the age of the messages in flight."""
     host = HostLimiter("one.example", 1000)
     for _ in range(64):
         host.begin(0)
@@ -167,7 +168,7 @@ def test_limit_and_breaker_stay_within_bounds(
 
 
 def test_concurrency_follows_the_event_loop() -> None:
-    """The limit grows while iterations are short and the limit is reached, and shrinks while they are long."""
+    """The limit grows while it is reached and event-loop iterations are short; long iterations lower it."""
     limit = ConcurrencyLimit(1000)
     for _ in range(concurrency.ITERATIONS_PER_UPDATE * 3):
         limit.record_iteration(0.001)

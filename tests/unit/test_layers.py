@@ -1,4 +1,4 @@
-"""The direction of imports. The contracts are in pyproject.toml."""
+"""The direction of imports between packages; the import contracts are in pyproject.toml."""
 
 import subprocess
 import sys
@@ -8,8 +8,8 @@ ROOT = Path(__file__).parents[2]
 
 
 def test_import_contracts_hold() -> None:
-    """A package imports only from packages below it."""
-    # Run in a separate process, because the linter reconfigures logging.
+    """A package imports only from packages of lower layers."""
+    # The linter reconfigures logging, so it runs in a separate process.
     code = "from importlinter.cli import lint_imports_command; lint_imports_command()"
     process = subprocess.run(
         [sys.executable, "-c", code, "--no-cache"], cwd=ROOT, capture_output=True, text=True, check=False

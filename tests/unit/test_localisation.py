@@ -1,4 +1,4 @@
-"""Content in several languages."""
+"""Localisation: which texts of a content with several languages a device gets."""
 
 import pytest
 
@@ -27,9 +27,9 @@ CONTENT = {
 )
 def test_locale_gets_the_most_specific_texts(locale: str | None, keys: tuple[str, ...], title: str, body: str) -> None:
     """Each field falls back to the language and then to the default text."""
-    applying = matching_layers(CONTENT, locale)
-    assert applying == keys
-    assert localise(CONTENT, applying) == {"title": title, "body": body}
+    device_layers = matching_layers(CONTENT, locale)
+    assert device_layers == keys
+    assert localise(CONTENT, device_layers) == {"title": title, "body": body}
 
 
 def test_content_without_locales_has_one_layer() -> None:
@@ -40,5 +40,5 @@ def test_content_without_locales_has_one_layer() -> None:
 
 
 def test_all_layers_cover_every_language() -> None:
-    """Each combination of layers is rendered and checked in advance."""
+    """The result has each combination of layers that a locale can select."""
     assert set(all_layers(CONTENT)) == {(), ("de",), ("de", "de-AT"), ("zh_Hant",)}

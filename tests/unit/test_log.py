@@ -41,8 +41,8 @@ def test_event_is_one_json_line_with_bound_fields(lines: Lines) -> None:
         structlog.get_logger("gateway.web").info("request.done", status=201, detail="two\nlines")
     [line] = lines()
     assert list(line)[:4] == ["timestamp", "level", "event", "logger"]
-    moment = datetime.fromisoformat(line.pop("timestamp"))
-    assert moment.utcoffset() == timedelta(0)
+    timestamp = datetime.fromisoformat(line.pop("timestamp"))
+    assert timestamp.utcoffset() == timedelta(0)
     assert line == {
         "event": "request.done",
         "level": "info",
@@ -55,10 +55,10 @@ def test_event_is_one_json_line_with_bound_fields(lines: Lines) -> None:
 
 def test_values_unknown_to_json_are_written_as_text(lines: Lines) -> None:
     log.configure("info", "json")
-    structlog.get_logger().info("odd", id=UUID(int=1), at=timedelta(seconds=5), names={"one"}, body=b"\xff\x00")
+    structlog.get_logger().info("odd", id=UUID(int=1), wait=timedelta(seconds=5), names={"a"}, body=b"\xff\x00")
     [line] = lines()
     assert line["id"] == "00000000-0000-0000-0000-000000000001"
-    assert (line["at"], line["names"], line["body"]) == ("0:00:05", ["one"], "2 bytes")
+    assert (line["wait"], line["names"], line["body"]) == ("0:00:05", ["a"], "2 bytes")
 
 
 def test_event_below_the_level_is_dropped(lines: Lines) -> None:
@@ -79,6 +79,7 @@ def test_library_events_have_the_same_fields(lines: Lines) -> None:
 
 
 def fail_with(secret: str) -> None:
+    """Raise an error from a frame with a local variable that contains a secret."""
     local = secret
     raise ValueError(f"cannot reach postgresql://me:{local}@db/x")
 
@@ -171,7 +172,7 @@ def test_secret_is_masked_by_its_form_in_any_text(text: str, masked: str) -> Non
 
 
 def test_endpoint_keeps_only_its_origin() -> None:
-    """An endpoint is a capability URL: anybody who has it may post to it. Short ones are masked too."""
+    """Whoever has an endpoint can post to it, so even a short endpoint is masked."""
     masked = log.mask(
         None,
         "info",

@@ -1,5 +1,6 @@
-"""Dashboard and alert rules: they query registered metrics by existing labels, and cover every metric."""
+"""The dashboard and the alert rules query registered metrics by existing labels, and every metric is displayed."""
 
+import ast
 import json
 import subprocess
 from collections.abc import Iterable, Iterator
@@ -20,26 +21,35 @@ DASHBOARD = json.loads((OPS / "grafana" / "gateway.json").read_text())
 ALERTS = [rule for group in yaml.safe_load(RULES.read_text())["groups"] for rule in group["rules"]]
 # Series of Prometheus itself and of its client library.
 BUILTIN_SERIES = {"up": set(), "process_cpu_seconds_total": set(), "process_resident_memory_bytes": set()}
+# The labels that Prometheus adds when it scrapes a process.
 SCRAPE_LABELS = {"instance", "job"}
+METRIC_TYPES = (Counter, Gauge, Histogram, Info, metrics.BatchHistogram, metrics.CallbackGauge)
+
+
+def declared_metrics() -> Iterator[tuple[type, str, set[str]]]:
+    """Yield (type, name, labels) of each metric that the source of gateway.metrics assigns.
+
+    The labels of a metric without samples are not in the public interface of prometheus_client.
+    """
+    for statement in ast.parse(Path(metrics.__file__).read_text()).body:
+        match statement:
+            case ast.Assign(
+                targets=[ast.Name(id=variable)], value=ast.Call(args=[ast.Constant(value=str(name)), _, *arguments])
+            ) if isinstance(getattr(metrics, variable), METRIC_TYPES):
+                labels = {label for argument in arguments[:1] for label in ast.literal_eval(argument)}
+                yield type(getattr(metrics, variable)), name, labels
 
 
 def registered_labels() -> dict[str, set[str]]:
-    """The labels of every series that the code exports, by the name that queries use."""
+    """Return the labels of every series that the code exports, by the name that queries use."""
     labels_by_series: dict[str, set[str]] = {}
-    for metric in vars(metrics).values():
-        match metric:
-            case metrics.CallbackGauge():
-                labels_by_series[metric.name] = set(metric.labels)
-            case Gauge():
-                labels_by_series[metric._name] = set(metric._labelnames)
-            case Counter():
-                labels_by_series[f"{metric._name}_total"] = set(metric._labelnames)
-            case Info():
-                labels_by_series[f"{metric._name}_info"] = {*metric._labelnames, "version"}
-            case metrics.BatchHistogram():
-                labels_by_series |= histogram_labels(metric.name, metric.labels)
-            case Histogram():
-                labels_by_series |= histogram_labels(metric._name, metric._labelnames)
+    for type_, name, labels in declared_metrics():
+        if issubclass(type_, Histogram | metrics.BatchHistogram):
+            labels_by_series |= histogram_labels(name, labels)
+        elif issubclass(type_, Info):
+            labels_by_series[f"{name}_info"] = {"version"}
+        else:
+            labels_by_series[name] = labels
     return labels_by_series
 
 
@@ -47,17 +57,18 @@ def histogram_labels(name: str, labels: Iterable[str]) -> dict[str, set[str]]:
     return {f"{name}_bucket": {*labels, "le"}, f"{name}_sum": {*labels}, f"{name}_count": {*labels}}
 
 
-def panels() -> Iterator[tuple[str, str]]:
+def panel_queries() -> Iterator[tuple[str, str]]:
+    """Yield (title, query) of each query on the dashboard."""
     for panel in DASHBOARD["panels"]:
         for target in panel.get("targets", ()):
             yield panel["title"], target["expr"].replace("$__rate_interval", "5m").replace("$instance", ".*")
 
 
-QUERIES = [*panels(), *((rule["alert"], rule["expr"]) for rule in ALERTS)]
+QUERIES = [*panel_queries(), *((rule["alert"], rule["expr"]) for rule in ALERTS)]
 
 
 def queried_series(query: str) -> list[tuple[str, set[str]]]:
-    """The series of a query, each with the labels that it matches or aggregates by."""
+    """Return (name, labels) of each series of a query; the labels are those by which it matches or aggregates."""
     series: list[tuple[str, set[str]]] = []
     aggregated: set[str] = set()
 
@@ -81,11 +92,16 @@ def test_query_uses_registered_metrics_and_labels(source: str, query: str) -> No
 
 
 def test_every_metric_is_on_the_dashboard() -> None:
-    queried = {name for _, query in panels() for name, _ in queried_series(query)}
+    queried = {name for _, query in panel_queries() for name, _ in queried_series(query)}
     families = {
         name.removesuffix("_bucket").removesuffix("_sum").removesuffix("_count") for name in registered_labels()
     }
     assert not [family for family in families if not any(name.startswith(family) for name in queried)]
+
+
+def test_declared_metrics_are_complete() -> None:
+    metric_objects = [value for value in vars(metrics).values() if isinstance(value, METRIC_TYPES)]
+    assert len(list(declared_metrics())) == len(metric_objects) > 20
 
 
 def test_every_alert_has_severity_summary_and_action() -> None:

@@ -30,7 +30,9 @@ SETTING_NAMES = {f"GATEWAY_{name.upper()}" for name in Settings.model_fields}
 SETTING_NAMES |= {f"GATEWAY_{name.upper()}_FILE" for name in SECRET_SETTINGS}
 COMPOSE_NAMES = {"GATEWAY_VERSION", "GATEWAY_LISTEN"}
 COMMANDS = set(get_command(cli).commands)  # type: ignore[attr-defined]
+# The highest exposure level that `systemd-analyze security` may give a unit, on its scale from 0 (best) to 10.
 MAX_EXPOSURE = 1.5
+# The values without which the Helm chart does not render.
 REQUIRED_VALUES = {"publicUrl": "https://push.example.org", "existingSecret": "push"}
 
 
@@ -38,7 +40,7 @@ def linter(name: str) -> Path:
     """Return a linter's path, or skip the test."""
     path = find_linter(name)
     if path is None:
-        pytest.skip(f"there is no {name} here, and `ops/run/linters` could not fetch it")
+        pytest.skip(f"{name} is not installed: run `ops/run/linters`")
     return path
 
 
@@ -59,7 +61,7 @@ def test_image_passes_hadolint_and_runs_without_root() -> None:
 
 
 def test_image_lock_is_a_subset_of_the_test_lock() -> None:
-    """The image installs the tested versions and no development tools."""
+    """The image installs the versions that the tests run with, and no development tools."""
     image_lock = read_lock((OPS / "runtime.lock").read_text())
     assert set(image_lock) <= set(read_lock())
     project = tomllib.loads((OPS.parent / "pyproject.toml").read_text())["project"]
@@ -70,7 +72,7 @@ def test_image_lock_is_a_subset_of_the_test_lock() -> None:
 
 
 def test_compose_file_is_valid_and_hardened() -> None:
-    """It matches the Compose schema; NATS and the relay run with their profile only."""
+    """The Compose file matches the Compose schema; NATS and the relay run only with the profile `nats`."""
     text = (OPS / "compose.yaml").read_text()
     substituted = re.sub(r"\$\{(\w+)(?::([-?])([^}]*))?\}", lambda m: m[3] if m[2] == "-" else "given", text)
     document = yaml.safe_load(substituted)
@@ -108,7 +110,7 @@ def test_compose_file_is_valid_and_hardened() -> None:
     ids=["plain", "nats", "ingress", "settings", "scaled"],
 )
 def test_chart_renders_valid_kubernetes_objects(values: dict[str, Any], tmp_path: Path) -> None:
-    """With several sets of values."""
+    """The rendered objects match the Kubernetes schemas for several sets of chart values."""
     values_file = tmp_path / "values.yaml"
     values_file.write_text(yaml.safe_dump(REQUIRED_VALUES | values))
     helm_directories = {f"HELM_{name}_HOME": str(tmp_path) for name in ("CACHE", "CONFIG", "DATA")}
@@ -127,17 +129,17 @@ def test_chart_renders_valid_kubernetes_objects(values: dict[str, Any], tmp_path
         assert set(container["args"]) <= COMMANDS
         assert pod["securityContext"]["runAsNonRoot"]
         assert container["securityContext"]["readOnlyRootFilesystem"]
-        names = {object_["name"] for object_ in container["env"]}
+        names = {variable["name"] for variable in container["env"]}
         assert {name for name in names if name.startswith("GATEWAY_")} <= SETTING_NAMES
         is_broker_worker = container["args"] == ["work"] and values.get("nats", False)
         assert ("GATEWAY_DATABASE_URL_FILE" in names) != is_broker_worker
         mounted = {item["path"] for volume in pod["volumes"] for item in volume.get("secret", {}).get("items", ())}
-        expected_files = {object_["value"] for object_ in container["env"] if object_["name"].endswith("_FILE")}
+        expected_files = {variable["value"] for variable in container["env"] if variable["name"].endswith("_FILE")}
         assert {Path(path).name for path in expected_files} == mounted
 
 
 def test_chart_requires_the_public_url(tmp_path: Path) -> None:
-    """Without it rendering fails and names the value."""
+    """Rendering without `publicUrl` fails with a message that names the value."""
     command = [linter("helm"), "template", "push", CHART]
     process = subprocess.run(command, check=False, capture_output=True, text=True)
     assert process.returncode != 0
@@ -146,14 +148,14 @@ def test_chart_requires_the_public_url(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("unit", UNITS, ids=lambda unit: unit.name)
 def test_systemd_unit_is_valid_and_hardened(unit: Path, tmp_path: Path) -> None:
-    """By systemd-analyze."""
+    """systemd-analyze accepts the unit and reports at most MAX_EXPOSURE."""
     analyze = shutil.which("systemd-analyze")
     text = unit.read_text()
     assert setting_names_in(text) <= SETTING_NAMES
     [command] = re.findall(r"^ExecStart=/opt/gateway/bin/gateway (\w+)$", text, re.MULTILINE)
     assert command in COMMANDS
     if analyze is None:
-        pytest.skip("there is no systemd-analyze here (Debian: apt-get install systemd)")
+        pytest.skip("systemd-analyze is not installed (Debian: apt-get install systemd)")
     copy = tmp_path / unit.name
     copy.write_text(
         text.replace("/opt/gateway/bin/gateway", "/usr/bin/env")

@@ -1,4 +1,4 @@
-"""The Python client alone: its agreement with the OpenAPI document, its imports, its retries."""
+"""The Python client without a gateway: its agreement with the OpenAPI document, its imports and its retries."""
 
 import asyncio
 import inspect
@@ -22,7 +22,7 @@ from gateway.client.transport import Transport
 from ops.client import render
 from tests.support.api import DOCUMENT, path_template
 
-# Operations of the document that the client does not have, with the reason.
+# Operations of the document without a method in the client, each with the reason.
 OMITTED_OPERATIONS = {
     ("GET", "/v1/devices/{device_id}/live"): "a WebSocket for pages, with a device's own token",
     ("POST", "/v1/receipts"): "sent by service workers, with a token from the message",
@@ -33,6 +33,7 @@ OMITTED_OPERATIONS = {
     ("GET", "/metrics"): "for Prometheus",
 }
 
+# Error codes of the document without an exception in the client, each with the reason.
 OMITTED_ERROR_CODES = {
     "receipt_invalid": "service workers send receipts",
     "malformed_request": "the client speaks HTTP",
@@ -45,34 +46,35 @@ OMITTED_ERROR_CODES = {
 Handler = Callable[[web.Request], Awaitable[web.Response]]
 
 
-class Recorded(Exception):
-    """Raised instead of returning a response."""
+class RequestRecorded(Exception):
+    """Raised by the replaced transport instead of returning a response."""
 
 
 def client_methods() -> dict[str, Callable[..., Any]]:
+    """Return every method of the client that sends a request, by name."""
     gateway = Gateway("http://127.0.0.1")
-    parts = {name: part for name, part in vars(gateway).items() if not name.startswith("_")}
+    resources = {name: resource for name, resource in vars(gateway).items() if not name.startswith("_")}
     methods = {
         "gateway.check_readiness": gateway.check_readiness,
         "gateway.get_vapid_public_key": gateway.get_vapid_public_key,
     }
-    for name, part in parts.items():
-        members = inspect.getmembers(part, inspect.ismethod)
+    for name, resource in resources.items():
+        members = inspect.getmembers(resource, inspect.ismethod)
         methods |= {f"{name}.{method}": bound for method, bound in members if not method.startswith("_")}
     return methods
 
 
 async def record_request(call: Callable[..., Any], monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
-    """Return the request of a method that is called with all its arguments."""
+    """Call a method with a value for each of its arguments, and return the request that it would send."""
     request: dict[str, Any] = {}
 
-    async def record(_: Transport, method: str, at: str, **options: Any) -> None:
-        request.update(method=method, path=at, **options)
-        raise Recorded
+    async def record(_: Transport, method: str, path: str, **options: Any) -> None:
+        request.update(method=method, path=path, **options)
+        raise RequestRecorded
 
     @asynccontextmanager
-    async def record_stream(_: Transport, method: str, at: str, **options: Any) -> AsyncIterator[None]:
-        await record(_, method, at, **options)
+    async def record_stream(_: Transport, method: str, path: str, **options: Any) -> AsyncIterator[None]:
+        await record(_, method, path, **options)
         yield
 
     monkeypatch.setattr(Transport, "call", record)
@@ -81,12 +83,12 @@ async def record_request(call: Callable[..., Any], monkeypatch: pytest.MonkeyPat
     keyword: dict[str, Any] = {}
     for parameter in inspect.signature(call).parameters.values():
         if parameter.kind is parameter.VAR_KEYWORD:
-            [fields] = typing.get_args(parameter.annotation)
-            keyword |= dict.fromkeys(typing.get_type_hints(fields), "x")
+            [typed_dict] = typing.get_args(parameter.annotation)
+            keyword |= dict.fromkeys(typing.get_type_hints(typed_dict), "x")
         elif parameter.default is parameter.empty:
             positional.append("x")
     result = call(*positional, **keyword)
-    with pytest.raises(Recorded):
+    with pytest.raises(RequestRecorded):
         await (anext(aiter(result)) if isinstance(result, Listing | Tail | ImportResults) else result)
     return request
 
@@ -114,16 +116,16 @@ async def test_client_methods_match_the_document(
         elif request.get("raw") is None:
             schema = DOCUMENT["components"]["schemas"][content["application/json"]["schema"]["$ref"].rpartition("/")[2]]
             assert request["body"].keys() == schema["properties"].keys(), name
-        for kind in ([request["raw"][1]] if request.get("raw") else []) + [
+        for media_type in ([request["raw"][1]] if request.get("raw") else []) + [
             request.get("headers", {}).get("Content-Type")
         ]:
-            assert kind is None or kind in content, name
-    operations = {(method.upper(), path) for path, of in DOCUMENT["paths"].items() for method in of}
+            assert media_type is None or media_type in content, name
+    operations = {(method.upper(), path) for path, methods in DOCUMENT["paths"].items() for method in methods}
     assert operations - operations_used == set(OMITTED_OPERATIONS)
 
 
 def test_client_types_are_generated_from_the_document() -> None:
-    """If this fails, run ops/client."""
+    """The generated files of the client are up to date; `ops/client` writes them."""
     for path, text in render().items():
         assert path.read_text() == text, f"{path.name} differs from the OpenAPI document: run ops/client"
 
@@ -131,7 +133,7 @@ def test_client_types_are_generated_from_the_document() -> None:
 def test_error_codes_have_exceptions() -> None:
     codes = set(DOCUMENT["components"]["schemas"]["Problem"]["properties"]["code"]["enum"])
     assert codes - set(BY_CODE) == set(OMITTED_ERROR_CODES)
-    assert {kind.__name__ for kind in BY_CODE.values()} <= set(client.__all__)
+    assert {error.__name__ for error in BY_CODE.values()} <= set(client.__all__)
 
 
 def test_client_imports_only_aiohttp() -> None:
@@ -145,7 +147,7 @@ def test_client_imports_only_aiohttp() -> None:
 
 @asynccontextmanager
 async def client_of(*handlers: Handler, max_attempts: int = 4) -> AsyncIterator[tuple[Gateway, list[web.Request]]]:
-    """A client of a server with these responses in order, the last repeatedly; and the requests it received."""
+    """Start a server that uses these handlers in order, the last repeatedly; yield a client and the requests."""
     requests_received: list[web.Request] = []
 
     async def answer(request: web.Request) -> web.StreamResponse:
@@ -183,7 +185,7 @@ async def close_connection(request: web.Request) -> web.Response:
 
 @pytest.fixture
 def waits(monkeypatch: pytest.MonkeyPatch) -> list[float]:
-    """Record pauses instead of waiting."""
+    """Record the pauses of the client instead of waiting, and return the list of their seconds."""
     waited: list[float] = []
     sleep = asyncio.sleep
 

@@ -1,4 +1,4 @@
-"""The request batcher: concurrent calls are handled in batches, and each gets its own result."""
+"""The request batcher: concurrent calls are handled in batches, and each call gets its own result."""
 
 import asyncio
 from collections.abc import Sequence
@@ -8,15 +8,15 @@ import pytest
 from gateway.service.request_batcher import RequestBatcher
 
 
-class Worker:
-    """Doubles numbers; each batch waits until it is released."""
+class Doubler:
+    """Doubles the numbers of a batch once the test releases `go`; negative numbers are errors."""
 
     def __init__(self) -> None:
         self.batches: list[list[int]] = []
         self.go = asyncio.Semaphore(0)
         self.fails = False
 
-    async def do(self, numbers: Sequence[int]) -> list[int | Exception]:
+    async def double_all(self, numbers: Sequence[int]) -> list[int | Exception]:
         self.batches.append(list(numbers))
         await self.go.acquire()
         if self.fails:
@@ -25,7 +25,7 @@ class Worker:
 
 
 async def submit(batcher: RequestBatcher[int, int], *numbers: int) -> list["asyncio.Task[int]"]:
-    """Submit the numbers and let the batcher start."""
+    """Submit the numbers, and run the event loop until the batcher has started a batch."""
     tasks = [asyncio.create_task(batcher.submit(number)) for number in numbers]
     await asyncio.sleep(0)
     await asyncio.sleep(0)
@@ -33,35 +33,35 @@ async def submit(batcher: RequestBatcher[int, int], *numbers: int) -> list["asyn
 
 
 async def test_requests_during_a_batch_form_the_next_one() -> None:
-    """A batch in progress is not extended."""
-    worker = Worker()
-    batcher: RequestBatcher[int, int] = RequestBatcher(worker.do, max_batch=10)
+    """Requests do not join the batch that is in progress."""
+    doubler = Doubler()
+    batcher: RequestBatcher[int, int] = RequestBatcher(doubler.double_all, max_batch=10)
     first = await submit(batcher, 1)
     later = await submit(batcher, 2, 3)
-    assert worker.batches == [[1]]
-    worker.go.release()
-    worker.go.release()
+    assert doubler.batches == [[1]]
+    doubler.go.release()
+    doubler.go.release()
     assert await asyncio.gather(*first, *later) == [2, 4, 6]
-    assert worker.batches == [[1], [2, 3]]
+    assert doubler.batches == [[1], [2, 3]]
 
 
 async def test_batch_size_is_bounded() -> None:
     """More requests than the maximum take several batches."""
-    worker = Worker()
-    batcher: RequestBatcher[int, int] = RequestBatcher(worker.do, max_batch=2)
+    doubler = Doubler()
+    batcher: RequestBatcher[int, int] = RequestBatcher(doubler.double_all, max_batch=2)
     tasks = await submit(batcher, 1, 2, 3, 4, 5)
     for _ in range(3):
-        worker.go.release()
+        doubler.go.release()
     assert await asyncio.gather(*tasks) == [2, 4, 6, 8, 10]
-    assert worker.batches == [[1, 2], [3, 4], [5]]
+    assert doubler.batches == [[1, 2], [3, 4], [5]]
 
 
 async def test_error_of_one_request_reaches_only_its_caller() -> None:
-    """The others get their results."""
-    worker = Worker()
-    batcher: RequestBatcher[int, int] = RequestBatcher(worker.do, max_batch=10)
+    """The other requests of the batch get their results."""
+    doubler = Doubler()
+    batcher: RequestBatcher[int, int] = RequestBatcher(doubler.double_all, max_batch=10)
     first, second, third = await submit(batcher, 1, -1, 2)
-    worker.go.release()
+    doubler.go.release()
     assert (await first, await third) == (2, 4)
     with pytest.raises(ValueError, match="-1"):
         await second
@@ -69,36 +69,36 @@ async def test_error_of_one_request_reaches_only_its_caller() -> None:
 
 async def test_failed_batch_fails_all_its_requests() -> None:
     """The next batch is processed normally."""
-    worker = Worker()
-    batcher: RequestBatcher[int, int] = RequestBatcher(worker.do, max_batch=10)
-    worker.fails = True
+    doubler = Doubler()
+    batcher: RequestBatcher[int, int] = RequestBatcher(doubler.double_all, max_batch=10)
+    doubler.fails = True
     tasks = await submit(batcher, 1, 2)
-    worker.go.release()
+    doubler.go.release()
     assert [type(result) for result in await asyncio.gather(*tasks, return_exceptions=True)] == [OSError] * 2
-    worker.fails = False
-    worker.go.release()
+    doubler.fails = False
+    doubler.go.release()
     assert await batcher.submit(3) == 6
 
 
 async def test_cancelled_request_does_not_affect_the_others() -> None:
     """A request cancelled before its batch is left out of it."""
-    worker = Worker()
-    batcher: RequestBatcher[int, int] = RequestBatcher(worker.do, max_batch=10)
+    doubler = Doubler()
+    batcher: RequestBatcher[int, int] = RequestBatcher(doubler.double_all, max_batch=10)
     first, second = await submit(batcher, 1, 2)
     third, fourth = await submit(batcher, 3, 4)
     first.cancel()
     third.cancel()
-    worker.go.release()
-    worker.go.release()
+    doubler.go.release()
+    doubler.go.release()
     assert (await second, await fourth) == (4, 8)
-    assert worker.batches == [[1, 2], [4]]
+    assert doubler.batches == [[1, 2], [4]]
 
 
 async def test_no_task_runs_without_requests() -> None:
     """The batcher's task ends after the last batch."""
-    worker = Worker()
-    batcher: RequestBatcher[int, int] = RequestBatcher(worker.do, max_batch=10)
-    worker.go.release()
+    doubler = Doubler()
+    batcher: RequestBatcher[int, int] = RequestBatcher(doubler.double_all, max_batch=10)
+    doubler.go.release()
     assert await batcher.submit(1) == 2
     await asyncio.sleep(0)
     assert not [task for task in asyncio.all_tasks() if task.get_name() == "request-batcher"]

@@ -1,4 +1,4 @@
-"""Local times, quiet hours and recurrences across changes of the clocks."""
+"""Local times, quiet hours and recurrences across changes to and from daylight saving time."""
 
 from datetime import UTC, datetime, time, timedelta
 from zoneinfo import ZoneInfo
@@ -41,27 +41,27 @@ clocks = st.times().map(lambda t: t.replace(second=0, microsecond=0))
     [
         ("2026-12-01T09:00", "Europe/Vienna", "2026-12-01T08:00"),
         ("2026-07-01T09:00", "Europe/Vienna", "2026-07-01T07:00"),
-        ("2026-03-29T02:30", "Europe/Vienna", "2026-03-29T01:30"),  # skipped: it is 03:30
-        ("2026-10-25T02:30", "Europe/Vienna", "2026-10-25T00:30"),  # twice: the first
+        ("2026-03-29T02:30", "Europe/Vienna", "2026-03-29T01:30"),  # 02:30 is skipped and becomes 03:30
+        ("2026-10-25T02:30", "Europe/Vienna", "2026-10-25T00:30"),  # 02:30 occurs twice; the first one is used
         ("2026-11-01T01:30", "America/New_York", "2026-11-01T05:30"),
         ("2026-03-08T02:30", "America/New_York", "2026-03-08T07:30"),
         ("2026-10-04T02:15", "Australia/Lord_Howe", "2026-10-03T15:45"),
     ],
 )
 def test_local_time_is_converted_in_its_zone(local: str, name: str, utc: str) -> None:
-    """A skipped time is moved forward, and an ambiguous one is the first."""
+    """A local time that is skipped is moved forward; of a time that occurs twice, the first is used."""
     assert to_utc(datetime.fromisoformat(local), zone_or_utc(name)) == datetime.fromisoformat(f"{utc}+00:00")
 
 
 @given(locals_, zones)
 def test_conversion_round_trips_except_for_skipped_times(local: datetime, name: str) -> None:
-    """For generated times and zones."""
+    """A skipped time comes back up to an hour later; of a repeated time, the first instant is used."""
     local = local.replace(microsecond=0)
     moment = to_utc(local, zone_or_utc(name))
     converted = moment.astimezone(ZoneInfo(name)).replace(tzinfo=None)
     assert converted == local or timedelta(0) < converted - local <= timedelta(hours=1)
     earlier = (moment - timedelta(hours=3)).astimezone(ZoneInfo(name)).replace(tzinfo=None)
-    assert earlier < local  # it is the first such moment, not the second
+    assert earlier < local  # the local time did not occur in the three hours before
 
 
 @given(locals_, zones)
@@ -84,22 +84,22 @@ def test_device_without_a_zone_is_in_utc() -> None:
 
 @given(clocks, clocks, st.datetimes(FIRST, LAST, timezones=st.just(UTC)), zones)
 def test_quiet_hours_end_exactly(start: time, end: time, now: datetime, name: str) -> None:
-    """For generated times and zones, across midnight as well."""
+    """A time is quiet from start (inclusive) to end (exclusive), also across midnight."""
     quiet = QuietHours(start, end, name)
     until = quiet.end_of_quiet(None, now)
-    clock = now.astimezone(ZoneInfo(name)).time()
-    inside = start <= clock < end if start <= end else clock >= start or clock < end
+    local_time = now.astimezone(ZoneInfo(name)).time()
+    inside = start <= local_time < end if start <= end else local_time >= start or local_time < end
     assert (until is not None) == inside
     if until is not None:
         assert now < until <= now + timedelta(hours=25)
         after = until.astimezone(ZoneInfo(name))
-        # It ends by the clock, or as much later as the clocks were put forward over the end.
-        late = (datetime.combine(after.date(), after.time()) - datetime.combine(after.date(), end)).total_seconds()
-        assert 0 <= late % 86_400 <= 3600
+        # The end is exact, or up to an hour later if its local time is skipped.
+        late_s = (datetime.combine(after.date(), after.time()) - datetime.combine(after.date(), end)).total_seconds()
+        assert 0 <= late_s % 86_400 <= 3600
 
 
 def test_quiet_hours_use_the_device_s_zone() -> None:
-    """One instant is quiet for one device and not for another."""
+    """The same instant is quiet for a device in Vienna and not for a device in New York."""
     quiet, now = QuietHours(time(22), time(8), DEVICE_ZONE), datetime(2026, 11, 24, 22, 30, tzinfo=UTC)
     assert quiet.end_of_quiet("Europe/Vienna", now) == datetime(2026, 11, 25, 7, tzinfo=UTC)
     assert quiet.end_of_quiet("America/New_York", now) is None
@@ -107,7 +107,7 @@ def test_quiet_hours_use_the_device_s_zone() -> None:
 
 
 def test_quiet_hours_ending_in_a_repeated_hour_end_later() -> None:
-    """The end is after the current time in both passes."""
+    """02:30 occurs twice that night; the next 02:30 after the current time ends the quiet hours."""
     quiet = QuietHours(time(22), time(2, 30), "Europe/Vienna")
     first = datetime(2026, 10, 25, 0, 10, tzinfo=UTC)  # 02:10, for the first time
     second = datetime(2026, 10, 25, 1, 10, tzinfo=UTC)  # 02:10 again
@@ -126,7 +126,7 @@ def test_quiet_hours_ending_in_a_repeated_hour_end_later() -> None:
     ],
 )
 def test_recurrence_follows_the_clocks_of_its_zone(cron: str, name: str, after: str, times: list[str]) -> None:
-    """Skipped and repeated hours."""
+    """A skipped time occurs an hour later, and a repeated time occurs once."""
     moment = datetime.fromisoformat(f"{after}+00:00")
     for expected in times:
         occurrence = Recurrence(cron, name).next_occurrence(moment)
@@ -138,7 +138,7 @@ def test_recurrence_follows_the_clocks_of_its_zone(cron: str, name: str, after: 
 
 @given(st.datetimes(FIRST, LAST, timezones=st.just(UTC)), zones, st.integers(0, 59), st.integers(0, 23))
 def test_daily_recurrence_occurs_once_a_day(start: datetime, name: str, minute: int, hour: int) -> None:
-    """Across every change of the clocks."""
+    """Five consecutive occurrences are on five days, also when the clocks change."""
     daily, moment, days = Recurrence(f"{minute} {hour} * * *", name), start, []
     for _ in range(5):
         occurrence = daily.next_occurrence(moment)
@@ -161,5 +161,5 @@ def test_recurrence_in_device_time_starts_with_the_first_zone(now: datetime) -> 
 
 @pytest.mark.parametrize("cron", ["", "x", "60 * * * *", "0 0 30 2 *", "* * * *", "0 9 * * MON#9", "0 0 31 4 *"])
 def test_invalid_or_impossible_cron_has_an_error(cron: str) -> None:
-    """31 April never occurs."""
+    """Cron expressions that are malformed, or whose day never occurs, have an error."""
     assert Recurrence(cron).find_error() is not None

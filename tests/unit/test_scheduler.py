@@ -1,4 +1,4 @@
-"""The send scheduler as a whole: which message is next, how many are in flight, what is deferred."""
+"""The send scheduler with all its parts: which message is next, how many are in flight, which are deferred."""
 
 import asyncio
 import heapq
@@ -26,6 +26,8 @@ TENANT, OTHER_TENANT = UUID(int=1), UUID(int=2)
 
 @dataclass(frozen=True)
 class Message:
+    """A message that records the seconds of its deferrals."""
+
     lane: Lane
     host: str = "one.example"
     number: int = 0
@@ -44,8 +46,8 @@ def is_waiting(task: "asyncio.Task[Message]") -> bool:
     return not task.done()
 
 
-async def settle() -> None:
-    """Run every task that can proceed."""
+async def run_ready_tasks() -> None:
+    """Run the event loop until every task that can proceed has done so."""
     for _ in range(5):
         await asyncio.sleep(0)
 
@@ -68,8 +70,8 @@ def scheduler(clock: Clock) -> SendScheduler[Message]:
 
 
 @pytest.fixture
-def small(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A new host has a limit of four."""
+def small_host_limit(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Set the initial limit of a new host to four messages."""
     monkeypatch.setattr(host_limiter, "INITIAL_LIMIT", 4)
 
 
@@ -86,7 +88,7 @@ def drain(scheduler: SendScheduler[Message], *, urgent_only: bool = False) -> li
 
 
 async def test_lanes_are_served_in_order_of_priority(scheduler: SendScheduler[Message]) -> None:
-    """Urgent messages go before normal and bulk ones; within a lane, first in, first out."""
+    """Urgent messages are sent before normal ones, and those before bulk ones; each lane is first in, first out."""
     for lane in (Lane.BULK, Lane.URGENT, Lane.NORMAL):
         scheduler.put(lane, TENANT, make_messages(lane, 3))
     taken = [await next_message(scheduler) for _ in range(9)]
@@ -96,11 +98,11 @@ async def test_lanes_are_served_in_order_of_priority(scheduler: SendScheduler[Me
 
 
 async def test_urgent_sender_takes_urgent_messages_only(scheduler: SendScheduler[Message]) -> None:
-    """A sender reserved for urgent messages leaves the others alone."""
+    """A sender that is reserved for urgent messages takes no message of another lane."""
     scheduler.put(Lane.BULK, TENANT, make_messages(Lane.BULK, 1))
     scheduler.put(Lane.NORMAL, TENANT, make_messages(Lane.NORMAL, 1))
     reserved = asyncio.create_task(scheduler.next(urgent_only=True))
-    await settle()
+    await run_ready_tasks()
     assert is_waiting(reserved)
     scheduler.put(Lane.URGENT, TENANT, make_messages(Lane.URGENT, 1))
     assert (await asyncio.wait_for(reserved, 1)).lane is Lane.URGENT
@@ -109,16 +111,16 @@ async def test_urgent_sender_takes_urgent_messages_only(scheduler: SendScheduler
 async def test_idle_senders_wake_for_new_messages(scheduler: SendScheduler[Message]) -> None:
     """As many idle senders wake as there are messages."""
     waiting = [asyncio.create_task(scheduler.next(urgent_only=False)) for _ in range(3)]
-    await settle()
+    await run_ready_tasks()
     scheduler.put(Lane.BULK, TENANT, make_messages(Lane.BULK, 2))
-    await settle()
+    await run_ready_tasks()
     assert sorted(map(is_waiting, waiting)) == [False, False, True]
     scheduler.put(Lane.URGENT, TENANT, make_messages(Lane.URGENT, 1))
     assert {message.lane for message in await asyncio.gather(*waiting)} == {Lane.BULK, Lane.URGENT}
 
 
 async def test_tenants_take_turns_and_so_do_their_hosts(scheduler: SendScheduler[Message]) -> None:
-    """The four jobs of one tenant, added before, do not delay the other tenant's first message."""
+    """Two tenants get every second message each, although one tenant added four jobs before."""
     for _ in range(4):
         scheduler.put(
             Lane.BULK,
@@ -135,7 +137,7 @@ async def test_tenants_take_turns_and_so_do_their_hosts(scheduler: SendScheduler
     }
 
 
-@pytest.mark.usefixtures("small")
+@pytest.mark.usefixtures("small_host_limit")
 async def test_tenants_take_turns_at_a_full_host(scheduler: SendScheduler[Message]) -> None:
     """Each slot that a full host frees goes to the next tenant."""
     scheduler.put(Lane.BULK, TENANT, make_messages(Lane.BULK, 100))
@@ -151,30 +153,30 @@ async def test_tenants_take_turns_at_a_full_host(scheduler: SendScheduler[Messag
     assert served == {TENANT: 10, OTHER_TENANT: 10}
 
 
-@pytest.mark.usefixtures("small")
+@pytest.mark.usefixtures("small_host_limit")
 async def test_host_has_no_more_in_flight_than_its_limit(scheduler: SendScheduler[Message]) -> None:
-    """The message beyond the limit waits until another completes."""
+    """The message beyond the limit other_messages until another completes."""
     scheduler.put(Lane.BULK, TENANT, make_messages(Lane.BULK, 6))
     taken = [await next_message(scheduler) for _ in range(4)]
     fifth = asyncio.create_task(scheduler.next(urgent_only=False))
-    await settle()
+    await run_ready_tasks()
     assert is_waiting(fifth)
     scheduler.complete(taken[0])
-    scheduler.senders.wake(1)  # in place of the sender that completed, which takes the next message itself
+    scheduler.senders.wake(1)  # in production, the sender that called `complete` takes the next message itself
     assert (await asyncio.wait_for(fifth, 1)).number == 4
 
 
-@pytest.mark.usefixtures("small")
+@pytest.mark.usefixtures("small_host_limit")
 async def test_full_host_does_not_delay_other_hosts(scheduler: SendScheduler[Message]) -> None:
-    """Messages for another host are sent past those that wait at a full one."""
+    """Messages for another host overtake the messages that wait at a full host."""
     scheduler.put(Lane.BULK, TENANT, make_messages(Lane.BULK, 50, "slow.example"))
     scheduler.put(Lane.BULK, TENANT, make_messages(Lane.BULK, 2, "fast.example"))
     assert Counter(message.host for message in drain(scheduler)) == {"slow.example": 4, "fast.example": 2}
 
 
-@pytest.mark.usefixtures("small")
+@pytest.mark.usefixtures("small_host_limit")
 async def test_full_host_has_slots_reserved_for_urgent(scheduler: SendScheduler[Message]) -> None:
-    """An urgent message is sent though bulk messages fill the host's limit."""
+    """An urgent message is sent although bulk messages fill the host's limit."""
     scheduler.put(Lane.BULK, TENANT, make_messages(Lane.BULK, 20))
     assert len(drain(scheduler)) == 4
     scheduler.put(Lane.URGENT, TENANT, make_messages(Lane.URGENT, 2))
@@ -182,9 +184,9 @@ async def test_full_host_has_slots_reserved_for_urgent(scheduler: SendScheduler[
     assert alert.lane is Lane.URGENT
 
 
-@pytest.mark.usefixtures("small")
+@pytest.mark.usefixtures("small_host_limit")
 async def test_full_host_gives_its_next_slot_to_urgent(scheduler: SendScheduler[Message]) -> None:
-    """A freed slot goes to an urgent message before bulk messages that waited longer."""
+    """A freed slot goes to an urgent message, although bulk messages have waited longer."""
     scheduler.put(Lane.BULK, TENANT, make_messages(Lane.BULK, 20))
     taken = [await next_message(scheduler) for _ in range(4)]
     scheduler.put(Lane.URGENT, TENANT, make_messages(Lane.URGENT, 2))
@@ -207,11 +209,11 @@ async def test_slow_hosts_leave_slots_for_other_hosts(clock: Clock) -> None:
 
 
 async def test_backlog_excludes_messages_of_slow_hosts(clock: Clock, scheduler: SendScheduler[Message]) -> None:
-    """Claiming goes on while messages wait at a slow host."""
+    """A claim loop does not wait for the messages of a host that has become slow."""
     scheduler.put(Lane.BULK, TENANT, make_messages(Lane.BULK, 500, "slow.example"))
     drain(scheduler)
     claiming = asyncio.create_task(scheduler.wait_until_below(tuple(Lane), 0))
-    await settle()
+    await run_ready_tasks()
     assert not claiming.done()
     clock.now += 5
     scheduler.reassess_hosts()
@@ -221,7 +223,7 @@ async def test_backlog_excludes_messages_of_slow_hosts(clock: Clock, scheduler: 
 async def test_claim_is_delayed_after_an_undeliverable_job(
     clock: Clock, scheduler: SendScheduler[Message], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The delay applies to the lanes of the job, in proportion to its size."""
+    """A job whose messages are all deferred delays the next claim of its lane by 0.1 s, but not that of others."""
     slept: list[float] = []
 
     async def sleep(seconds: float) -> None:
@@ -242,30 +244,34 @@ async def test_claim_is_delayed_after_an_undeliverable_job(
 async def test_long_wait_is_deferred_for_as_long_as_the_host_needs(
     clock: Clock, scheduler: SendScheduler[Message]
 ) -> None:
-    """A host that takes 12 messages a second for five minutes needs 39 seconds for 500 of them."""
+    """A host that completed 12.8 messages per second for five minutes needs 39 seconds for 500 messages."""
     scheduler.put(Lane.BULK, TENANT, make_messages(Lane.BULK, 300 * 64 // 5 + 500))
     for _ in range(300 * 64 // 5):
         message = await next_message(scheduler)
         clock.now += 5 / 64
         scheduler.complete(message, Feedback.SUCCESS, 5.0)
         scheduler.reassess_hosts()
-    more = [make_messages(Lane.BULK, MAX_CHUNK_SIZE) for _ in range(30)]
-    for job in more:
+    jobs = [make_messages(Lane.BULK, MAX_CHUNK_SIZE) for _ in range(30)]
+    for job in jobs:
         scheduler.put(Lane.BULK, TENANT, job)
-    pauses = [{pause for message in job for pause in message.deferrals} for job in more]
+    pauses = [{pause for message in job for pause in message.deferrals} for job in jobs]
     first, second, *_ = (pause for [pause] in pauses)
     assert first == MAX_HOST_WAIT_S / 2
     assert second == pytest.approx(first + MAX_CHUNK_SIZE * 5 / 64, rel=0.4)
     assert max(pause for [pause] in pauses) <= MAX_DEFERRAL_S[Lane.BULK]
-    waits = make_messages(Lane.BULK, 5, application=OTHER_TENANT)
-    scheduler.put(Lane.BULK, OTHER_TENANT, waits)
-    assert not any(message.deferrals for message in waits), "the other tenant keeps its turn at the host"
+    other_messages = make_messages(Lane.BULK, 5, application=OTHER_TENANT)
+    scheduler.put(Lane.BULK, OTHER_TENANT, other_messages)
+    assert not any(message.deferrals for message in other_messages), "the other tenant keeps its turn at the host"
 
 
 def idle_s(
     scheduler: SendScheduler[Message], clock: Clock, count: int, answer: Callable[[], tuple[float, Feedback]]
 ) -> float:
-    """Return the seconds of a campaign in which its host is idle because all remaining messages are deferred."""
+    """Simulate a campaign of `count` messages to one host, and return the seconds without a message in flight.
+
+    The host is idle while all remaining messages are deferred. `answer` returns the response time and the feedback
+    of a message; messages with backpressure are sent again two seconds later.
+    """
     order = itertools.count()
     due = [(clock.now, next(order), make_messages(Lane.BULK, MAX_CHUNK_SIZE)) for _ in range(count // MAX_CHUNK_SIZE)]
     sent: list[tuple[float, int, Message, Feedback, float]] = []
@@ -293,28 +299,28 @@ def idle_s(
 
 @pytest.mark.parametrize("seed", range(3))
 def test_short_disturbance_does_not_defer_for_long(seed: int, clock: Clock, scheduler: SendScheduler[Message]) -> None:
-    """With 3 % of 429 the limit stays small, and 3 % of late responses must then not look like a stalled host."""
-    chance = random.Random(seed)  # noqa: S311 - repeatable
+    """With 3 % backpressure the limit is small; 3 % slow responses must then not be taken for a stalled host."""
+    rng = random.Random(seed)  # noqa: S311 - repeatable
 
     def answer() -> tuple[float, Feedback]:
-        return (0.4 if chance.random() < 0.03 else 0.02), (
-            Feedback.BACKPRESSURE if chance.random() < 0.03 else Feedback.SUCCESS
+        return (0.4 if rng.random() < 0.03 else 0.02), (
+            Feedback.BACKPRESSURE if rng.random() < 0.03 else Feedback.SUCCESS
         )
 
     assert idle_s(scheduler, clock, 20_000, answer) < 10
 
 
 def test_deferral_is_capped_at_the_slow_period(clock: Clock, scheduler: SendScheduler[Message]) -> None:
-    """A host that was slow for 20 seconds idles for few seconds only after it recovered."""
-    began = clock.now
+    """After a slow period of 20 seconds, the host is idle for at most five seconds more than that."""
+    started_at = clock.now
 
     def answer() -> tuple[float, Feedback]:
-        return (5.0 if clock.now < began + 20 else 0.02), Feedback.SUCCESS
+        return (5.0 if clock.now < started_at + 20 else 0.02), Feedback.SUCCESS
 
     assert idle_s(scheduler, clock, 20_000, answer) < 20 + 5
 
 
-async def fail(scheduler: SendScheduler[Message], count: int) -> None:
+async def fail_messages(scheduler: SendScheduler[Message], count: int) -> None:
     scheduler.put(Lane.BULK, TENANT, make_messages(Lane.BULK, count))
     for message in drain(scheduler):
         scheduler.complete(message, Feedback.FAILURE, 1.0)
@@ -347,12 +353,12 @@ async def test_open_breaker_defers_messages_and_sends_a_probe(clock: Clock, sche
 
 
 async def test_urgent_message_probes_before_the_pause_ends(clock: Clock, scheduler: SendScheduler[Message]) -> None:
-    """An open breaker lets one urgent message through each URGENT_PROBE_INTERVAL_S."""
-    await fail(scheduler, 20)
-    alert = make_messages(Lane.URGENT, 5)
-    scheduler.put(Lane.URGENT, TENANT, alert)
-    assert drain(scheduler, urgent_only=True) == alert[:1]
-    assert all(1 <= pause <= host_limiter.INITIAL_PAUSE_S for message in alert[1:] for pause in message.deferrals)
+    """An open breaker admits one urgent message per URGENT_PROBE_INTERVAL_S."""
+    await fail_messages(scheduler, 20)
+    alerts = make_messages(Lane.URGENT, 5)
+    scheduler.put(Lane.URGENT, TENANT, alerts)
+    assert drain(scheduler, urgent_only=True) == alerts[:1]
+    assert all(1 <= pause <= host_limiter.INITIAL_PAUSE_S for message in alerts[1:] for pause in message.deferrals)
     clock.now += host_limiter.URGENT_PROBE_INTERVAL_S
     more_alerts = make_messages(Lane.URGENT, 4)
     scheduler.put(Lane.URGENT, TENANT, more_alerts)
@@ -361,7 +367,7 @@ async def test_urgent_message_probes_before_the_pause_ends(clock: Clock, schedul
 
 async def test_urgent_probe_does_not_wait_for_a_stalled_probe(clock: Clock, scheduler: SendScheduler[Message]) -> None:
     """An urgent message is sent while a bulk probe has no response yet."""
-    await fail(scheduler, 20)
+    await fail_messages(scheduler, 20)
     clock.now += host_limiter.INITIAL_PAUSE_S
     scheduler.put(Lane.BULK, TENANT, make_messages(Lane.BULK, 10))
     assert len(drain(scheduler)) == 1
@@ -375,7 +381,7 @@ async def test_every_message_is_sent_once_or_deferred(seed: int, monkeypatch: py
     """Hosts slow down, fail and recover at random: no message is lost, sent twice or stuck."""
     monkeypatch.setattr(host_limiter, "INITIAL_LIMIT", 5)
     monkeypatch.setattr(host_limiter, "INITIAL_PAUSE_S", 0.01)
-    chance = random.Random(seed)  # noqa: S311 - repeatable
+    rng = random.Random(seed)  # noqa: S311 - repeatable
     scheduler: SendScheduler[Message] = SendScheduler(max_in_flight=9)
     names = ["a.example", "b.example", "c.example"]
     ended: Counter[Message] = Counter()
@@ -387,7 +393,9 @@ async def test_every_message_is_sent_once_or_deferred(seed: int, monkeypatch: py
         if len(ended) == 3000:
             all_ended.set()
 
-    class RecordingList(list[float]):
+    class EndingDeferrals(list[float]):
+        """Deferrals of which the first ends the message."""
+
         def __init__(self) -> None:
             self.message: Message
 
@@ -395,9 +403,9 @@ async def test_every_message_is_sent_once_or_deferred(seed: int, monkeypatch: py
             end(self.message)
 
     for number in range(3000):
-        deferrals = RecordingList()
+        deferrals = EndingDeferrals()
         message = Message(
-            chance.choice(list(Lane)), chance.choice(names), number, chance.choice([TENANT, OTHER_TENANT]), deferrals
+            rng.choice(list(Lane)), rng.choice(names), number, rng.choice([TENANT, OTHER_TENANT]), deferrals
         )
         deferrals.message = message
         messages.append(message)
@@ -406,12 +414,12 @@ async def test_every_message_is_sent_once_or_deferred(seed: int, monkeypatch: py
         while True:
             message = await scheduler.next(urgent_only=urgent_only)
             assert not urgent_only or message.lane is Lane.URGENT
-            for _ in range(chance.randrange(3)):
+            for _ in range(rng.randrange(3)):
                 await asyncio.sleep(0)
             end(message)
             feedbacks = [Feedback.SUCCESS, None, Feedback.BACKPRESSURE, Feedback.FAILURE]
             weights = [1, 1, 1, 20 if message.number % 1000 > 900 else 0.5]
-            scheduler.complete(message, chance.choices(feedbacks, weights)[0], 0.001)
+            scheduler.complete(message, rng.choices(feedbacks, weights)[0], 0.001)
 
     async def reassess() -> None:
         while True:
@@ -451,7 +459,10 @@ scripts = st.lists(
 @given(scripts)
 @settings(max_examples=300)
 def test_scheduler_keeps_its_invariants(script: list[Action]) -> None:
-    """In flight at most the limits; no message lost or duplicated; urgent messages first where they may be sent."""
+    """The limits hold, no message is lost or sent twice, and urgent messages that may be sent go first.
+
+    Each action of the script is (name, lane, tenant, count); `time` advances the clock by a fifth of `count` seconds.
+    """
 
     async def play() -> None:
         clock = Clock()
@@ -520,29 +531,29 @@ def test_concurrency_starts_at_its_initial_limit(clock: Callable[[], float]) -> 
 
 
 async def test_pause_non_urgent_ends_with_urgent_messages(scheduler: SendScheduler[Message]) -> None:
-    """Bulk messages are neither sent nor claimed until the urgent messages arrive, and are sent after them."""
+    """Bulk messages are neither sent nor claimed until urgent messages arrive, and are sent after those."""
     scheduler.put(Lane.BULK, TENANT, make_messages(Lane.BULK, 3))
-    making = asyncio.create_task(scheduler.pause_non_urgent(10))
+    pausing = asyncio.create_task(scheduler.pause_non_urgent(10))
     await asyncio.sleep(0)
     sender = asyncio.create_task(next_message(scheduler))
     claiming = asyncio.create_task(scheduler.wait_until_below(tuple(Lane), 10))
     await scheduler.wait_until_below((Lane.URGENT,), 10)
-    await settle()
+    await run_ready_tasks()
     assert not sender.done()
     assert not claiming.done()
 
     scheduler.put(Lane.URGENT, TENANT, make_messages(Lane.URGENT, 1))
-    assert await making
+    assert await pausing
     await claiming
     assert (await sender).lane is Lane.URGENT
     assert (await next_message(scheduler)).lane is Lane.BULK
 
 
 async def test_pause_non_urgent_ends_after_its_timeout(scheduler: SendScheduler[Message]) -> None:
-    """An alert that another worker claimed does not block this one."""
+    """If another worker claims the urgent job, this worker's pause ends after its timeout."""
     scheduler.put(Lane.BULK, TENANT, make_messages(Lane.BULK, 1))
-    making = asyncio.create_task(scheduler.pause_non_urgent(0.01))
+    pausing = asyncio.create_task(scheduler.pause_non_urgent(0.01))
     await asyncio.sleep(0)
     sender = asyncio.create_task(next_message(scheduler))
-    assert not await making
+    assert not await pausing
     assert (await sender).lane is Lane.BULK

@@ -1,4 +1,4 @@
-"""The fair queue alone: whose turn it is."""
+"""The fair queue without the scheduler: which queue is served next."""
 
 from collections import Counter
 from uuid import UUID
@@ -11,7 +11,7 @@ BULK = Lane.BULK
 
 
 def pop_messages(queue: FairQueue[str], count: int) -> list[str]:
-    """Pop messages as a scheduler does, which closes the queues that are empty."""
+    """Pop messages and close empty queues, as the scheduler does."""
     messages = []
     for _ in range(count):
         head = queue.head(BULK)
@@ -32,7 +32,7 @@ def test_one_queue_is_first_in_first_out() -> None:
 
 
 def test_tenants_and_their_hosts_take_turns() -> None:
-    """Each tenant gets every second message, and each of the first tenant's hosts every fourth."""
+    """Each tenant has every second message, and each of the first tenant's two hosts every fourth."""
     queue: FairQueue[str] = FairQueue()
     queue.open(BULK, TENANT, "a.example", "aaaaaaaa")
     queue.open(BULK, TENANT, "b.example", "bbbbbbbb")
@@ -52,7 +52,7 @@ def test_lanes_are_separate() -> None:
 
 
 def test_skipped_queue_returns_when_made_ready() -> None:
-    """A queue that waits at its host takes no turn; the tenant's next queue has it instead."""
+    """A queue that waits at its host is skipped; the tenant's turn goes to its next queue."""
     queue: FairQueue[str] = FairQueue()
     full = queue.open(BULK, TENANT, "full.example", "ff")
     queue.open(BULK, TENANT, "a.example", "aa")
@@ -67,7 +67,7 @@ def test_skipped_queue_returns_when_made_ready() -> None:
 
 
 def test_withdrawn_queue_takes_no_turn() -> None:
-    """A queue can be removed from any position of the round-robin, once."""
+    """A queue can be removed from any position; removing it again returns False."""
     queue: FairQueue[str] = FairQueue()
     queue.open(BULK, TENANT, "a.example", "a")
     withdrawn = queue.open(BULK, OTHER_TENANT, "b.example", "b")

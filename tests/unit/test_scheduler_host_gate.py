@@ -1,4 +1,4 @@
-"""The host gates alone: which messages wait at a host, and which are deferred."""
+"""The host gates without the scheduler: which messages wait at a host, and which are deferred."""
 
 from uuid import UUID
 
@@ -21,7 +21,8 @@ def gate(monkeypatch: pytest.MonkeyPatch) -> HostGate[int]:
     return HostGate(HostLimiter(HOST, 1000))
 
 
-def add(gate: HostGate[int], lane: Lane, count: int, tenant: UUID = TENANT) -> MessageQueue[int]:
+def add_waiting(gate: HostGate[int], lane: Lane, count: int, tenant: UUID = TENANT) -> MessageQueue[int]:
+    """Add a queue of `count` messages that wait at the gate."""
     queue = FairQueue[int]().open(lane, tenant, gate.limiter.name, range(count))
     gate.queues[lane, tenant] = queue
     gate.waiting[lane] += count
@@ -29,6 +30,7 @@ def add(gate: HostGate[int], lane: Lane, count: int, tenant: UUID = TENANT) -> M
 
 
 def fill(gate: HostGate[int]) -> None:
+    """Begin as many non-urgent messages as the host's limit allows."""
     while gate.limiter.has_room(0, urgent=False):
         gate.limiter.begin(0)
 
@@ -43,9 +45,9 @@ def test_full_host_unblocks_urgent_queues_first(gate: HostGate[int]) -> None:
     """A freed slot goes to the blocked queue of the most urgent lane."""
     fill(gate)
     gates: HostGates[int] = HostGates(1000)
-    bulk = add(gate, Lane.BULK, 1)
+    bulk = add_waiting(gate, Lane.BULK, 1)
     assert not gates.admits(gate, bulk, 0)
-    urgent = add(gate, Lane.URGENT, 1)
+    urgent = add_waiting(gate, Lane.URGENT, 1)
     gate.blocked[Lane.URGENT].append(urgent)
     gate.limiter.begin(0)  # the slot reserved for urgent messages
     assert gate.unblock(0) is None
@@ -61,9 +63,9 @@ def test_full_host_unblocks_urgent_queues_first(gate: HostGate[int]) -> None:
 
 
 def test_slow_state_has_hysteresis(gate: HostGate[int]) -> None:
-    """A host becomes slow above SLOW_S of waiting messages, and recovers below half of that."""
+    """A host becomes slow when messages have waited more than SLOW_S, and recovers below half of that."""
     fill(gate)
-    add(gate, Lane.BULK, 4)
+    add_waiting(gate, Lane.BULK, 4)
     assert not gate.update_slow_state(SLOW_S)
     assert gate.update_slow_state(SLOW_S + 0.1)
     assert gate.slow_since == SLOW_S + 0.1
@@ -74,9 +76,9 @@ def test_slow_state_has_hysteresis(gate: HostGate[int]) -> None:
 
 
 def test_deferral_depends_on_the_tenants_own_queue(gate: HostGate[int]) -> None:
-    """Only the tenant whose messages already wait for long is deferred, and never beyond the lane's maximum."""
+    """Only the tenant whose own messages have waited long is deferred, and at most for the lane's maximum."""
     fill(gate)
-    add(gate, Lane.BULK, 4)
+    add_waiting(gate, Lane.BULK, 4)
     assert gate.deferral_s(Lane.BULK, TENANT, 4, MAX_HOST_WAIT_S - 1) == 0
     now = MAX_HOST_WAIT_S + 1
     first = gate.deferral_s(Lane.BULK, TENANT, 4, now)
@@ -86,21 +88,21 @@ def test_deferral_depends_on_the_tenants_own_queue(gate: HostGate[int]) -> None:
 
 
 def test_open_breaker_admits_one_urgent_probe(gate: HostGate[int]) -> None:
-    """Messages of other lanes are deferred until the pause is over; urgent ones come back sooner."""
+    """Messages of other lanes are deferred to the end of the pause; urgent messages are deferred for less."""
     open_breaker(gate)
     assert gate.admits_probe(Lane.URGENT, 0)
     assert not gate.admits_probe(Lane.BULK, 0)
     assert host_limiter.INITIAL_PAUSE_S <= gate.breaker_deferral_s(Lane.BULK, 0) <= 2 * host_limiter.INITIAL_PAUSE_S
     assert 1 <= gate.breaker_deferral_s(Lane.URGENT, 0) <= host_limiter.INITIAL_PAUSE_S
-    add(gate, Lane.URGENT, 1)
+    add_waiting(gate, Lane.URGENT, 1)
     assert not gate.admits_probe(Lane.URGENT, 0)
 
 
 def test_host_over_its_share_waits_for_a_free_slot() -> None:
-    """One host has at most twice as many messages in flight as there are free slots; urgent ones are exempt."""
+    """One host has at most twice as many messages in flight as there are free slots, urgent messages aside."""
     gates: HostGates[int] = HostGates(60)
     gate = gates.get_or_create(HOST)
-    bulk, urgent = add(gate, Lane.BULK, 1), add(gate, Lane.URGENT, 1)
+    bulk, urgent = add_waiting(gate, Lane.BULK, 1), add_waiting(gate, Lane.URGENT, 1)
     for _ in range(39):
         gate.limiter.begin(0)
         gates.in_flight += 1
@@ -116,7 +118,7 @@ def test_only_idle_hosts_are_forgotten(monkeypatch: pytest.MonkeyPatch) -> None:
     """At MAX_HOSTS, gates with messages, in-flight requests or an open breaker stay."""
     monkeypatch.setattr(host_gate, "MAX_HOSTS", 4)
     gates: HostGates[int] = HostGates(10)
-    add(gates.get_or_create("waiting.example"), Lane.BULK, 1)
+    add_waiting(gates.get_or_create("waiting.example"), Lane.BULK, 1)
     gates.get_or_create("sending.example").limiter.begin(0)
     open_breaker(gates.get_or_create("open.example"))
     gates.get_or_create("idle.example")

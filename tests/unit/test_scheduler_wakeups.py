@@ -1,4 +1,4 @@
-"""The wake-ups alone: idle senders, and claim loops that wait for the backlog."""
+"""The wake-ups without the scheduler: idle senders, and claim loops that wait for the backlog."""
 
 import asyncio
 
@@ -20,7 +20,7 @@ async def start_senders(senders: IdleSenders, count: int, *, urgent_only: bool =
 
 
 async def test_last_idle_sender_is_woken_first() -> None:
-    """A wake-up reaches at most as many senders as asked for, the most recent first."""
+    """`wake(n)` wakes at most n senders, the sender that became idle last first, and returns their number."""
     senders = IdleSenders()
     first, second, third = await start_senders(senders, 3)
     assert senders.wake(2) == 2
@@ -31,7 +31,7 @@ async def test_last_idle_sender_is_woken_first() -> None:
 
 
 async def test_urgent_only_senders_are_woken_separately() -> None:
-    """A wake-up for every lane leaves the senders reserved for urgent messages idle."""
+    """`wake` does not wake the senders that are reserved for urgent messages; `wake_urgent_only` does."""
     senders = IdleSenders()
     [reserved] = await start_senders(senders, 1, urgent_only=True)
     assert senders.wake(1) == 0
@@ -40,7 +40,7 @@ async def test_urgent_only_senders_are_woken_separately() -> None:
 
 
 async def test_cancelled_sender_takes_no_wakeup() -> None:
-    """The wake-up goes to a sender that still waits."""
+    """A wake-up skips a cancelled sender and reaches one that still waits."""
     senders = IdleSenders()
     waiting, cancelled = await start_senders(senders, 2)
     cancelled.cancel()
@@ -50,7 +50,7 @@ async def test_cancelled_sender_takes_no_wakeup() -> None:
 
 
 async def test_claim_loop_waits_for_the_backlog() -> None:
-    """The claim loop of a lane proceeds when enough of its messages were taken."""
+    """The claim loop proceeds when the backlog of its lanes has fallen to the given number."""
     backlog = Backlog()
     backlog.add(Lane.BULK, 2 * WAKE_INTERVAL)
     claim = asyncio.create_task(backlog.wait_until_below(ALL_LANES, WAKE_INTERVAL))
@@ -63,7 +63,7 @@ async def test_claim_loop_waits_for_the_backlog() -> None:
 
 
 async def test_slow_hosts_are_excluded_from_the_backlog() -> None:
-    """Messages of a host that became slow do not block claims, and count again when it recovers."""
+    """Messages of a slow host do not block claims; they count again when the host recovers."""
     backlog = Backlog()
     backlog.add(Lane.BULK, 10)
     claim = asyncio.create_task(backlog.wait_until_below(ALL_LANES, 0))
@@ -75,7 +75,7 @@ async def test_slow_hosts_are_excluded_from_the_backlog() -> None:
 
 
 async def test_pause_blocks_claims_of_other_lanes() -> None:
-    """During a pause only the urgent lane is claimed; urgent messages end it."""
+    """During a pause only the urgent lane is claimed; urgent messages or the timeout end the pause."""
     backlog = Backlog()
     pause = asyncio.create_task(backlog.pause_non_urgent(10))
     await run_ready_tasks()

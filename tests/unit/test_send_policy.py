@@ -1,4 +1,4 @@
-"""Throttles, variants and limits as plain rules."""
+"""The send policy of a campaign: throttle, variants, failure limit, and the displayed rate."""
 
 from collections import Counter
 from datetime import UTC, datetime, time, timedelta
@@ -21,14 +21,14 @@ from gateway.domain.send_policy import (
 )
 
 
-def policy_with(weights: list[float], winner: WinnerSelection | None = None) -> SendPolicy:
+def policy_with_variants(weights: list[float], winner: WinnerSelection | None = None) -> SendPolicy:
     return SendPolicy(variants=tuple(Variant(str(i), weight, {}) for i, weight in enumerate(weights)), winner=winner)
 
 
 @given(st.lists(st.floats(0.01, 100), min_size=2, max_size=10))
 def test_variants_divide_the_audience_by_weight(weights: list[float]) -> None:
-    """The shares of devices follow the weights."""
-    policy = policy_with(weights)
+    """Each variant gets a share of the buckets in proportion to its weight."""
+    policy = policy_with_variants(weights)
     counts = Counter(policy.variant_for(bucket, None) for bucket in range(BUCKETS))
     for index, weight in enumerate(weights):
         assert counts[index] == pytest.approx(weight / sum(weights) * BUCKETS, abs=2)
@@ -36,7 +36,7 @@ def test_variants_divide_the_audience_by_weight(weights: list[float]) -> None:
 
 def test_devices_outside_the_sample_get_the_winner() -> None:
     """Only the sample is divided among the variants."""
-    policy = policy_with([1, 1], WinnerSelection(0.1, timedelta(hours=1)))
+    policy = policy_with_variants([1, 1], WinnerSelection(0.1, timedelta(hours=1)))
     counts = Counter(policy.variant_for(bucket, 1) for bucket in range(BUCKETS))
     assert counts == {0: 500, 1: 9500}
 
@@ -52,18 +52,18 @@ def test_devices_outside_the_sample_get_the_winner() -> None:
     ],
 )
 def test_slower_of_rate_and_spread_applies(throttle: Throttle, targets: int, rate: float) -> None:
-    """A throttle may set both."""
+    """A throttle may have a rate, a spread, or both."""
     assert throttle.rate(targets) == pytest.approx(rate)
 
 
 @pytest.mark.parametrize(("rate", "size"), [(None, MAX_CHUNK_SIZE), (0.2, 1), (7.9, 7), (100_000, MAX_CHUNK_SIZE)])
 def test_job_of_a_throttled_campaign_is_one_second_of_messages(rate: float | None, size: int) -> None:
-    """Smaller jobs keep the rate even."""
+    """A job has as many messages as the campaign may send in one second, so that the rate is even."""
     assert chunk_size(rate) == size
 
 
 def test_failure_limit_needs_share_and_minimum() -> None:
-    """A few deliveries do not suffice."""
+    """The limit is exceeded by more than 30 % failures, but only from 10 deliveries on."""
     limit = FailureLimit(0.3, 10)
     assert not limit.is_exceeded(accepted=0, failed=9)
     assert not limit.is_exceeded(accepted=7, failed=3)
@@ -71,7 +71,7 @@ def test_failure_limit_needs_share_and_minimum() -> None:
 
 
 def test_policy_round_trips_through_json() -> None:
-    """An urgent notification keeps only time and category."""
+    """The JSON form of a policy is read back unchanged; the urgent lane keeps only local time and category."""
     policy = SendPolicy(
         local_at=datetime.fromisoformat("2026-12-01T09:00"),
         category="offers",
@@ -89,7 +89,7 @@ def test_policy_round_trips_through_json() -> None:
 
 @given(st.integers(20, 2000))
 def test_rate_follows_a_steady_stream(per_second: int) -> None:
-    """As stored in the database: decayed, then raised by every batch."""
+    """The stored rate is decayed and then raised with each batch, as the database does; it is within 5 %."""
     start = now = datetime(2026, 11, 24, tzinfo=UTC)
     rate, rated_at = 0.0, now
     for second in range(1, 60):

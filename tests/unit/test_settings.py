@@ -17,7 +17,8 @@ from gateway.settings import (
 
 
 @pytest.fixture(autouse=True)
-def no_settings(monkeypatch: pytest.MonkeyPatch) -> None:
+def clear_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Remove the gateway's variables from the environment."""
     for name in list(os.environ):
         if name.startswith("GATEWAY_"):
             monkeypatch.delenv(name)
@@ -33,8 +34,8 @@ def test_every_setting_has_a_default_and_a_description() -> None:
 def test_options_override_environment_and_defaults(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("GATEWAY_PORT", "9000")
     monkeypatch.setenv("GATEWAY_HOST", "::1")
-    chosen = load_settings(port=9001)
-    assert (chosen.port, chosen.host, chosen.worker_concurrency) == (9001, "::1", 1024)
+    settings = load_settings(port=9001)
+    assert (settings.port, settings.host, settings.worker_concurrency) == (9001, "::1", 1024)
 
 
 def test_empty_variable_counts_as_unset(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -48,10 +49,10 @@ def test_list_setting_is_split_at_commas(monkeypatch: pytest.MonkeyPatch) -> Non
     monkeypatch.setenv("GATEWAY_PUSH_HOSTS", "push.example.org, http://127.0.0.1:9090,")
     monkeypatch.setenv("GATEWAY_OUTBOUND_HOSTS", "http://127.0.0.1:9000,https://hooks.lan")
     monkeypatch.setenv("GATEWAY_LANES", "urgent,bulk")
-    chosen = load_settings()
-    assert chosen.outbound_hosts == ("http://127.0.0.1:9000", "https://hooks.lan")
-    assert chosen.push_hosts == ("push.example.org", "http://127.0.0.1:9090")
-    assert chosen.lanes == ("urgent", "bulk")
+    settings = load_settings()
+    assert settings.outbound_hosts == ("http://127.0.0.1:9000", "https://hooks.lan")
+    assert settings.push_hosts == ("push.example.org", "http://127.0.0.1:9090")
+    assert settings.lanes == ("urgent", "bulk")
 
 
 @pytest.mark.parametrize(
@@ -85,19 +86,19 @@ def test_invalid_setting_is_reported_with_its_variable(
 ) -> None:
     """The message is one line, starts with the variable, and does not contain the secret."""
     monkeypatch.setenv(f"GATEWAY_{name}", value)
-    with pytest.raises(SettingsError) as refusal:
+    with pytest.raises(SettingsError) as error:
         load_settings()
-    assert str(refusal.value).startswith(message)
-    assert "\n" not in str(refusal.value)
-    assert "hidden" not in str(refusal.value)
+    assert str(error.value).startswith(message)
+    assert "\n" not in str(error.value)
+    assert "hidden" not in str(error.value)
 
 
 def test_every_invalid_setting_has_its_line(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("GATEWAY_PORT", "0")
     monkeypatch.setenv("GATEWAY_LEASE", "soon")
-    with pytest.raises(SettingsError) as refusal:
+    with pytest.raises(SettingsError) as error:
         load_settings()
-    assert [line.partition(":")[0] for line in str(refusal.value).splitlines()] == ["GATEWAY_PORT", "GATEWAY_LEASE"]
+    assert [line.partition(":")[0] for line in str(error.value).splitlines()] == ["GATEWAY_PORT", "GATEWAY_LEASE"]
 
 
 def test_public_url_loses_its_trailing_slash(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -107,20 +108,20 @@ def test_public_url_loses_its_trailing_slash(monkeypatch: pytest.MonkeyPatch) ->
 
 def test_broker_password_is_never_displayed(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("GATEWAY_QUEUE", "nats://me:Hidden@n1:4222, tls://n2")
-    chosen = load_settings()
-    assert chosen.nats_servers == ("nats://me:Hidden@n1:4222", "tls://n2")
-    values = {row.name: row.value for row in chosen.describe()}
+    settings = load_settings()
+    assert settings.nats_servers == ("nats://me:Hidden@n1:4222", "tls://n2")
+    values = {row.name: row.value for row in settings.describe()}
     assert "n1:4222" in values["GATEWAY_QUEUE"]
-    assert "Hidden" not in repr(chosen) + str(values)
+    assert "Hidden" not in repr(settings) + str(values)
 
 
 def test_secrets_are_never_displayed(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("GATEWAY_MASTER_KEY", "hidden-" * 8)
     monkeypatch.setenv("GATEWAY_DATABASE_URL", "postgresql://me:hidden@db/x")
-    chosen = load_settings()
-    values = {row.name: row.value for row in chosen.describe()}
+    settings = load_settings()
+    values = {row.name: row.value for row in settings.describe()}
     assert (values["GATEWAY_MASTER_KEY"], values["GATEWAY_ADMIN_TOKEN"]) == ("set", "not set")
-    assert "hidden" not in repr(chosen) + str(values)
+    assert "hidden" not in repr(settings) + str(values)
 
 
 def test_secret_is_read_from_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -144,7 +145,7 @@ def test_unknown_variable_is_reported_with_a_suggestion() -> None:
 
 
 def test_default_data_dir_follows_xdg(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """For root it is a directory of the system."""
+    """The directory is below XDG_DATA_HOME or the home directory; root has /var/lib/webpush-gateway."""
     monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path))
     assert Settings().data_dir == tmp_path / "webpush-gateway"
     monkeypatch.delenv("XDG_DATA_HOME")

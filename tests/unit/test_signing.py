@@ -1,4 +1,4 @@
-"""Webhook signatures: the reference's example, secret rotation, and event patterns."""
+"""Webhooks: signatures against the reference example, secret rotation, and event patterns."""
 
 from base64 import b64decode
 from datetime import UTC, datetime, timedelta
@@ -13,7 +13,7 @@ HOUR = timedelta(hours=1)
 
 
 def test_signature_matches_the_reference_example() -> None:
-    """From the Standard Webhooks libraries' own tests."""
+    """The example is from the tests of the Standard Webhooks reference libraries."""
     secret = Secret("whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw")
     now = datetime.fromtimestamp(1614265330, UTC)
     headers = signing.headers([secret], "msg_p5jXN8AQM9LWM0D4loKWxJek", b'{"test": 2432232314}', now)
@@ -29,12 +29,12 @@ def test_every_valid_secret_signs_newest_first() -> None:
     texts = [signing.new_secret() for _ in range(3)]
     secrets = [Secret(texts[0]), Secret(texts[1], NOW + HOUR), Secret(texts[2], NOW)]
     signatures = signing.headers(secrets, "msg_1", b"{}", NOW)["webhook-signature"].split(" ")
-    single_signatures = [signing.headers([Secret(text)], "msg_1", b"{}", NOW)["webhook-signature"] for text in texts]
-    assert signatures == single_signatures[:2]
+    signatures_alone = [signing.headers([Secret(text)], "msg_1", b"{}", NOW)["webhook-signature"] for text in texts]
+    assert signatures == signatures_alone[:2]
 
 
 def test_rotation_keeps_the_earlier_expiry() -> None:
-    """A later rotation does not extend an older secret."""
+    """A rotation does not extend the life of a secret that already expires."""
     secrets = signing.rotate([Secret("a")], "b", 24 * HOUR, NOW)
     assert secrets == [Secret("b"), Secret("a", NOW + 24 * HOUR)]
     secrets = signing.rotate(secrets, "c", 48 * HOUR, NOW + HOUR)
@@ -43,7 +43,7 @@ def test_rotation_keeps_the_earlier_expiry() -> None:
 
 
 def test_number_of_secrets_is_bounded() -> None:
-    """The oldest secrets are dropped."""
+    """After many rotations only the five newest secrets remain."""
     secrets = [Secret("0")]
     for number in range(1, 20):
         secrets = signing.rotate(secrets, str(number), 24 * HOUR, NOW)
@@ -51,7 +51,7 @@ def test_number_of_secrets_is_bounded() -> None:
 
 
 def test_sealed_secrets_round_trip() -> None:
-    """The ciphertext and the repr do not contain the secret."""
+    """Decryption returns the same secrets; neither the ciphertext nor the repr contains their text."""
     keyring = Keyring(b"a master key for tests, 32 octets")
     stored = [Secret(signing.new_secret()), Secret(signing.new_secret(), NOW)]
     sealed = signing.seal(stored, keyring)

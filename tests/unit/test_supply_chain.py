@@ -16,6 +16,7 @@ from ops import audit, licences
 from ops.locked import LOCK, LockedPackage, canonical, read_lock
 
 ROOT = Path(__file__).parents[2]
+# Starts a server with this response and returns its URL.
 Serve = Callable[[Any], str]
 
 
@@ -26,7 +27,7 @@ def test_lock_file_has_exact_versions_with_hashes() -> None:
     assert len({package[:2] for package in packages}) == len(packages)
     assert all(package.hashes for package in packages)
     entries = [line for line in LOCK.read_text().splitlines() if line and not line.startswith((" ", "#"))]
-    assert len(entries) == len(packages)  # no entry by URL, by path or without a version
+    assert len(entries) == len(packages)  # so no entry is a URL or a path, or lacks a version
 
 
 def test_every_requirement_is_locked_in_an_allowed_version() -> None:
@@ -109,7 +110,7 @@ def respond_for_pywebpush(request: Any) -> Any:
 def test_audit_fails_for_an_advisory_unless_accepted(
     serve: Serve, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """An advisory fails the audit, and an entry in ACCEPTED suppresses it."""
+    """The audit fails for an advisory, unless the advisory is in ACCEPTED."""
     service = serve(respond_for_pywebpush)
     assert run_audit(service, monkeypatch) == 1
     assert "audit: pywebpush " in (error_output := capsys.readouterr().err)
@@ -123,7 +124,7 @@ def test_audit_fails_for_an_advisory_unless_accepted(
 def test_audit_ignores_an_invalid_response(
     response: bytes, serve: Serve, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """An invalid response of the advisory service is one line of output and no failure."""
+    """The audit reports an invalid response of the advisory service in one line and succeeds."""
     assert run_audit(serve(response), monkeypatch) == 0
     assert len(capsys.readouterr().err.splitlines()) == 1
 

@@ -1,4 +1,4 @@
-"""Templates: what they say, what they may not do, and that values stay values."""
+"""Templates: Liquid's syntax, errors, limits on hostile templates, and escaping of values."""
 
 import json
 import time
@@ -23,6 +23,7 @@ VARIABLES: dict[str, Any] = {
 
 
 def render(text: str, *, field: str = "title", strict: bool = False, **variables: Any) -> str:
+    """Render a template in a field of a content; `variables` replace those of VARIABLES."""
     content = CompiledContent({field: text}, strict=strict).render(VARIABLES | variables)
     return str(content.get(field))
 
@@ -46,7 +47,7 @@ def render(text: str, *, field: str = "title", strict: bool = False, **variables
     ],
 )
 def test_templates_follow_liquid(template: str, text: str) -> None:
-    """Values, filters, conditions and loops."""
+    """Values, filters, conditions and loops render as in Liquid."""
     assert render(template) == text
 
 
@@ -66,7 +67,7 @@ def test_templates_follow_liquid(template: str, text: str) -> None:
     ],
 )
 def test_invalid_template_is_refused_with_pointer_and_reason(template: str, reason: str) -> None:
-    """The error names the field."""
+    """The error has the pointer of the field and a one-line reason."""
     with pytest.raises(ValidationError) as exc_info:
         CompiledContent(
             {"title": "t", "actions": [{"action": "a", "title": template}]}, strict=False, pointer="/content"
@@ -77,7 +78,7 @@ def test_invalid_template_is_refused_with_pointer_and_reason(template: str, reas
 
 
 def test_all_template_errors_are_reported_together() -> None:
-    """In every field and language."""
+    """The error names the faulty fields of all languages, of actions and of data."""
     content = {
         "title": "{{",
         "data": {"a/b": ["{% x %}"]},
@@ -95,7 +96,7 @@ def test_all_template_errors_are_reported_together() -> None:
 
 
 def test_undefined_variable_is_empty_unless_strict() -> None:
-    """In strict mode it is an error."""
+    """In strict mode an undefined variable without a default raises TemplateFailed."""
     assert render("{{ user.attributes.nick }}!") == "!"
     with pytest.raises(TemplateFailed, match=r"title: .*nick"):
         render("{{ user.attributes.nick }}", strict=True)
@@ -139,7 +140,7 @@ HOSTILE = [
 @pytest.mark.parametrize("template", HOSTILE)
 @pytest.mark.parametrize("field", ["title", "url"])
 def test_any_template_renders_fast_or_raises_template_errors(template: str, field: str) -> None:
-    """For generated templates."""
+    """A hostile template renders a short text, or raises a template error, in less than three seconds."""
     began = time.perf_counter()
     text = ""
     with suppress(TemplateFailed, ValidationError):
@@ -150,7 +151,7 @@ def test_any_template_renders_fast_or_raises_template_errors(template: str, fiel
 
 
 def test_time_limit_counts_the_thread_s_cpu_time() -> None:
-    """A busy machine does not fail a template."""
+    """Time in which the thread sleeps does not count, so a busy machine does not fail a template."""
 
     class Waiting:
         def __str__(self) -> str:
@@ -172,16 +173,16 @@ def test_template_sees_only_its_variables() -> None:
 
 @given(st.text(max_size=60))
 def test_value_stays_text_in_json(value: str) -> None:
-    """A value cannot change the structure."""
+    """The text of a value cannot add members to the JSON or change their types."""
     content = CompiledContent({"title": "<{{ event.x }}>", "data": {"q": ["{{ event.x }}"]}}, strict=False)
     result = json.loads(json.dumps(content.render(VARIABLES | {"event": {"x": value}})))
-    lines = value.replace("\r\n", "\n").replace("\r", "\n")
-    assert result == {"title": f"<{lines}>", "data": {"q": [lines]}}
+    text = value.replace("\r\n", "\n").replace("\r", "\n")
+    assert result == {"title": f"<{text}>", "data": {"q": [text]}}
 
 
 @given(st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=40))
 def test_value_in_a_url_is_percent_encoded(value: str) -> None:
-    """A value cannot add a parameter, a path or a fragment."""
+    """A value cannot add a parameter, a path segment or a fragment to a URL."""
     try:
         url = render(
             "https://shop.example/p/{{ event.x }}/find?q={{ event.x }}&page=1", field="url", event={"x": value}
@@ -212,7 +213,7 @@ def test_value_in_a_url_is_percent_encoded(value: str) -> None:
     ],
 )
 def test_url_escaping_depends_on_the_position(template: str, value: str, url: str | None) -> None:
-    """A whole URL, a path segment or a query value."""
+    """A value that is the start of the URL keeps its form; in a path or a query it is escaped."""
     if url is None:
         with pytest.raises(TemplateFailed, match="url: must be an absolute"):
             render(template, field="url", event={"x": value})
@@ -221,7 +222,7 @@ def test_url_escaping_depends_on_the_position(template: str, value: str, url: st
 
 
 def test_empty_url_is_omitted() -> None:
-    """An image without a URL is not sent."""
+    """A URL field that renders to an empty text is left out of the content."""
     content = {"title": "t", "image": "{{ user.attributes.picture }}", "body": "{{ user.attributes.nick }}"}
     assert CompiledContent(content, strict=False).render(VARIABLES) == {"title": "t", "body": ""}
 
@@ -239,19 +240,19 @@ def test_empty_url_is_omitted() -> None:
     ],
 )
 def test_content_with_user_or_device_variables_is_personal(content: Any, personal: bool) -> None:
-    """Other content is rendered once."""
+    """Content without such variables is the same for all devices, and is rendered once."""
     assert CompiledContent(content, strict=False).personal is personal
 
 
 def test_markup_is_detected_at_any_depth() -> None:
-    """In nested data as well."""
+    """Markup in nested data counts as well."""
     assert has_markup({"data": [{"x": "{{ a }}"}]})
     assert has_markup("{% raw %}")
     assert not has_markup({"title": "{ }", "app_badge": 3, "silent": None})
 
 
 def test_garbage_collection_does_not_count_as_render_time(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A GC pass may occur during rendering."""
+    """A garbage collection during rendering does not exceed the time limit."""
     readings = iter([0.0])
     monkeypatch.setattr("time.thread_time", lambda: next(readings, 10 * TIME_LIMIT_S))
     assert render("{{ user.id | upcase }}") == "U-42"

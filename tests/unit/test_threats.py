@@ -1,4 +1,4 @@
-"""Each threat in ops/docs/security.md has a defence and names existing tests."""
+"""The threat table in ops/docs/security.md is complete."""
 
 import re
 from pathlib import Path

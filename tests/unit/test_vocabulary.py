@@ -1,6 +1,6 @@
-"""The code uses the standard words of its field: the names that an earlier dialect used are not identifiers.
+"""The code uses the standard words of its field, and not the private words that it used before.
 
-The architecture page's glossary has the words in use. A name below may come back only with a reason beside it.
+The glossary of the architecture page has the words in use. A name below is allowed only with a reason in EXCEPTIONS.
 """
 
 import ast
@@ -39,10 +39,10 @@ MODULES = """
 """
 CONSTANTS = re.compile(r"_?(MOST|LONGEST|LARGEST|DEEPEST|FARTHEST|SHORTEST|OLDEST|PATIENCE|LOOK_S|AT_ONCE)(_\w+)?$")
 
-# Where a class is the JSON form of the type with its name; the client and the simulator are programs of their own.
+# Files whose classes may have the name of a domain type: JSON forms, and the client and simulator, which are separate.
 WIRE_FORMS = ("gateway/service/views.py", "gateway/web/", "gateway/client/", "gateway/sim/")
 
-# (path, name) -> why the word is the right one there.
+# (path, name) -> the reason why the word is right in that file.
 EXCEPTIONS: dict[tuple[str, str], str] = {
     ("gateway/sim/control.py", "control"): "the control API of the simulator",
     ("gateway/sim/messages.py", "messages"): "the messages that the simulator received",
@@ -89,14 +89,14 @@ def test_file_uses_no_private_word(path: Path) -> None:
 
 def test_server_classes_have_distinct_names() -> None:
     """No two unrelated classes share a name; request models and views are the wire forms of the type they name."""
-    places: defaultdict[str, list[str]] = defaultdict(list)
+    paths_by_name: defaultdict[str, list[str]] = defaultdict(list)
     for path in FILES:
         relative = path.relative_to(ROOT)
         if relative.parts[0] == "gateway" and not str(relative).startswith(WIRE_FORMS):
             for node in ast.parse(path.read_text("utf-8")).body:
                 if isinstance(node, ast.ClassDef) and not node.name.startswith("_"):
-                    places[node.name].append(str(relative))
-    assert {name: paths for name, paths in places.items() if len(paths) > 1} == {}
+                    paths_by_name[node.name].append(str(relative))
+    assert {name: paths for name, paths in paths_by_name.items() if len(paths) > 1} == {}
 
 
 def test_test_names_fit_on_a_line() -> None:

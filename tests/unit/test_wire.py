@@ -1,4 +1,4 @@
-"""Messages of the broker: results survive the round trip, and other versions are refused."""
+"""The encoding of broker messages: results are decoded unchanged, and other versions are refused."""
 
 from datetime import UTC, datetime, timedelta
 from uuid import UUID
@@ -20,7 +20,7 @@ def delivery(device_id: UUID, outcome: Accepted | Gone | Rejected) -> DeliveryRe
 
 
 def test_result_survives_the_round_trip() -> None:
-    """Every field of a result is encoded, with outcomes, retries and flags."""
+    """A decoded result has all fields of the encoded result: outcomes, retries and flags."""
     due = NOW + timedelta(minutes=1)
     batch = ResultBatch(
         [
@@ -46,7 +46,7 @@ def test_other_version_is_refused(version: bytes) -> None:
 
 
 def test_message_that_is_not_valid_is_refused() -> None:
-    """The right version byte does not make a message valid."""
+    """A message with the right version but invalid content raises DecodeError."""
     for data in (wire.VERSION, wire.VERSION + b"\xc1", wire.VERSION + b"\x90"):
         with pytest.raises(wire.DecodeError):
             wire.read_result(data)

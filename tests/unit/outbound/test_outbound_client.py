@@ -24,17 +24,17 @@ SECOND = timedelta(seconds=1)
 MAX_OCTETS = 100_000
 
 
-class Names(AbstractResolver):
-    """A resolver that returns these answers in order, the last one repeatedly."""
+class FakeResolver(AbstractResolver):
+    """A resolver that returns these lists of addresses in order, the last one repeatedly."""
 
     def __init__(self, *answers: list[str]) -> None:
         self.answers = list(answers)
-        self.hosts_asked: list[str] = []
+        self.resolved_hosts: list[str] = []
 
     async def resolve(
         self, host: str, port: int = 0, family: socket.AddressFamily = socket.AF_INET
     ) -> list[ResolveResult]:
-        self.hosts_asked.append(host)
+        self.resolved_hosts.append(host)
         addresses = self.answers.pop(0) if len(self.answers) > 1 else self.answers[0]
         return [
             ResolveResult(hostname=host, host=address, port=port, family=socket.AF_INET, proto=0, flags=0)
@@ -46,6 +46,8 @@ class Names(AbstractResolver):
 
 
 class Server:
+    """The address of a server, and the requests that it received."""
+
     def __init__(self, port: int) -> None:
         self.port = port
         self.origin = f"http://127.0.0.1:{port}"
@@ -54,6 +56,8 @@ class Server:
 
 @asynccontextmanager
 async def server(handler: Handler) -> AsyncIterator[Server]:
+    """Serve every path with a handler until the context ends."""
+
     async def record(request: web.Request) -> web.StreamResponse:
         running.requests.append(request)
         return await handler(request)
@@ -70,26 +74,25 @@ async def server(handler: Handler) -> AsyncIterator[Server]:
         await runner.cleanup()
 
 
-async def fine(request: web.Request) -> web.Response:
+async def echo(request: web.Request) -> web.Response:
     return web.Response(text=f"{request.method} {await request.text()}", headers={"ETag": '"1"', "Set-Cookie": "a=b"})
 
 
-async def get(
-    target: Server, path: str = "/", *extra: str, timeout: timedelta = SECOND, **options: Any
-) -> OutboundResponse:
-    policy = OutboundPolicy([target.origin, *extra])
+async def get(target: Server, path: str = "/", *, timeout: timedelta = SECOND, **options: Any) -> OutboundResponse:
+    """Send a GET request to the server with a policy that allows its origin."""
+    policy = OutboundPolicy([target.origin])
     async with OutboundClient(policy) as client:
         return await client.get(target.origin + path, max_octets=MAX_OCTETS, timeout=timeout, **options)
 
 
 async def test_response_has_status_headers_and_body() -> None:
-    async with server(fine) as target:
+    async with server(echo) as target:
         response = await get(target, "/feed", headers={"If-None-Match": '"0"'})
         assert (response.status, response.body, response.headers["etag"]) == (200, b"GET ", '"1"')
         assert response.url == f"{target.origin}/feed"
-        [requests] = target.requests
-    assert requests.headers["User-Agent"] == "webpush-gateway"
-    assert requests.headers["If-None-Match"] == '"0"'
+        [request] = target.requests
+    assert request.headers["User-Agent"] == "webpush-gateway"
+    assert request.headers["If-None-Match"] == '"0"'
 
 
 async def test_post_sends_body_and_follows_no_redirect() -> None:
@@ -119,14 +122,14 @@ async def test_post_status_counts_with_endless_body() -> None:
 async def test_cookies_and_proxies_are_not_used(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("HTTP_PROXY", "http_proxy", "ALL_PROXY"):
         monkeypatch.setenv(name, "http://127.0.0.1:9")
-    async with server(fine) as target, OutboundClient(OutboundPolicy([target.origin])) as client:
+    async with server(echo) as target, OutboundClient(OutboundPolicy([target.origin])) as client:
         for _ in range(2):
             assert (await client.get(target.origin, max_octets=MAX_OCTETS, timeout=SECOND)).status == 200
         assert "Cookie" not in target.requests[1].headers
 
 
 async def test_disallowed_url_is_never_contacted() -> None:
-    async with server(fine) as target, OutboundClient(OutboundPolicy()) as client:
+    async with server(echo) as target, OutboundClient(OutboundPolicy()) as client:
         for host in ("127.0.0.1", "localhost", "[::1]"):
             for scheme in ("http", "https"):
                 with pytest.raises(AddressNotAllowed):
@@ -136,31 +139,31 @@ async def test_disallowed_url_is_never_contacted() -> None:
         assert target.requests == []
 
 
-@pytest.mark.parametrize("response", [["127.0.0.1"], ["8.8.8.8", "127.0.0.1"], ["10.0.0.1"]])
-async def test_public_host_with_private_address_is_rejected(response: list[str], connections: list[Any]) -> None:
-    async with OutboundClient(OutboundPolicy(), Names(response)) as client:
+@pytest.mark.parametrize("addresses", [["127.0.0.1"], ["8.8.8.8", "127.0.0.1"], ["10.0.0.1"]])
+async def test_public_host_with_private_address_is_rejected(addresses: list[str], connections: list[Any]) -> None:
+    async with OutboundClient(OutboundPolicy(), FakeResolver(addresses)) as client:
         with pytest.raises(AddressNotAllowed, match="outside the public internet"):
             await client.get("https://hooks.example.org/", max_octets=MAX_OCTETS, timeout=SECOND)
     assert connections == []
 
 
 async def test_dns_rebinding_has_no_effect(connections: list[Any]) -> None:
-    """The client connects to the checked address without resolving again, and checks the next answer too."""
-    names = Names(["8.8.8.8"], ["127.0.0.1"])
-    async with OutboundClient(OutboundPolicy(), names) as client:
+    """A request connects to the address that was checked; the next request resolves and checks again."""
+    resolver = FakeResolver(["8.8.8.8"], ["127.0.0.1"])
+    async with OutboundClient(OutboundPolicy(), resolver) as client:
         with pytest.raises(OutboundError, match="Connection refused"):
             await client.get("https://rebinding.example.org/", max_octets=MAX_OCTETS, timeout=SECOND)
-        assert (connections, len(names.hosts_asked)) == ([("8.8.8.8", 443)], 1)
-    async with OutboundClient(OutboundPolicy(), names) as client:
+        assert (connections, len(resolver.resolved_hosts)) == ([("8.8.8.8", 443)], 1)
+    async with OutboundClient(OutboundPolicy(), resolver) as client:
         with pytest.raises(AddressNotAllowed):
             await client.get("https://rebinding.example.org/", max_octets=MAX_OCTETS, timeout=SECOND)
     assert connections == [("8.8.8.8", 443)]
 
 
 async def test_operator_host_may_be_private() -> None:
-    async with server(fine) as target:
+    async with server(echo) as target:
         origin = f"http://hooks.lan:{target.port}"
-        async with OutboundClient(OutboundPolicy([origin]), Names(["127.0.0.1"])) as client:
+        async with OutboundClient(OutboundPolicy([origin]), FakeResolver(["127.0.0.1"])) as client:
             assert (await client.get(origin, max_octets=MAX_OCTETS, timeout=SECOND)).status == 200
 
 
@@ -175,7 +178,7 @@ async def test_get_redirect_is_an_error(status: int) -> None:
         assert len(target.requests) == 1
 
 
-def answering(body: bytes, **headers: str) -> Handler:
+def respond_with(body: bytes, **headers: str) -> Handler:
     async def handler(_: web.Request) -> web.Response:
         return web.Response(body=body, headers={name.replace("_", "-"): value for name, value in headers.items()})
 
@@ -183,9 +186,9 @@ def answering(body: bytes, **headers: str) -> Handler:
 
 
 async def test_body_size_limit_is_exact() -> None:
-    async with server(answering(b"x" * MAX_OCTETS)) as target:
+    async with server(respond_with(b"x" * MAX_OCTETS)) as target:
         assert len((await get(target)).body) == MAX_OCTETS
-    async with server(answering(b"x" * (MAX_OCTETS + 1))) as target:
+    async with server(respond_with(b"x" * (MAX_OCTETS + 1))) as target:
         with pytest.raises(OutboundError, match=f"larger than {MAX_OCTETS} octets"):
             await get(target)
 
@@ -204,14 +207,14 @@ async def test_endless_body_stops_at_limit() -> None:
 
 async def test_gzip_response_is_decompressed() -> None:
     for content in (b"<feed/>" * 100, b""):
-        async with server(answering(gzip.compress(content), Content_Encoding="gzip")) as target:
+        async with server(respond_with(gzip.compress(content), Content_Encoding="gzip")) as target:
             assert (await get(target)).body == content
 
 
 async def test_compression_bomb_stops_at_limit() -> None:
-    """A hundred million octets in a hundred thousand, once and twice compressed."""
+    """100 million octets compressed to 100,000, and the same compressed twice."""
     bomb = gzip.compress(b"\0" * 100_000_000, 9)
-    async with server(answering(bomb, Content_Encoding="gzip")) as target:
+    async with server(respond_with(bomb, Content_Encoding="gzip")) as target:
         tracemalloc.start()
         try:
             with pytest.raises(OutboundError, match="larger"):
@@ -221,7 +224,7 @@ async def test_compression_bomb_stops_at_limit() -> None:
             tracemalloc.stop()
     # The compressed response, and as much of its content as is allowed.
     assert peak_octets < len(bomb) + 20 * MAX_OCTETS
-    async with server(answering(gzip.compress(bomb), Content_Encoding="gzip, gzip")) as target:
+    async with server(respond_with(gzip.compress(bomb), Content_Encoding="gzip, gzip")) as target:
         with pytest.raises(OutboundError, match="not requested"):
             await get(target)
 
@@ -236,7 +239,7 @@ async def test_compression_bomb_stops_at_limit() -> None:
     ],
 )
 async def test_undecodable_body_has_its_cause(body: bytes, encoding: str, cause: str) -> None:
-    async with server(answering(body, Content_Encoding=encoding)) as target:
+    async with server(respond_with(body, Content_Encoding=encoding)) as target:
         with pytest.raises(OutboundError, match=cause):
             await get(target)
 
@@ -257,15 +260,15 @@ async def test_timeout_includes_slow_bodies() -> None:
 async def cause_for(octets: bytes) -> str:
     """Return the cause that is reported for a server that sends these octets and closes."""
 
-    async def speak(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    async def send_octets(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         await reader.readuntil(b"\r\n\r\n")
         writer.write(octets)
         await writer.drain()
         writer.close()
 
-    listening = await asyncio.start_server(speak, "127.0.0.1", 0)
-    async with listening:
-        target = Server(listening.sockets[0].getsockname()[1])
+    tcp_server = await asyncio.start_server(send_octets, "127.0.0.1", 0)
+    async with tcp_server:
+        target = Server(tcp_server.sockets[0].getsockname()[1])
         with pytest.raises(OutboundError) as error:
             await get(target, "/a-secret-path")
     assert "secret" not in error.value.cause
@@ -284,14 +287,14 @@ async def test_causes_do_not_contain_the_url() -> None:
 
 
 async def test_dns_and_tls_failures_have_their_causes() -> None:
-    class FailingNames(Names):
+    class FailingResolver(FakeResolver):
         async def resolve(self, *_: Any, **__: Any) -> list[ResolveResult]:
             raise OSError(None, "Name or service not known")
 
-    async with OutboundClient(OutboundPolicy(), FailingNames([])) as client:
+    async with OutboundClient(OutboundPolicy(), FailingResolver([])) as client:
         with pytest.raises(OutboundError, match="the host name cannot be resolved"):
             await client.get("https://nobody.example.org/", max_octets=MAX_OCTETS, timeout=SECOND)
-    async with server(fine) as target:
+    async with server(echo) as target:
         origin = f"https://127.0.0.1:{target.port}"
         async with OutboundClient(OutboundPolicy([origin])) as client:
             with pytest.raises(OutboundError, match="the TLS handshake failed"):

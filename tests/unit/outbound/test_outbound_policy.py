@@ -154,7 +154,7 @@ def test_operator_entry_allows_exactly_its_origin() -> None:
     assert policy.check("http://127.0.0.1:9000/in") == "http://127.0.0.1:9000/in"
     assert policy.check("https://hooks.lan:443/in") == "https://hooks.lan/in"
     assert policy.check("http://[0:0::1]/") == "http://[::1]/"
-    for other in (
+    for other_url in (
         "http://127.0.0.1:9001/",
         "https://127.0.0.1:9000/",
         "http://127.0.0.2:9000/",
@@ -162,7 +162,7 @@ def test_operator_entry_allows_exactly_its_origin() -> None:
         "http://127.1:9000/",
     ):
         with pytest.raises(AddressNotAllowed):
-            policy.check(other)
+            policy.check(other_url)
 
 
 @pytest.mark.parametrize(
@@ -175,9 +175,9 @@ def test_entry_that_is_not_an_origin_is_rejected(entry: str) -> None:
 
 def test_one_private_address_rejects_the_host() -> None:
     PUBLIC_ONLY.check_resolved("hooks.example.org", 443, ["8.8.8.8", "2a00:1450::1"])
-    for inside in ("10.0.0.1", "::1", "fe80::1%2"):
+    for private_address in ("10.0.0.1", "::1", "fe80::1%2"):
         with pytest.raises(AddressNotAllowed, match=r"hooks\.example\.org"):
-            PUBLIC_ONLY.check_resolved("hooks.example.org", 443, ["8.8.8.8", inside])
+            PUBLIC_ONLY.check_resolved("hooks.example.org", 443, ["8.8.8.8", private_address])
 
 
 def test_operator_host_may_resolve_privately_on_its_port() -> None:

@@ -1,4 +1,4 @@
-"""RFC 8291's example, and agreement with two independent implementations in both directions."""
+"""Message encryption against the example of RFC 8291 and two independent implementations."""
 
 import os
 from base64 import urlsafe_b64encode
@@ -119,10 +119,12 @@ def test_key_off_the_curve_is_an_error(point: bytes, detail: str) -> None:
     assert detail in error.detail
 
 
-def near(octets: bytes, bit: int | None) -> bytes:
+def flip_bit(octets: bytes, bit: int | None) -> bytes:
+    """Return the octets with one bit changed, or unchanged for None."""
     return octets if bit is None else (int.from_bytes(octets, "big") ^ (1 << bit)).to_bytes(len(octets), "big")
 
 
+# The prime of the field of P-256: coordinates are numbers below P.
 P = 2**256 - 2**224 + 2**192 + 2**96 - 1
 
 
@@ -130,7 +132,7 @@ P = 2**256 - 2**224 + 2**192 + 2**96 - 1
 @settings(max_examples=200)
 def test_curve_check_agrees_with_cryptography(scalar: int, bit: int | None) -> None:
     public = ec.derive_private_key(scalar, ec.SECP256R1()).public_key()
-    point = near(public.public_bytes(Encoding.X962, PublicFormat.UncompressedPoint), bit)
+    point = flip_bit(public.public_bytes(Encoding.X962, PublicFormat.UncompressedPoint), bit)
     try:
         ec.EllipticCurvePublicKey.from_encoded_point(ec.SECP256R1(), point)
     except ValueError:
@@ -140,15 +142,15 @@ def test_curve_check_agrees_with_cryptography(scalar: int, bit: int | None) -> N
 
 
 def test_coordinate_above_the_field_is_rejected() -> None:
-    """x = 5 is on the curve; x = 5 + p would be another encoding of the same point."""
+    """x = 5 is on the curve; x = 5 + P would be another encoding of the same point."""
     x = 5
     y_squared = (x**3 - 3 * x + 0x5AC635D8AA3A93E7B3EBBD55769886BC651D06B0CC53B0F63BCE3C3E27D2604B) % P
     y = pow(y_squared, (P + 1) // 4, P)
     assert check_keys(b"\x04" + x.to_bytes(32, "big") + y.to_bytes(32, "big"), BROWSER.auth) == []
-    beyond = b"\x04" + (x + P).to_bytes(32, "big") + y.to_bytes(32, "big")
+    point_above_field = b"\x04" + (x + P).to_bytes(32, "big") + y.to_bytes(32, "big")
     with pytest.raises(ValueError, match="Invalid EC key"):
-        ec.EllipticCurvePublicKey.from_encoded_point(ec.SECP256R1(), beyond)
-    assert check_keys(beyond, BROWSER.auth) != []
+        ec.EllipticCurvePublicKey.from_encoded_point(ec.SECP256R1(), point_above_field)
+    assert check_keys(point_above_field, BROWSER.auth) != []
 
 
 def test_errors_of_both_keys_are_returned() -> None:

@@ -53,7 +53,7 @@ HOSTILE = [
     "https:///x",
     "https://fcm.googleapis.com",
     "https://fcm.googleapis.com?x",
-    # Someone else's host.
+    # Hosts that are not a push service.
     "https://example.com/x",
     "https://jmt17.google.com/fcm/send/x",
     "https://googleapis.com/x",
@@ -72,7 +72,7 @@ HOSTILE = [
     "https://fcm.googleapis.com@evil.com/x",
     "https://fcm.googleapis.com:443@evil.com/x",
     "https://fcm.googleapis.com%40evil.com/x",
-    # Fragment and query in place of a path.
+    # Fragments, and a query without a path.
     "https://fcm.googleapis.com/x#y",
     "https://fcm.googleapis.com#@evil.com/",
     "https://evil.com#fcm.googleapis.com/x",
@@ -122,7 +122,7 @@ HOSTILE = [
     "https://fcm.googleapis.com/\x7f",
     "https://fcm.googleapis.com%2f.evil.com/x",
     "https://%66cm.googleapis.com/x",
-    # Other alphabets: a full stop, a letter and a digit that a browser would fold.
+    # Characters that a browser maps to ASCII or that look like ASCII.
     "https://fcm。googleapis。com/x",
     "https://ｆcm.googleapis.com/x",
     "https://fcm.googleapis.com/ü",
@@ -193,25 +193,25 @@ def test_endpoint_of_2048_characters_is_allowed() -> None:
 def test_exact_host_does_not_allow_subdomains() -> None:
     policy = EndpointPolicy(["Push.Example.org"])
     assert policy.check("https://push.example.org/up?token=1").host == "push.example.org"
-    for other in ("https://a.push.example.org/x", "https://example.org/x", "http://push.example.org/x"):
+    for other_url in ("https://a.push.example.org/x", "https://example.org/x", "http://push.example.org/x"):
         with pytest.raises(EndpointNotAllowed):
-            policy.check(other)
+            policy.check(other_url)
 
 
 def test_wildcard_allows_subdomains_only() -> None:
     policy = EndpointPolicy(["*.example.org"])
     assert policy.check("https://a.example.org/x").host == "a.example.org"
     assert policy.check("https://a.b.example.org/x").host == "a.b.example.org"
-    for other in ("https://example.org/x", "https://badexample.org/x", "https://a.example.org:8443/x"):
+    for other_url in ("https://example.org/x", "https://badexample.org/x", "https://a.example.org:8443/x"):
         with pytest.raises(EndpointNotAllowed):
-            policy.check(other)
+            policy.check(other_url)
 
 
 def test_origin_entry_allows_exactly_that_origin() -> None:
     policy = EndpointPolicy(["http://127.0.0.1:9090"])
     allowed = policy.check("http://127.0.0.1:9090/push/abc")
     assert allowed == Endpoint("http://127.0.0.1:9090/push/abc", "http://127.0.0.1:9090", "127.0.0.1:9090")
-    for other in (
+    for other_url in (
         "http://127.0.0.1:9091/x",
         "http://127.0.0.1/x",
         "https://127.0.0.1:9090/x",
@@ -222,7 +222,7 @@ def test_origin_entry_allows_exactly_that_origin() -> None:
         "http://127.0.0.1:90900/x",
     ):
         with pytest.raises(EndpointNotAllowed):
-            policy.check(other)
+            policy.check(other_url)
 
 
 def test_origin_entry_may_have_ipv6_or_port() -> None:

@@ -1,4 +1,4 @@
-"""Header compression, compared with an independent HPACK library."""
+"""Encoding and decoding of header blocks, compared with an independent HPACK library."""
 
 import hpack
 import pytest
@@ -23,7 +23,7 @@ def expected_fields(
     st.lists(st.tuples(st.integers(0, 12), TEXT, st.integers(0, 10**9), st.integers(0, 4096)), max_size=60), st.data()
 )
 def test_encoded_requests_decode_with_hpack(posts: list[tuple[int, bytes, int, int]], data: st.DataObject) -> None:
-    """With more applications than the table holds, and a push service that reduces the table size."""
+    """There are more applications than entries in the dynamic table, and the push service reduces the table size."""
     encoder, decoder = HeaderEncoder(), hpack.Decoder()
     for application, path, ttl, length in posts:
         if data.draw(st.integers(0, 9)) == 0:
@@ -75,14 +75,14 @@ def test_non_text_header_value_is_dropped() -> None:
     [
         b"",  # no status
         b"\x88\xbe",  # an entry of the dynamic table
-        b"\x88\x7f\x00\x01x",  # a name of it
-        b"\x3f\xe1\x1f\x88",  # a table of 4,096 octets
+        b"\x88\x7f\x00\x01x",  # a name from the dynamic table
+        b"\x3f\xe1\x1f\x88",  # a change of the table size to 4,096 octets
         b"\x80",  # index 0
         b"\x48",  # a value is missing
-        b"\x48\x03\x32\x30",  # it breaks off
-        b"\x48\x02no",
-        b"\x48\x03abc",
-        b"\x88\x00\x7f\xff\xff\xff\xff\xff\xff\xff\xff\x01",  # an integer without end
+        b"\x48\x03\x32\x30",  # a truncated value
+        b"\x48\x02no",  # a status of two characters
+        b"\x48\x03abc",  # a status that is not a number
+        b"\x88\x00\x7f\xff\xff\xff\xff\xff\xff\xff\xff\x01",  # an integer of too many octets
     ],
 )
 def test_invalid_header_block_is_rejected(block: bytes) -> None:

@@ -48,7 +48,7 @@ def loop() -> Iterator[asyncio.AbstractEventLoop]:
 
 
 class Peer:
-    """The push service's side of the session, with the strict h2 library."""
+    """The push service's side of the session, with the strict h2 library; `complete` and `reset` are stream ids."""
 
     def __init__(self, session: Http2Session, **settings_: int) -> None:
         self.session = session
@@ -62,9 +62,10 @@ class Peer:
         self.bodies: dict[int, bytes] = {}
         self.complete: list[int] = []
         self.reset: list[int] = []
-        self.refills = True
+        self.acknowledges_data = True
 
     def exchange(self) -> None:
+        """Pass frames between both sides until neither has more to send."""
         while True:
             sent = b"".join(self.session.outgoing)
             self.session.outgoing.clear()
@@ -82,7 +83,7 @@ class Peer:
                     self.bodies[event.stream_id] = b""
                 case h2.events.DataReceived():
                     self.bodies[event.stream_id] += event.data
-                    if self.refills:
+                    if self.acknowledges_data:
                         self.h2.acknowledge_received_data(event.flow_controlled_length, event.stream_id)
                 case h2.events.StreamEnded():
                     self.complete.append(event.stream_id)
@@ -135,7 +136,7 @@ def test_windows_are_refilled_for_thousands_of_requests(loop: asyncio.AbstractEv
     for number in range(2000):
         response = post(session, loop, b"x" * 4000)
         peer.exchange()
-        # With bodies, so that our window must be refilled as well.
+        # The response bodies use up the session's receive window, so the session must refill it.
         peer.answer(2 * number + 1, [(":status", "400")], b"y" * 3000)
         peer.exchange()
         assert response.result() == HttpReply(400, {}, b"y" * 3000)
@@ -146,7 +147,7 @@ def test_windows_are_refilled_for_thousands_of_requests(loop: asyncio.AbstractEv
 def test_body_waits_for_stream_window(loop: asyncio.AbstractEventLoop, window: int) -> None:
     session = Http2Session()
     peer = Peer(session, INITIAL_WINDOW_SIZE=window)
-    peer.refills = False
+    peer.acknowledges_data = False
     peer.exchange()
     post(session, loop, b"a" * 4000), post(session, loop, b"b" * 4000)
     peer.exchange()
@@ -163,7 +164,7 @@ def test_body_waits_for_stream_window(loop: asyncio.AbstractEventLoop, window: i
 def test_bodies_respect_the_connection_window(loop: asyncio.AbstractEventLoop) -> None:
     session = Http2Session()
     peer = Peer(session)
-    peer.refills = False
+    peer.acknowledges_data = False
     for _ in range(40):
         post(session, loop, b"x" * 4000)
     peer.exchange()
@@ -189,7 +190,7 @@ def test_capacity_follows_max_concurrent_streams(loop: asyncio.AbstractEventLoop
 
 
 def test_status_counts_without_complete_body(loop: asyncio.AbstractEventLoop) -> None:
-    """The body is waited for, but not for more than is read of it, and not for ever."""
+    """A response ends with its body, after the 4 KiB that are read of it, at a reset, or at the deadline."""
     session = Http2Session()
     peer = Peer(session)
     early, endless, broken, late = (post(session, loop, deadline=deadline) for deadline in (1, 1, 1, 5))
@@ -248,10 +249,10 @@ def test_unprocessed_streams_may_be_resent(loop: asyncio.AbstractEventLoop) -> N
 def test_cancelled_stream_is_reset(loop: asyncio.AbstractEventLoop) -> None:
     session = Http2Session()
     peer = Peer(session)
-    peer.refills = False
+    peer.acknowledges_data = False
     for _ in range(17):
         post(session, loop, b"x" * 4000)
-    session.cancel(33)  # it waits for the window
+    session.cancel(33)  # the 17th stream, which waits for the connection window
     session.cancel(1)
     peer.exchange()
     assert peer.reset == [33, 1]
@@ -302,26 +303,26 @@ def test_frames_may_arrive_octet_by_octet(loop: asyncio.AbstractEventLoop) -> No
 
 HOSTILE: dict[str, bytes] = {
     "a frame that is too long": (16_385).to_bytes(3) + bytes(6),
-    "headers of another's stream": build_frame(HEADERS, END_HEADERS, 2, CREATED),
-    "headers of a stream not begun": build_frame(HEADERS, END_HEADERS, 9, CREATED),
-    "headers that are none": build_frame(HEADERS, END_HEADERS, 1, b"\x48\x03"),
-    "headers with a table": build_frame(HEADERS, END_HEADERS, 1, b"\xbe"),
-    "headers broken off by data": build_frame(HEADERS, 0, 1, CREATED) + build_frame(DATA, 0, 1, b"x"),
+    "headers on a server stream": build_frame(HEADERS, END_HEADERS, 2, CREATED),
+    "headers on an idle stream": build_frame(HEADERS, END_HEADERS, 9, CREATED),
+    "an incomplete header block": build_frame(HEADERS, END_HEADERS, 1, b"\x48\x03"),
+    "a header from the dynamic table": build_frame(HEADERS, END_HEADERS, 1, b"\xbe"),
+    "headers interrupted by data": build_frame(HEADERS, 0, 1, CREATED) + build_frame(DATA, 0, 1, b"x"),
     "headers that never end": build_frame(HEADERS, 0, 1, CREATED) + 3 * build_frame(CONTINUATION, 0, 1, b"a" * 16_000),
-    "headers that go on with nothing": build_frame(HEADERS, 0, 1, CREATED) + build_frame(CONTINUATION, 0, 1),
-    "headers that did not begin": build_frame(CONTINUATION, END_HEADERS, 1, CREATED),
-    "more padding than frame": build_frame(HEADERS, END_HEADERS | PADDED, 1, b"\x09abc"),
+    "an empty continuation": build_frame(HEADERS, 0, 1, CREATED) + build_frame(CONTINUATION, 0, 1),
+    "a continuation without headers": build_frame(CONTINUATION, END_HEADERS, 1, CREATED),
+    "padding longer than the frame": build_frame(HEADERS, END_HEADERS | PADDED, 1, b"\x09abc"),
     "a body before its headers": build_frame(DATA, 0, 1, b"x"),
-    "a body of stream 0": build_frame(DATA, 0, 0, b"x"),
+    "data on stream 0": build_frame(DATA, 0, 0, b"x"),
     "settings of a wrong length": build_frame(SETTINGS, 0, 0, b"12345"),
-    "a window that is too large": build_frame(SETTINGS, 0, 0, struct.pack("!HI", 4, 2**31)),
+    "an initial window that is too large": build_frame(SETTINGS, 0, 0, struct.pack("!HI", 4, 2**31)),
     "a window that overflows": build_frame(WINDOW_UPDATE, 0, 0, struct.pack("!I", 2**31 - 1)),
-    "a window that grows by nothing": build_frame(WINDOW_UPDATE, 0, 0, bytes(4)),
-    "a window of a wrong length": build_frame(WINDOW_UPDATE, 0, 0, bytes(3)),
+    "a window increment of 0": build_frame(WINDOW_UPDATE, 0, 0, bytes(4)),
+    "a window update of a wrong length": build_frame(WINDOW_UPDATE, 0, 0, bytes(3)),
     "a ping of a wrong length": build_frame(PING, 0, 0, bytes(7)),
-    "a reset of a stream not begun": build_frame(RST_STREAM, 0, 3, bytes(4)),
-    "an end that is cut short": build_frame(GOAWAY, 0, 0, bytes(4)),
-    "a push": build_frame(PUSH_PROMISE, END_HEADERS, 1, bytes(4) + CREATED),
+    "a reset of an idle stream": build_frame(RST_STREAM, 0, 3, bytes(4)),
+    "a truncated GOAWAY": build_frame(GOAWAY, 0, 0, bytes(4)),
+    "a push promise": build_frame(PUSH_PROMISE, END_HEADERS, 1, bytes(4) + CREATED),
 }
 
 

@@ -1,4 +1,4 @@
-"""What a browser gets: Declarative Web Push JSON with our metadata in one place."""
+"""The message for browsers: Declarative Web Push JSON, with the gateway's own fields in `data.gateway`."""
 
 import json
 from collections.abc import Iterator
@@ -31,12 +31,12 @@ CONTENT = {
 }
 
 
-def template(content: dict[str, Any], **changes: Any) -> PayloadTemplate:
+def build_template(content: dict[str, Any], **changes: Any) -> PayloadTemplate:
     return compose(content, **{"tag": "t", "notification_id": "ntf_1", "receipts_url": RECEIPTS, **changes})
 
 
 def rendered_message(content: dict[str, Any], receipt: str = "rt", **changes: Any) -> dict[str, Any]:
-    message: dict[str, Any] = json.loads(template(content, **changes).fill(receipt))
+    message: dict[str, Any] = json.loads(build_template(content, **changes).fill(receipt))
     return message
 
 
@@ -107,29 +107,29 @@ JSON = st.recursive(
     st.text(min_size=1), st.dictionaries(st.text(), JSON, max_size=4), st.from_regex(r"[A-Za-z0-9_.-]*", fullmatch=True)
 )
 def test_receipt_is_inserted_into_any_content(title: str, data: dict[str, Any], receipt: str) -> None:
-    template_ = template({"title": title, "data": data})
-    plain_text = template_.fill(receipt)
-    assert len(plain_text) == template_.size + len(receipt)
-    notification = json.loads(plain_text)["notification"]
+    template = build_template({"title": title, "data": data})
+    payload = template.fill(receipt)
+    assert len(payload) == template.size + len(receipt)
+    notification = json.loads(payload)["notification"]
     assert notification["title"] == title
     assert notification["data"].pop("gateway")["receipt"] == receipt
     assert notification["data"] == {name: value for name, value in data.items() if name != "gateway"}
 
 
 def test_text_is_utf_8_without_escapes() -> None:
-    assert "⛈".encode() in template(CONTENT).prefix
+    assert "⛈".encode() in build_template(CONTENT).prefix
 
 
 def test_lone_surrogate_becomes_question_mark() -> None:
     assert rendered_message({"title": "a\ud800b"})["notification"]["title"] == "a?b"
 
 
-def faults(message: dict[str, Any]) -> Iterator[str]:
-    """Why Safari would not show it by itself.
+def find_faults(message: dict[str, Any]) -> Iterator[str]:
+    """Yield the paths of the values for which Safari would not display the message without a service worker.
 
-    The rules of WebKit's explainer (a title, an address for the notification and for each action, a badge that is an
-    unsigned 64-bit number, no member of another type) in the names under which W3C's Push API has taken them up, and
-    what makes a notification a TypeError in WHATWG's Notifications.
+    WebKit's explainer requires a title, a URL for the notification and for each action, a badge that is an unsigned
+    64-bit integer, and the right type of each member. The member names are those of W3C's Push API. The last rules
+    are those by which WHATWG's Notifications standard raises a TypeError.
     """
     if message.get("web_push") != 8030:
         yield "not declarative"
@@ -139,21 +139,21 @@ def faults(message: dict[str, Any]) -> Iterator[str]:
     if type(badge) is not int or not 0 <= badge < 2**64:
         yield "app_badge"
     notification = message["notification"]
-    for at, part in [
+    for path, part in [
         ("", notification),
         *((f"actions/{n}/", action) for n, action in enumerate(notification.get("actions", []))),
     ]:
-        for name in {"title", "action"} if at else {"title"}:
+        for name in {"title", "action"} if path else {"title"}:
             if not isinstance(part.get(name), str) or not part[name]:
-                yield at + name
-        address = urlsplit(part.get("navigate") or "")
-        if address.scheme not in {"http", "https"} or not address.netloc:
-            yield f"{at}navigate"
-    for kind, names in {
+                yield path + name
+        url = urlsplit(part.get("navigate") or "")
+        if url.scheme not in {"http", "https"} or not url.netloc:
+            yield f"{path}navigate"
+    for type_, names in {
         str: ("body", "tag", "lang", "icon", "image", "badge"),
         bool: ("silent", "requireInteraction"),
     }.items():
-        yield from (name for name in names if name in notification and type(notification[name]) is not kind)
+        yield from (name for name in names if name in notification and type(notification[name]) is not type_)
     if notification.get("dir", "auto") not in {"auto", "ltr", "rtl"}:
         yield "dir"
     if (notification.get("silent") and notification.get("vibrate")) or (
@@ -162,22 +162,22 @@ def faults(message: dict[str, Any]) -> Iterator[str]:
         yield "contradiction"
 
 
-ADDRESS = st.sampled_from([None, "/", "/map?x=1#here", "https://other.example/a", "../up", "?q"])
+URL = st.sampled_from([None, "/", "/map?x=1#here", "https://other.example/a", "../up", "?q"])
 TEXT = st.text(min_size=1, max_size=20)
-ACTION = st.fixed_dictionaries({"action": TEXT, "title": TEXT}, optional={"url": ADDRESS, "icon": ADDRESS})
+ACTION = st.fixed_dictionaries({"action": TEXT, "title": TEXT}, optional={"url": URL, "icon": URL})
 
 
 @given(
     st.fixed_dictionaries(
         {"title": TEXT},
         optional={name: st.none() | st.text(max_size=20) for name in ("body", "tag")}
-        | dict.fromkeys(("url", "icon", "image", "badge"), ADDRESS)
+        | dict.fromkeys(("url", "icon", "image", "badge"), URL)
         | {name: st.none() | st.booleans() for name in ("silent", "require_interaction")}
         | {"app_badge": st.none() | st.integers(0, 2**53), "actions": st.lists(ACTION, max_size=3)},
     )
 )
 def test_message_is_valid_declarative_push(content: dict[str, Any]) -> None:
-    assert list(faults(rendered_message(content, default_url="https://app.example.com"))) == []
+    assert list(find_faults(rendered_message(content, default_url="https://app.example.com"))) == []
 
 
 @pytest.mark.parametrize(
@@ -193,4 +193,4 @@ def test_message_is_valid_declarative_push(content: dict[str, Any]) -> None:
 def test_invalid_declarative_message_is_detected(change: dict[str, Any], fault: str) -> None:
     message = rendered_message(CONTENT)
     message["notification"] |= change
-    assert list(faults(message)) == [fault]
+    assert list(find_faults(message)) == [fault]

@@ -1,4 +1,4 @@
-"""Hosts that only a wildcard allows are contacted at a public address, or not at all."""
+"""Address pins: a host that only a wildcard allows is contacted at a checked public address, or not at all."""
 
 import asyncio
 from collections.abc import Sequence
@@ -15,20 +15,20 @@ from gateway.push.responses import NetworkFault, PushResponse, classify
 from tests.unit.push.test_push_client import http_server, post
 
 
-class Names:
-    """A resolver that returns these answers in order, the last one repeatedly."""
+class FakeResolver:
+    """A resolver that returns or raises these answers in order, the last one repeatedly."""
 
     def __init__(self, *answers: Sequence[str] | OSError) -> None:
         self.answers = list(answers)
-        self.names_asked: list[str] = []
+        self.resolved_names: list[str] = []
 
     async def __call__(self, name: str) -> Sequence[str]:
-        self.names_asked.append(name)
+        self.resolved_names.append(name)
         await asyncio.sleep(0)
-        response = self.answers.pop(0) if len(self.answers) > 1 else self.answers[0]
-        if isinstance(response, OSError):
-            raise response
-        return response
+        answer = self.answers.pop(0) if len(self.answers) > 1 else self.answers[0]
+        if isinstance(answer, OSError):
+            raise answer
+        return answer
 
 
 class Clock:
@@ -44,7 +44,7 @@ def loopback_is_public(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(resolver, "is_global", lambda address: str(address) == "127.0.0.1")
 
 
-async def created(_: web.Request) -> web.Response:
+async def respond_201(_: web.Request) -> web.Response:
     return web.Response(status=201)
 
 
@@ -71,7 +71,7 @@ async def test_host_with_private_address_is_not_contacted(addresses: list[str]) 
 
     async with http_server(handler) as origin:
         port = origin.rpartition(":")[2]
-        async with PushClient(must_check_address=lambda _: True, pins=AddressPins(Names(addresses))) as client:
+        async with PushClient(must_check_address=lambda _: True, pins=AddressPins(FakeResolver(addresses))) as client:
             response = await post(client, f"http://evil.example.org:{port}/x")
     assert (response, requests) == (
         PushResponse(None, duration_ms=response.duration_ms, fault=NetworkFault("private")),
@@ -80,20 +80,21 @@ async def test_host_with_private_address_is_not_contacted(addresses: list[str]) 
 
 
 async def test_client_connects_to_the_checked_address(loopback_is_public: None) -> None:
-    """The system's resolver does not know the name and is not called."""
-    names = Names(["127.0.0.1"])
-    async with http_server(created) as origin:
+    """The name does not exist in DNS, so a second resolution by the system would fail."""
+    names = FakeResolver(["127.0.0.1"])
+    async with http_server(respond_201) as origin:
         port = origin.rpartition(":")[2]
         async with PushClient(must_check_address=lambda _: True, pins=AddressPins(names)) as client:
-            answers = await asyncio.gather(*(post(client, f"http://a.example.invalid:{port}/{n}") for n in range(150)))
-    assert {response.status for response in answers} == {201}
-    assert names.names_asked == ["a.example.invalid"]
+            posts = (post(client, f"http://a.example.invalid:{port}/{n}") for n in range(150))
+            responses = await asyncio.gather(*posts)
+    assert {response.status for response in responses} == {201}
+    assert names.resolved_names == ["a.example.invalid"]
 
 
 async def test_dns_rebinding_has_no_effect(loopback_is_public: None) -> None:
-    """The first answer is used for its lifetime; the next one is checked as well."""
-    clock, names = Clock(), Names(["127.0.0.1"], ["10.0.0.1"], ["127.0.0.1"])
-    async with http_server(created) as origin:
+    """The first answer is used for PIN_TTL_S; the next answer is checked as well."""
+    clock, names = Clock(), FakeResolver(["127.0.0.1"], ["10.0.0.1"], ["127.0.0.1"])
+    async with http_server(respond_201) as origin:
         endpoint = f"http://rebinding.example.invalid:{origin.rpartition(':')[2]}/x"
         async with PushClient(must_check_address=lambda _: True, pins=AddressPins(names, clock)) as client:
             assert (await post(client, endpoint)).status == 201
@@ -104,13 +105,13 @@ async def test_dns_rebinding_has_no_effect(loopback_is_public: None) -> None:
                 assert (await post(client, endpoint)).fault == NetworkFault("private")
             clock.now += PIN_TTL_S
             assert (await post(client, endpoint)).status == 201
-    assert len(names.names_asked) == 3
+    assert len(names.resolved_names) == 3
 
 
 async def test_failed_resolution_is_not_cached(loopback_is_public: None) -> None:
-    async with http_server(created) as origin:
+    async with http_server(respond_201) as origin:
         endpoint = f"http://a.example.invalid:{origin.rpartition(':')[2]}/x"
-        names = Names(OSError("no such name"), ["127.0.0.1"])
+        names = FakeResolver(OSError("no such name"), ["127.0.0.1"])
         async with PushClient(must_check_address=lambda _: True, pins=AddressPins(names)) as client:
             assert (await post(client, endpoint)).fault == NetworkFault("dns")
             assert (await post(client, endpoint)).status == 201
@@ -118,7 +119,7 @@ async def test_failed_resolution_is_not_cached(loopback_is_public: None) -> None
 
 async def test_pinned_address_stays_while_still_valid() -> None:
     clock = Clock()
-    pins = AddressPins(Names(["8.8.8.8"], ["1.1.1.1", "8.8.8.8", "9.9.9.9"], ["1.1.1.1"]), clock)
+    pins = AddressPins(FakeResolver(["8.8.8.8"], ["1.1.1.1", "8.8.8.8", "9.9.9.9"], ["1.1.1.1"]), clock)
     addresses = []
     for _ in range(3):
         addresses.append(await pins.address("a.example.org"))
@@ -127,7 +128,7 @@ async def test_pinned_address_stays_while_still_valid() -> None:
 
 
 async def test_cancelled_lookup_does_not_fail_other_waiters() -> None:
-    pins = AddressPins(Names(["8.8.8.8"]))
+    pins = AddressPins(FakeResolver(["8.8.8.8"]))
     first, second = (asyncio.ensure_future(pins.address("a.example.org")) for _ in range(2))
     await asyncio.sleep(0)
     first.cancel()
@@ -135,12 +136,15 @@ async def test_cancelled_lookup_does_not_fail_other_waiters() -> None:
 
 
 async def test_pins_are_limited() -> None:
-    names = Names(["10.0.0.1"])
+    """The last MAX_PINS names are not resolved again; the name before them is."""
+    names = FakeResolver(["10.0.0.1"])
     pins = AddressPins(names)
-    for n in range(resolver.MAX_PINS + 10):
+    count = resolver.MAX_PINS + 10
+    for n in (*range(count), *range(10, count), 9):
         with pytest.raises(NotPublic):
             await pins.address(f"{n}.example.org")
-    assert len(pins._pins) == resolver.MAX_PINS
+    assert len(names.resolved_names) == count + 1
+    assert names.resolved_names[-1] == "9.example.org"
 
 
 def test_private_address_fault_has_its_cause() -> None:

@@ -1,4 +1,4 @@
-"""Classification of responses, with the error texts of the four vendors."""
+"""Classification of push service responses, with the error texts of the four vendors."""
 
 import json
 from datetime import UTC, datetime, timedelta

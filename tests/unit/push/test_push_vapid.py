@@ -1,4 +1,4 @@
-"""VAPID tokens verified with an independent library (PyJWT), renewal, and valid subjects."""
+"""VAPID: tokens verified with an independent library (PyJWT), their renewal, and valid subjects."""
 
 import time
 
@@ -15,7 +15,8 @@ ORIGIN = "https://web.push.apple.com"
 HOUR = 3600.0
 
 
-def parts(header: str) -> tuple[str, str]:
+def split_header(header: str) -> tuple[str, str]:
+    """Return the token and the public key of an Authorization header."""
     scheme, _, parameters = header.partition(" ")
     assert scheme == "vapid"
     token, key = parameters.split(",")
@@ -24,9 +25,9 @@ def parts(header: str) -> tuple[str, str]:
     return token[2:], key[2:]
 
 
-def claims(header: str) -> dict[str, object]:
+def verified_claims(header: str) -> dict[str, object]:
     """Verify the token with the key in the header, as a push service does."""
-    token, key = parts(header)
+    token, key = split_header(header)
     public = ec.EllipticCurvePublicKey.from_encoded_point(ec.SECP256R1(), decode_base64url(key))
     payload: dict[str, object] = jwt.decode(token, public, algorithms=["ES256"], audience=ORIGIN)
     return payload
@@ -35,25 +36,25 @@ def claims(header: str) -> dict[str, object]:
 def test_token_has_subject_audience_and_expiry() -> None:
     key, now = VapidKey.generate(), time.time()
     header = VapidSigner().authorization_header(key, SUBJECT, ORIGIN, now)
-    assert claims(header) == {"aud": ORIGIN, "sub": SUBJECT, "exp": int(now + 12 * HOUR)}
-    assert jwt.get_unverified_header(parts(header)[0]) == {"typ": "JWT", "alg": "ES256"}
-    assert parts(header)[1] == key.public_text
+    assert verified_claims(header) == {"aud": ORIGIN, "sub": SUBJECT, "exp": int(now + 12 * HOUR)}
+    assert jwt.get_unverified_header(split_header(header)[0]) == {"typ": "JWT", "alg": "ES256"}
+    assert split_header(header)[1] == key.public_text
 
 
 def test_signature_of_other_key_does_not_verify() -> None:
-    token, _ = parts(VapidSigner().authorization_header(VapidKey.generate(), SUBJECT, ORIGIN, time.time()))
+    token, _ = split_header(VapidSigner().authorization_header(VapidKey.generate(), SUBJECT, ORIGIN, time.time()))
     with pytest.raises(jwt.InvalidSignatureError):
         jwt.decode(token, VapidKey.generate().private.public_key(), algorithms=["ES256"], audience=ORIGIN)
 
 
 def test_https_subject_is_signed() -> None:
     header = VapidSigner().authorization_header(VapidKey.generate(), "https://example.com/contact", ORIGIN, time.time())
-    assert claims(header)["sub"] == "https://example.com/contact"
+    assert verified_claims(header)["sub"] == "https://example.com/contact"
 
 
 def test_origin_with_port_is_signed() -> None:
     header = VapidSigner().authorization_header(VapidKey.generate(), SUBJECT, "http://127.0.0.1:9090", time.time())
-    token, _ = parts(header)
+    token, _ = split_header(header)
     assert jwt.decode(token, options={"verify_signature": False})["aud"] == "http://127.0.0.1:9090"
 
 
@@ -63,7 +64,7 @@ def test_header_is_reused_until_an_hour_before_expiry() -> None:
     assert signer.authorization_header(key, SUBJECT, ORIGIN, now + 10.99 * HOUR) == first
     renewed = signer.authorization_header(key, SUBJECT, ORIGIN, now + 11.01 * HOUR)
     assert renewed != first
-    assert claims(renewed)["exp"] == int(now + 23.01 * HOUR)
+    assert verified_claims(renewed)["exp"] == int(now + 23.01 * HOUR)
 
 
 def test_header_is_renewed_after_large_clock_step() -> None:
