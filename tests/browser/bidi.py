@@ -1,6 +1,6 @@
-"""A WebDriver BiDi client over one WebSocket, with aiohttp alone.
+"""A WebDriver BiDi client over one WebSocket, which needs only aiohttp.
 
-Firefox implements the protocol itself, so the tests need neither geckodriver nor Selenium.
+Firefox serves this protocol itself, so the tests need neither geckodriver nor Selenium.
 """
 
 import asyncio
@@ -54,13 +54,13 @@ class Bidi:
 
     async def command(self, method: str, /, timeout: float = 30, **params: Any) -> dict[str, Any]:
         """Send a command and return its result."""
-        number = next(self._ids)
-        response = self._pending[number] = asyncio.get_running_loop().create_future()
-        await self._socket.send_json({"id": number, "method": method, "params": params})
+        id_ = next(self._ids)
+        response = self._pending[id_] = asyncio.get_running_loop().create_future()
+        await self._socket.send_json({"id": id_, "method": method, "params": params})
         return await asyncio.wait_for(response, timeout)
 
     async def evaluate(self, context: str, expression: str, timeout: float = 30) -> Any:
-        """Evaluate a JavaScript expression, await its promise, and return its value as far as JSON can carry it."""
+        """Evaluate a JavaScript expression, await its promise, and return its value after a round trip through JSON."""
         response = await self.command(
             "script.evaluate",
             timeout=timeout,

@@ -1,7 +1,7 @@
 """A real headless Chromium, driven by Playwright.
 
-Chromium has only its maker's push service. Tests deliver pushes to service workers over the DevTools protocol, and read
-notifications from the service worker registration.
+Chromium can use only Google's push service. Tests therefore deliver pushes to service workers over the DevTools
+protocol, and read notifications from the service worker registration.
 """
 
 import shutil
@@ -12,7 +12,7 @@ from playwright.async_api import Browser, async_playwright
 
 BINARY = shutil.which("chromium") or shutil.which("google-chrome")
 
-# Prevent requests to the maker's hosts at every start.
+# Flags that prevent requests to Google's hosts at the start.
 OFFLINE_FLAGS = [
     "--disable-background-networking",
     "--disable-component-update",
@@ -24,7 +24,7 @@ OFFLINE_FLAGS = [
 
 @asynccontextmanager
 async def running_chromium() -> AsyncIterator[Browser]:
-    """Run Chromium; each test creates a context of its own, which shares nothing with others."""
+    """Run Chromium; each test creates its own browser context, which shares no state with other contexts."""
     async with async_playwright() as playwright:
         browser = await playwright.chromium.launch(executable_path=BINARY, args=OFFLINE_FLAGS, chromium_sandbox=False)
         try:

@@ -1,7 +1,7 @@
 """Fixtures: one Firefox and one Chromium for the session, and a new gateway port for each test.
 
-A new port is a new web origin with its own worker, permission and subscription, so tests in the shared browser are
-independent of each other.
+A new port is a new web origin with its own service worker, permission and subscription, so that tests in the shared
+browser are independent of each other.
 """
 
 from collections.abc import AsyncIterator
@@ -52,7 +52,7 @@ async def fake_gateway() -> AsyncIterator[FakeGateway]:
 
 @pytest.fixture
 async def sample(firefox: Firefox, fake_gateway: FakeGateway) -> AsyncIterator[Tab]:
-    """Open the sample page, not subscribed."""
+    """Open the sample page without subscribing."""
     async with firefox.tab(f"{fake_gateway.origin}/sample/#key={KEY}") as tab:
         yield tab
         await firefox.dismiss_all()

@@ -1,7 +1,7 @@
 """A fake of the gateway's HTTP API, for tests of the SDK and the service worker.
 
-It records every request, and can return errors that a healthy gateway does not. test_round_trip.py runs the SDK against
-the real gateway.
+The fake records every request, and can return errors that a healthy gateway does not return. test_round_trip.py runs
+the SDK against the real gateway.
 """
 
 import asyncio
@@ -57,16 +57,16 @@ class FakeGateway:
         self.requests: list[tuple[str, str, str, Any]] = []
         self.request_received = RequestSignal()
         self.receipts: asyncio.Queue[dict[str, Any]] = asyncio.Queue()
-        # Responses to return instead of the usual ones, by path.
+        # By path: responses that replace those of `respond`.
         self.overrides: dict[str, web.Response] = {}
 
     @property
     def subscription(self) -> dict[str, Any]:
-        """Return the push subscription of the browser that registered last."""
+        """The push subscription of the browser that registered last."""
         return list(self.devices.values())[-1]["subscription"]
 
     def receipt_of(self, token: str) -> dict[str, str]:
-        """Return the `data.gateway` of a message that requests receipts."""
+        """Return the `data.gateway` of a message whose receipts have this token."""
         return {"id": f"ntf_{token}", "receipt": token, "receipts": f"{self.origin}/v1/receipts"}
 
     async def next_receipt(self, timeout: float = 15) -> dict[str, Any]:
@@ -108,6 +108,7 @@ class FakeGateway:
         return response
 
     def respond(self, method: str, path: str, token: str, body: Any) -> web.Response:
+        """Return the response to a request, as the gateway would."""
         if path == "/v1/receipts":
             self.receipts.put_nowait(body)
             return web.Response(status=204)
@@ -132,8 +133,8 @@ class FakeGateway:
 
 
 @asynccontextmanager
-async def serving(app: web.Application) -> AsyncIterator[str]:
-    """Serve on a free loopback port, and yield the new web origin."""
+async def serve_app(app: web.Application) -> AsyncIterator[str]:
+    """Serve an application on a free loopback port, and yield its web origin."""
     runner = web.AppRunner(app, shutdown_timeout=1)
     await runner.setup()
     try:
@@ -161,6 +162,6 @@ async def running_fake_gateway() -> AsyncIterator[FakeGateway]:
     app.router.add_static("/sample", STATIC / "sample")
     app.router.add_static("/sdk", STATIC / "sdk")
     app.router.add_route("*", "/v1/{tail:.*}", gateway.handle)
-    async with serving(app) as origin:
+    async with serve_app(app) as origin:
         gateway.origin = origin
         yield gateway

@@ -1,7 +1,7 @@
 """A real headless Firefox that is connected to the simulated push service.
 
-Without D-Bus, Firefox draws notifications as windows of its own. Tests read and click these windows with system access,
-so they check what is on screen and not only what the service worker reports.
+Without D-Bus, Firefox displays notifications in its own windows. Tests read and click these windows, which needs
+Firefox's system access, so they check what is on screen and not only what the service worker reports.
 """
 
 import asyncio
@@ -24,7 +24,7 @@ BINARY = shutil.which("firefox-esr") or shutil.which("firefox")
 
 START_TIMEOUT_S = 60
 STOP_TIMEOUT_S = 10
-# Windows of the browser itself have no event to await.
+# Firefox raises no event for its notification windows, so tests poll for them.
 POLL_INTERVAL_S = 0.05
 
 PUSH_PREFS: dict[str, Any] = {
@@ -36,7 +36,7 @@ PUSH_PREFS: dict[str, Any] = {
     "remote.prefs.recommended": False,
     "permissions.default.desktop-notification": 1,
     "alerts.useSystemBackend": False,
-    # Every page gets this location: Vienna.
+    # The location of every page is Vienna.
     "permissions.default.geo": 1,
     "geo.provider.network.url": 'data:application/json,{"location": {"lat": 48.2082, "lng": 16.3738}, "accuracy": 20}',
     "geo.provider.use_geoclue": False,
@@ -115,7 +115,7 @@ class Tab:
             raise AssertionError(f"not within {timeout} s: {condition}") from None
 
     async def click(self, selector: str) -> None:
-        """Click as a user does, with the user activation that permission prompts require."""
+        """Click an element with the mouse, which gives the user activation that permission prompts require."""
         located = await self.bidi.command(
             "browsingContext.locateNodes", context=self.context, locator={"type": "css", "value": selector}
         )
@@ -146,8 +146,8 @@ class Firefox:
     @asynccontextmanager
     async def tab(self, url: str) -> AsyncIterator[Tab]:
         """Open a URL in a new tab, and close it at the end."""
-        created = await self.bidi.command("browsingContext.create", type="tab")
-        tab = Tab(self.bidi, created["context"])
+        result = await self.bidi.command("browsingContext.create", type="tab")
+        tab = Tab(self.bidi, result["context"])
         try:
             await tab.open(url)
             yield tab
@@ -198,6 +198,7 @@ class Firefox:
         )
 
     async def notifications(self) -> list[ScreenNotification]:
+        """Return the notifications on screen."""
         tree = await self.bidi.command("browsingContext.getTree", **{"moz:scope": "chrome"})
         notifications = []
         for context in tree["contexts"]:
@@ -210,7 +211,7 @@ class Firefox:
                     " alertSourceLabel.getAttribute('value')]",
                 )
             except BidiError:
-                continue  # It has just closed, or has not been drawn yet.
+                continue  # The window has just closed, or has not been drawn yet.
             notifications.append(ScreenNotification(context["context"], *texts))
         return notifications
 
@@ -246,14 +247,15 @@ class Firefox:
 
 
 async def _poll(find: Callable[[], Awaitable[T | None]], timeout: float) -> T:
-    """Call `find` until it returns a value: the browser has no event for these states."""
+    """Call `find` until it returns a value, and return the value."""
     async with asyncio.timeout(timeout):
         while (result := await find()) is None:  # noqa: ASYNC110 - the state is in another process
             await asyncio.sleep(POLL_INTERVAL_S)
     return result
 
 
-def _session_url(port_file: Path) -> str | None:
+def _read_session_url(port_file: Path) -> str | None:
+    """Return the WebSocket URL of the BiDi session, or None until Firefox has written the file."""
     try:
         server = json.loads(port_file.read_text())
     except (FileNotFoundError, ValueError):
@@ -261,8 +263,8 @@ def _session_url(port_file: Path) -> str | None:
     return f"ws://{server['ws_host']}:{server['ws_port']}/session"
 
 
-def _prepare(profile: Path, push_socket: str) -> dict[str, str]:
-    """Write the settings of the profile, and return the environment of the process."""
+def _write_profile(profile: Path, push_socket: str) -> dict[str, str]:
+    """Write the preferences into the profile, and return the environment of the Firefox process."""
     prefs = QUIET_PREFS | PUSH_PREFS | {"dom.push.serverURL": push_socket}
     lines = [f"user_pref({json.dumps(name)}, {json.dumps(value)});\n" for name, value in prefs.items()]
     (profile / "user.js").write_text("".join(lines))
@@ -287,13 +289,13 @@ async def running_firefox(push_socket: str) -> AsyncIterator[Firefox]:
             *["--remote-debugging-port", "0", "--remote-allow-system-access", "about:blank"],
             stdout=asyncio.subprocess.DEVNULL,
             stderr=asyncio.subprocess.DEVNULL,
-            env=_prepare(profile, push_socket),
+            env=_write_profile(profile, push_socket),
             start_new_session=True,
         )
 
         async def find_session_url() -> str | None:
             assert process.returncode is None, f"Firefox ended with {process.returncode}"
-            return await asyncio.to_thread(_session_url, profile / "WebDriverBiDiServer.json")
+            return await asyncio.to_thread(_read_session_url, profile / "WebDriverBiDiServer.json")
 
         try:
             bidi = await Bidi.connect(await _poll(find_session_url, START_TIMEOUT_S))
@@ -306,5 +308,5 @@ async def running_firefox(push_socket: str) -> AsyncIterator[Firefox]:
                 await bidi.close()
         finally:
             if process.returncode is None:
-                os.killpg(process.pid, signal.SIGKILL)  # The process has a group of its own.
+                os.killpg(process.pid, signal.SIGKILL)  # `start_new_session` gave the process its own group
                 await process.wait()

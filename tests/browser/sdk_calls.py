@@ -13,6 +13,6 @@ def sdk(call: str, **options: Any) -> str:
 
 
 def sdk_error(call: str, **options: Any) -> str:
-    """Return an expression for the members of the error that the call throws, or null."""
+    """Return an expression that calls the SDK; its value has the members of the error that is thrown, or is null."""
     members = "({name: e.name, code: e.code, status: e.status, message: e.message, errors: e.errors})"
     return f"{sdk(call, **options)}.then(() => null, e => {members})"

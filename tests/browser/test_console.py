@@ -1,4 +1,4 @@
-"""The main tasks of operators and marketers in the console: a real Chromium on a real gateway."""
+"""The console's main tasks, in a real Chromium with a real gateway."""
 
 import json
 import re
@@ -18,7 +18,9 @@ from tests.support.api import Api
 pytestmark = pytest.mark.browser
 
 TIMEOUT_MS = 20_000
+# Markup that changes the page's title if the console inserts it as HTML.
 MARKUP = "<img src=x onerror=document.title='owned'>"
+# The total size of the console's files.
 MAX_BYTES = 200_000
 
 
@@ -46,7 +48,7 @@ async def console(chromium: Browser, api: Api) -> AsyncIterator[Page]:
 
 
 async def open_page(page: Page, address: str, heading: str) -> None:
-    """Navigate to `#/address` and wait for its heading."""
+    """Navigate to the page `#/address` and wait for its heading."""
     await page.evaluate("address => { location.hash = address }", f"#/{address}")
     await expect(page.get_by_role("heading", name=heading, exact=True).first).to_be_visible()
 
@@ -75,9 +77,9 @@ async def test_overview_updates_while_deliveries_are_processed(console: Page, ap
 
 async def test_delivery_log_follows_and_filters_deliveries(console: Page, api: Api) -> None:
     """New deliveries appear, filters apply, and a dialog lists the attempts of a delivery."""
-    few = StreamLimiter("streams", 1)
-    api.state.limits.log_streams = few
-    with few.share(api.parts.application_id):
+    limiter = StreamLimiter("streams", 1)
+    api.state.limits.log_streams = limiter
+    with limiter.share(api.parts.application_id):
         await open_page(console, "log", "Delivery log")
         await expect(console.locator("#live")).to_have_text("reconnecting")
     await expect(console.locator("#live")).to_have_text("live")
@@ -134,7 +136,7 @@ async def test_campaign_is_composed_tested_sent_and_paused(console: Page, api: A
 
 
 async def test_alert_is_drawn_on_map_and_sent_to_its_area(console: Page, api: Api) -> None:
-    """Corners are entered, clicked and set by keyboard; the audience is counted, and the alert is sent to it."""
+    """The area's corners are typed, clicked and set by keyboard; the page counts the audience and sends the alert."""
     for lon in (16.4, 16.5, 2.3):
         await api.register(location={"lat": 48.2, "lon": lon})
     await open_page(console, "alerts", "Alerts")
@@ -175,9 +177,9 @@ async def test_alert_is_drawn_on_map_and_sent_to_its_area(console: Page, api: Ap
 
 
 async def test_device_page_shows_deliveries_and_deletes_device(console: Page, api: Api) -> None:
-    """Devices are found by user; a device's page has its deliveries and its location, and deletes it."""
+    """Devices are filtered by user; a device's page shows its deliveries and location, and can delete the device."""
     await deliver(api, 2, user_id="u-1")
-    other = await api.register(user_id=MARKUP, attributes={"plan": MARKUP}, location={"lat": 48.2, "lon": 16.4})
+    device = await api.register(user_id=MARKUP, attributes={"plan": MARKUP}, location={"lat": 48.2, "lon": 16.4})
     await open_page(console, "devices", "Devices")
     await expect(console.locator("tbody tr")).to_have_count(3)
     await console.get_by_label("User ID").fill("u-1")
@@ -186,7 +188,7 @@ async def test_device_page_shows_deliveries_and_deletes_device(console: Page, ap
     await console.locator("tbody a").first.click()
     await expect(console.locator(".log tbody tr")).to_have_count(1)
     await expect(console.locator(".log")).to_contain_text("the push service accepted it")
-    await open_page(console, f"devices/{other['id']}", f"Device of {MARKUP}")
+    await open_page(console, f"devices/{device['id']}", f"Device of {MARKUP}")
     await expect(console.locator(".map .device")).to_have_count(1)
     await console.get_by_role("button", name="Delete").click()
     await console.get_by_role("button", name="Delete device").click()
@@ -221,7 +223,7 @@ async def test_segment_is_created_edited_deleted_and_audited(console: Page, api:
 
 
 async def submit_form(page: Page, api: Api, button: str, values: dict[str, str], save: str) -> Any:
-    """Open a form with a button, fill it by its labels and return the only item of the page's resource."""
+    """Open a form with a button, fill in its fields by label and save; return the only item of the page's resource."""
     await page.get_by_role("button", name=button).click()
     dialog = page.get_by_role("dialog")
     for label, value in values.items():
@@ -238,7 +240,7 @@ async def submit_form(page: Page, api: Api, button: str, values: dict[str, str],
 
 
 async def test_trigger_form_creates_edits_and_shows_errors(console: Page, api: Api) -> None:
-    """Errors are shown at their fields, and values that no field edits stay as they are."""
+    """Errors are shown at their fields, and values without a form field remain unchanged."""
     await open_page(console, "triggers", "Triggers")
     await console.get_by_role("button", name="New trigger").click()
     await console.get_by_role("button", name="Create").click()
@@ -273,7 +275,7 @@ async def test_trigger_form_creates_edits_and_shows_errors(console: Page, api: A
     assert trigger["cancel_on"] == ["order.paid", "cart.emptied"]
     assert (trigger["condition"], trigger["audience"]) == (None, {"user_id": {"from_event": "user_id"}})
 
-    hidden = {
+    content_with_unedited_values = {
         "title": "Still there",
         "tag": "carts",
         "data": {"n": None},
@@ -282,13 +284,14 @@ async def test_trigger_form_creates_edits_and_shows_errors(console: Page, api: A
     condition = {"any": [{"data": "cart.total", "gte": 50}, {"data": "kind", "in": ["a", "1"]}]}
     path = f"/v1/triggers/{trigger['id']}"
     delivery = {"lane": "bulk", "urgency": None, "ttl": 600, "collapse_key": "cart"}
-    await api.call_ok("PATCH", path, {"content": hidden, "condition": condition, "delivery": delivery})
+    changes = {"content": content_with_unedited_values, "condition": condition, "delivery": delivery}
+    await api.call_ok("PATCH", path, changes)
     await console.reload()
     changed = await submit_form(
         console, api, "Edit Carts", {"Text": "In your cart", "Translated title": "Noch da", "Cap period": "4"}, "Save"
     )
     locales = {"de": {"title": "Noch da", "tag": "k"}}
-    assert changed["content"] == hidden | {"body": "In your cart", "locales": locales}
+    assert changed["content"] == content_with_unedited_values | {"body": "In your cart", "locales": locales}
     assert (changed["condition"], changed["cap"]) == (condition, {"limit": 2, "window": 4 * 86_400})
     changed = await submit_form(console, api, "Edit Carts", {"Frequency cap, messages per user": ""}, "Save")
     assert (changed["cap"], changed["delay"], changed["content"]["tag"]) == (None, 5400, "carts")
@@ -355,8 +358,8 @@ async def test_reminder_and_template_are_edited_by_form_and_json(console: Page, 
 
 
 async def test_duplicate_copies_campaign_except_past_times(console: Page, api: Api) -> None:
-    """Every option of the original is copied; a start time that is past is left out and named."""
-    at = (datetime.now(UTC) + timedelta(days=30)).replace(second=30, microsecond=0, tzinfo=None).isoformat()
+    """Every option of the original is copied; a start time in the past is left out, and a notice names it."""
+    start_at = (datetime.now(UTC) + timedelta(days=30)).replace(second=30, microsecond=0, tzinfo=None).isoformat()
     await api.call_ok(
         "POST", "/v1/categories", {"name": "offers", "title": "Offers", "cap": {"limit": 2, "window": 60}}
     )
@@ -370,7 +373,7 @@ async def test_duplicate_copies_campaign_except_past_times(console: Page, api: A
         },
         "audience": {"all": [{"topic": "offers"}, {"not": {"locale": "fr"}}]},
         "category": "offers",
-        "schedule": {"at": at, "timezone": "device"},
+        "schedule": {"at": start_at, "timezone": "device"},
         "throttle": {"per_second": 12.5, "spread": 3600},
         "quiet_hours": {"start": "21:00", "end": "08:00", "timezone": "Europe/Vienna"},
         "variants": [
@@ -390,17 +393,17 @@ async def test_duplicate_copies_campaign_except_past_times(console: Page, api: A
 
     await api.call_ok("POST", f"/v1/campaigns/{copy['id']}/cancel")
     await api.call_ok("POST", f"/v1/campaigns/{original['id']}/cancel")
-    past = await api.call_ok("POST", "/v1/campaigns", request | {"schedule": {"at": f"{at}Z"}})
+    past_campaign = await api.call_ok("POST", "/v1/campaigns", request | {"schedule": {"at": f"{start_at}Z"}})
     async with api.parts.engine.begin() as conn:
         await conn.execute(text("UPDATE notifications SET start_at = start_at - interval '31 days'"))
         await conn.execute(text("UPDATE notifications SET created_at = created_at - interval '32 days'"))
-    copy = await duplicate(console, api, past["id"], omitted="start at")
+    copy = await duplicate(console, api, past_campaign["id"], omitted="start at")
     assert copy["schedule"] is None
     assert copy["status"] == "scheduled"
 
 
 async def duplicate(page: Page, api: Api, id_: str, omitted: str = "") -> Any:
-    """Duplicate a campaign without changes, and return the copy."""
+    """Duplicate a campaign without changes, and return the copy; `omitted` is an option that the notice names."""
     await open_page(page, f"compose?from={id_}", "New campaign")
     if omitted:
         await expect(page.locator(".notice")).to_contain_text(omitted)
@@ -454,5 +457,5 @@ async def test_ended_session_asks_for_the_key_on_any_page(console: Page, api: Ap
 
 
 def test_console_files_stay_small() -> None:
-    """Neither a framework nor a build step is needed."""
+    """The console has no framework; all its files together are smaller than MAX_BYTES."""
     assert sum(file.stat().st_size for file in (static_files.STATIC / "console").rglob("*.*")) < MAX_BYTES

@@ -1,4 +1,4 @@
-"""The whole path without fakes: a real Firefox, a real gateway, and a notification on the screen."""
+"""A notification from the API to the screen: a real Firefox, a real gateway, and simulated push services."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -15,7 +15,7 @@ from tests.support.command import TIMEOUT_S, command, free_ports, run_in_backgro
 
 pytestmark = pytest.mark.browser
 
-# Contains the location that the sample page sends.
+# An area that contains the location that the sample page sends.
 AROUND_VIENNA = {"type": "Polygon", "coordinates": [[[16, 48], [17, 48], [17, 49], [16, 49], [16, 48]]]}
 
 
@@ -38,7 +38,7 @@ class Gateway:
             return await answer.json()
 
     async def wait_for_receipt(self, event: str) -> Any:
-        """Return the delivery once it has this receipt; receipts have no event to await, so poll for it."""
+        """Poll until a delivery has this receipt, and return the delivery."""
         async with asyncio.timeout(TIMEOUT_S):
             while True:
                 # The notification may be on screen before the delivery is in the log.
@@ -62,11 +62,11 @@ async def real_gateway(sim: Sim, database_url: str) -> AsyncIterator[Gateway]:
     }
     async with run_in_background("up", **settings) as up:
         await up.wait_for_output("worker.started")
-        created = await command(
+        application = await command(
             *("apps", "create", "Skyline", "--subject", "mailto:ops@example.org", "--origin", origin, "--json"),
             **settings,
         )
-        yield Gateway(origin, created.json["secret_key"], created.json["publishable_key"])
+        yield Gateway(origin, application.json["secret_key"], application.json["publishable_key"])
 
 
 @pytest.fixture
@@ -118,7 +118,7 @@ async def test_alert_is_shown_and_logged_with_its_receipts(
 
 
 async def test_opted_out_browser_receives_no_campaign(firefox: Firefox, real_gateway: Gateway, registered: Tab) -> None:
-    """A campaign without the category is still sent to it."""
+    """A browser that has opted out of a category still receives campaigns without this category."""
     await real_gateway.call("POST", "/v1/categories", {"name": "offers", "title": "Special offers"})
     key = real_gateway.publishable
     preferences = await registered.js(sdk("preferences.list()", key=key))
@@ -126,9 +126,10 @@ async def test_opted_out_browser_receives_no_campaign(firefox: Firefox, real_gat
         ("offers", "Special offers", True)
     ]
     await registered.js(sdk("preferences.set('offers', false)", key=key))
-    new = {"name": "n", "content": {"title": "Sale"}, "audience": {"everyone": True}, "category": "offers"}
-    sent = await real_gateway.call("POST", "/v1/campaigns", new)
-    other = await real_gateway.call("POST", "/v1/campaigns", new | {"category": None, "content": {"title": "For all"}})
+    request = {"name": "n", "content": {"title": "Sale"}, "audience": {"everyone": True}, "category": "offers"}
+    sent = await real_gateway.call("POST", "/v1/campaigns", request)
+    other_request = request | {"category": None, "content": {"title": "For all"}}
+    other = await real_gateway.call("POST", "/v1/campaigns", other_request)
     await firefox.wait_for_notification("For all")
     campaigns = [await real_gateway.call("GET", f"/v1/campaigns/{id_}") for id_ in (sent["id"], other["id"])]
     assert [campaign["progress"]["targets"] for campaign in campaigns] == [0, 1]
@@ -137,7 +138,7 @@ async def test_opted_out_browser_receives_no_campaign(firefox: Firefox, real_gat
 async def test_unsubscribed_topic_and_browser_receive_nothing(
     firefox: Firefox, real_gateway: Gateway, registered: Tab
 ) -> None:
-    """The topic has no devices after it is left, and the device is deleted with the subscription."""
+    """After the browser leaves its topic, the topic has no devices; unsubscribing deletes the device."""
     await registered.click("#topics input[value=offers]")
     await registered.until("document.body.getAttribute('aria-busy') === null")
     preview = await real_gateway.call("POST", "/v1/audiences/preview", {"audience": {"topic": "offers"}})
@@ -150,7 +151,10 @@ async def test_unsubscribed_topic_and_browser_receive_nothing(
 async def test_live_channel_delivers_notifications_to_open_page(
     firefox: Firefox, real_gateway: Gateway, registered: Tab
 ) -> None:
-    """In addition to Web Push, then instead of it; a reconnect misses nothing, and the inbox has all."""
+    """The live channel delivers in addition to Web Push, or instead of it.
+
+    After a reconnect it delivers what was sent in between, and the inbox has all notifications.
+    """
     key = real_gateway.publishable
     await registered.js("(window.titles = [], window.states = [], true)")
     live = (
@@ -159,17 +163,17 @@ async def test_live_channel_delivers_notifications_to_open_page(
     )
     await registered.js(f"{sdk(live.format('additional'), key=key)}.then((stop) => (window.stop = stop, true))")
     await registered.until("states.includes('open')")
-    new = {"content": {"title": "Additional", "url": "/sample/"}, "audience": {"user_id": "u-42"}}
-    await real_gateway.call("POST", "/v1/notifications", new)
+    request = {"content": {"title": "Additional", "url": "/sample/"}, "audience": {"user_id": "u-42"}}
+    await real_gateway.call("POST", "/v1/notifications", request)
     await registered.until("titles.includes('Additional')")
     await firefox.dismiss(await firefox.wait_for_notification("Additional"))
 
     await registered.js("(stop(), states.length = 0, true)")
-    await real_gateway.call("POST", "/v1/notifications", new | {"content": {"title": "Missed", "silent": True}})
+    await real_gateway.call("POST", "/v1/notifications", request | {"content": {"title": "Missed", "silent": True}})
     await firefox.dismiss(await firefox.wait_for_notification("Missed"))
     await registered.js(f"{sdk(live.format('exclusive'), key=key)}.then((stop) => (window.stop = stop, true))")
     await registered.until("titles.includes('Missed')")
-    sent = await real_gateway.call("POST", "/v1/notifications", new | {"content": {"title": "Exclusive"}})
+    sent = await real_gateway.call("POST", "/v1/notifications", request | {"content": {"title": "Exclusive"}})
     await registered.until("titles.includes('Exclusive')")
     async with asyncio.timeout(TIMEOUT_S):
         while True:

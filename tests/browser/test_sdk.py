@@ -38,13 +38,13 @@ async def test_click_on_sample_page_registers_browser(fake_gateway: FakeGateway,
 
 
 async def test_registration_survives_page_reload(fake_gateway: FakeGateway, subscribed: Tab) -> None:
-    """A page that is opened later is subscribed."""
+    """After a reload, the page's state is `subscribed`."""
     await subscribed.open(f"{fake_gateway.origin}/sample/?again#key={KEY}")
     await subscribed.until(f"{STATE} === 'subscribed'")
 
 
 async def test_subscribing_again_updates_same_device(fake_gateway: FakeGateway, subscribed: Tab) -> None:
-    """The request contains only the new details."""
+    """The second registration is a request with only the new details, and the device keeps its id."""
     id_ = await subscribed.js(sdk("subscribe({attributes: {plan: 'pro'}}).then(a => a.id)"))
     assert [id_] == list(fake_gateway.devices)
     method, path, _, body = fake_gateway.requests[-1]
@@ -54,7 +54,7 @@ async def test_subscribing_again_updates_same_device(fake_gateway: FakeGateway, 
 
 
 async def test_topics_and_location_change_with_device_token(fake_gateway: FakeGateway, subscribed: Tab) -> None:
-    """The stored registration changes with the device."""
+    """Each change is a request with the device token, and the registration that the SDK stores has the change."""
     [device] = fake_gateway.devices
     await subscribed.click("#topics input[value=sports]")
     await subscribed.until("document.body.ariaBusy === null")
@@ -78,18 +78,18 @@ async def test_opt_out_survives_new_subscription(fake_gateway: FakeGateway, subs
     path, body = f"/v1/devices/{device}/preferences", {"categories": {"offers": False}}
     assert fake_gateway.requests[-1] == ("PATCH", path, f"dt_{device}", body)
     fake_gateway.vapid = VapidPair()
-    new = await subscribed.js(sdk("subscribe().then(a => a.id)"))
-    assert fake_gateway.devices[new]["muted"] == ["offers"]
+    second = await subscribed.js(sdk("subscribe().then(device => device.id)"))
+    assert fake_gateway.devices[second]["muted"] == ["offers"]
     preferences = await subscribed.js(sdk("preferences.list()"))
     assert {item["category"]: item["enabled"] for item in preferences} == {"news": True, "offers": False}
     await subscribed.js(sdk("preferences.set('offers', true)"))
     fake_gateway.vapid = VapidPair()
-    newer = await subscribed.js(sdk("subscribe().then(a => a.id)"))
-    assert fake_gateway.devices[newer]["muted"] == []
+    third = await subscribed.js(sdk("subscribe().then(device => device.id)"))
+    assert fake_gateway.devices[third]["muted"] == []
 
 
 async def test_unsubscribe_deletes_device_and_subscription(fake_gateway: FakeGateway, subscribed: Tab) -> None:
-    """The push service refuses further messages."""
+    """The gateway deletes the device, and the push service refuses messages for the old subscription."""
     [device] = fake_gateway.devices
     await subscribed.click("#unsubscribe")
     await subscribed.until(f"{STATE} === 'ready'")
@@ -99,20 +99,20 @@ async def test_unsubscribe_deletes_device_and_subscription(fake_gateway: FakeGat
 
 
 async def test_subscription_with_old_vapid_key_is_replaced(fake_gateway: FakeGateway, subscribed: Tab) -> None:
-    """The new device has the details of the old one, which is deleted."""
-    [(old, before)] = fake_gateway.devices.items()
+    """The new device has the details of the old device, and the old device is deleted."""
+    [(old_id, old_device)] = fake_gateway.devices.items()
     fake_gateway.vapid = VapidPair()
-    new = await subscribed.js(sdk("subscribe().then(a => a.id)"))
-    after = fake_gateway.devices[new]
-    assert after["subscription"]["endpoint"] != before["subscription"]["endpoint"]
-    assert after["vapid_public_key"] == fake_gateway.vapid.public
-    assert after["topics"] == before["topics"]
-    assert fake_gateway.requests[-1] == ("DELETE", f"/v1/devices/{old}", f"dt_{old}", None)
+    new_id = await subscribed.js(sdk("subscribe().then(device => device.id)"))
+    new_device = fake_gateway.devices[new_id]
+    assert new_device["subscription"]["endpoint"] != old_device["subscription"]["endpoint"]
+    assert new_device["vapid_public_key"] == fake_gateway.vapid.public
+    assert new_device["topics"] == old_device["topics"]
+    assert fake_gateway.requests[-1] == ("DELETE", f"/v1/devices/{old_id}", f"dt_{old_id}", None)
     assert await fake_gateway.send("with the new key") == 201
 
 
 async def test_denied_permission_raises_and_registers_nothing(firefox: Firefox, fake_gateway: FakeGateway) -> None:
-    """The error code is "denied"."""
+    """subscribe() throws an error with the code `denied`, and no request is sent."""
     await firefox.set_permission(fake_gateway.origin, "denied")
     async with firefox.tab(f"{fake_gateway.origin}/sample/#key={KEY}") as tab:
         await tab.until(f"{STATE} === 'denied'")
@@ -146,24 +146,24 @@ async def test_problem_response_becomes_webpush_error(fake_gateway: FakeGateway,
 
 
 async def test_unreachable_gateway_raises_unreachable(sample: Tab) -> None:
-    """The status of the error is 0."""
+    """The error has the code `unreachable` and the status 0."""
     error = await sample.js(sdk_error("subscribe()", gateway="http://127.0.0.1:1"))
     assert (error["code"], error["status"]) == ("unreachable", 0)
 
 
 async def test_calls_without_subscription_raise_not_subscribed(sample: Tab) -> None:
-    """unsubscribe() returns false instead."""
+    """topics.add() throws an error with the code `not_subscribed`; unsubscribe() returns false."""
     assert (await sample.js(sdk_error("topics.add('weather')")))["code"] == "not_subscribed"
     assert await sample.js(sdk("unsubscribe()")) is False
 
 
 async def test_secret_key_in_page_is_refused(sample: Tab) -> None:
-    """init() throws before any request."""
+    """init() throws an error with the code `secret_key`."""
     assert (await sample.js(sdk_error("subscribe()", key="sk_oops")))["code"] == "secret_key"
 
 
 def test_sdk_and_worker_stay_small() -> None:
-    """Minified and compressed, both together are below 8 KiB."""
+    """Minified and compressed, the SDK and the service worker together are smaller than 8 KiB."""
     files = [(STATIC / "sdk" / name).read_text() for name in ("webpush.js", "service-worker.js")]
     assert sum(len(gzip.compress(rjsmin.jsmin(file).encode())) for file in files) < 8192
 

@@ -51,7 +51,7 @@ async def page(context: BrowserContext, fake_gateway: FakeGateway) -> Page:
     return page
 
 
-async def registration_of(session: CDPSession) -> str:
+async def get_registration_id(session: CDPSession) -> str:
     """Return the id of the service worker registration in the DevTools protocol."""
     registration_id: asyncio.Future[str] = asyncio.get_running_loop().create_future()
 
@@ -66,7 +66,7 @@ async def registration_of(session: CDPSession) -> str:
 
 
 async def test_sync_repairs_lost_and_expiring_subscriptions(fake_gateway: FakeGateway, page: Page) -> None:
-    """Details set before subscribing are registered with the device, and with each new one."""
+    """sync() replaces a subscription that is lost or about to expire; each new device has all details set before."""
     assert await page.evaluate(sdk("state()")) == "ready"
     await page.evaluate(sdk("identify('u-7', 'ab')"))
     await page.evaluate(sdk("setAttributes({plan: 'pro', age: 30})"))
@@ -78,10 +78,10 @@ async def test_sync_repairs_lost_and_expiring_subscriptions(fake_gateway: FakeGa
     await page.evaluate(sdk("setAttributes({age: null})"))
     assert fake_gateway.requests[-1][::3] == ("PATCH", {"attributes": {"age": None}})
 
-    # A valid registration causes no request. A lost subscription is replaced, with all details.
-    before = len(fake_gateway.requests)
+    # With a valid registration, sync() sends no request. A lost subscription is replaced, with all details.
+    count_before = len(fake_gateway.requests)
     assert await page.evaluate(sdk("sync()")) == "subscribed"
-    assert len(fake_gateway.requests) == before
+    assert len(fake_gateway.requests) == count_before
     await page.evaluate("sessionStorage.removeItem('subscription')")
     assert await page.evaluate(sdk("sync()", sync=False)) == "subscribed"
     second = list(fake_gateway.devices)[-1]
@@ -90,15 +90,15 @@ async def test_sync_repairs_lost_and_expiring_subscriptions(fake_gateway: FakeGa
     assert fake_gateway.devices[second]["topics"] == ["news"]
     assert fake_gateway.requests[-1][:2] == ("DELETE", f"/v1/devices/{first}")
 
-    # So is a subscription that is about to expire.
-    soon = "JSON.stringify({...JSON.parse(sessionStorage.getItem('subscription')), expires: Date.now() + 1000})"
-    await page.evaluate(f"sessionStorage.setItem('subscription', {soon})")
+    # A subscription that is about to expire is replaced as well.
+    expiring = "JSON.stringify({...JSON.parse(sessionStorage.getItem('subscription')), expires: Date.now() + 1000})"
+    await page.evaluate(f"sessionStorage.setItem('subscription', {expiring})")
     await page.evaluate(sdk("sync()", sync=False))
     assert list(fake_gateway.devices)[-1] != second
 
 
 async def test_sync_takes_over_subscription_of_another_sender(fake_gateway: FakeGateway, page: Page) -> None:
-    """It is replaced by one with the gateway's VAPID key, as is one with an old key, once a day."""
+    """A subscription with another sender's VAPID key is replaced at once, and later changes of the key once a day."""
     await page.evaluate(sdk("subscribe({topics: ['news']})"))
     delete = "indexedDB.deleteDatabase('webpush-gateway')"
     await page.evaluate(f"new Promise((resolve) => {{ {delete}.onsuccess = resolve; }}).then(() => null)")
@@ -114,7 +114,7 @@ async def test_sync_takes_over_subscription_of_another_sender(fake_gateway: Fake
 
 
 async def test_change_registers_device_that_gateway_has_lost(fake_gateway: FakeGateway, page: Page) -> None:
-    """The new device has the change and all earlier details."""
+    """When the gateway does not know the device, the SDK registers a new device with the change and all details."""
     first = await page.evaluate(sdk("subscribe({topics: ['news'], attributes: {plan: 'pro'}}).then(({id}) => id)"))
     del fake_gateway.devices[first]
     fake_gateway.overrides[f"/v1/devices/{first}/topics/offers"] = web.json_response({"code": "not_found"}, status=404)
@@ -124,7 +124,7 @@ async def test_change_registers_device_that_gateway_has_lost(fake_gateway: FakeG
 
 
 async def test_service_worker_of_application_is_not_replaced(fake_gateway: FakeGateway, page: Page) -> None:
-    """The error names importScripts."""
+    """subscribe() throws an error whose message names importScripts, and the application's worker remains."""
     await page.evaluate("navigator.serviceWorker.register('/sample/service-worker.js')")
     failing = "subscribe().catch(({code, message}) => [code, message.includes('importScripts')])"
     assert await page.evaluate(sdk(failing, serviceWorker="/sample/sample.js")) == ["worker_taken", True]
@@ -148,10 +148,10 @@ async def test_location_is_rounded_and_prompted_for_once(
 async def test_receipt_is_stored_until_gateway_is_reachable(
     fake_gateway: FakeGateway, context: BrowserContext, page: Page
 ) -> None:
-    """The notification is shown all the same, and background sync sends the receipt."""
+    """The notification is shown although its receipt fails; background sync sends the receipt later."""
     await page.evaluate(sdk("subscribe()"))
     session = await context.new_cdp_session(page)
-    registration = await registration_of(session)
+    registration = await get_registration_id(session)
     fake_gateway.overrides["/v1/receipts"] = web.json_response({"code": "unavailable"}, status=503)
     message_event = (
         "new Promise((resolve) => navigator.serviceWorker.addEventListener('message', ({data}) => resolve(data)))"
@@ -183,7 +183,7 @@ async def test_receipt_is_stored_until_gateway_is_reachable(
 async def test_declarative_notification_is_left_to_browser(
     fake_gateway: FakeGateway, context: BrowserContext, page: Page
 ) -> None:
-    """Safari shows such a notification itself after the event; the worker sends only the receipt."""
+    """A browser with Declarative Web Push shows the notification itself, so the worker sends only the receipt."""
     await page.evaluate(sdk("subscribe()"))
     [worker] = context.service_workers
     notification = {
@@ -206,7 +206,7 @@ async def test_declarative_notification_is_left_to_browser(
 
 
 async def test_soft_prompt_subscribes_and_remembers_dismissal(fake_gateway: FakeGateway, page: Page) -> None:
-    """A dismissed prompt is not shown again."""
+    """A dismissed prompt is not shown again; `Allow` subscribes with the given topics."""
     show_prompt = "import('/sdk/prompt.js').then(({ask}) => ask(push, {registration: {topics: ['news']}}))"
     start = f"{sdk('state()')}; window.answer = import('/sdk/webpush.js').then(({{init}}) => {{ const push = init("
     options = "{gateway: location.origin, key: 'pk_test', serviceWorker: '/sample/service-worker.js'}"
@@ -226,7 +226,7 @@ async def test_soft_prompt_subscribes_and_remembers_dismissal(fake_gateway: Fake
 
 
 async def test_subscribe_without_push_service_raises(fake_gateway: FakeGateway, context: BrowserContext) -> None:
-    """The error code is "subscribe_failed"."""
+    """subscribe() throws an error with the code `subscribe_failed`."""
     page = await context.new_page()
     await page.goto(f"{fake_gateway.origin}/sample/")
     failing = "subscribe().catch(({name, code}) => [name, code])"
@@ -235,7 +235,7 @@ async def test_subscribe_without_push_service_raises(fake_gateway: FakeGateway, 
 
 
 async def test_state_on_iphone_browser_is_needs_install(chromium: Browser, fake_gateway: FakeGateway) -> None:
-    """On iOS, only apps on the home screen have Web Push."""
+    """The state is `needs-install`, because on iOS only web apps on the home screen have Web Push."""
     agent = (
         "Mozilla/5.0 (iPhone; CPU iPhone OS 18_0 like Mac OS X) AppleWebKit/605.1.15 Version/18.0 Mobile Safari/604.1"
     )

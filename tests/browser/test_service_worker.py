@@ -1,4 +1,4 @@
-"""The service worker in a real Firefox: it shows every push and sends receipts."""
+"""The service worker in a real Firefox shows a notification for every push and sends receipts."""
 
 import asyncio
 import json
@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 from aiohttp import web
-from fake_gateway import KEY, FakeGateway, serving
+from fake_gateway import KEY, FakeGateway, serve_app
 from firefox import Firefox, Tab
 
 pytestmark = pytest.mark.browser
@@ -29,7 +29,7 @@ async def open_notifications(tab: Tab) -> list[dict[str, Any]]:
 
 
 async def assert_no_receipt(gateway: FakeGateway) -> None:
-    """Check that the next receipt is that of a later message, so earlier messages caused none."""
+    """Send a further message, and check that its receipt is the next: no other receipt was sent before."""
     await gateway.send(declarative("a later message", data={"gateway": gateway.receipt_of("later")}))
     assert await gateway.next_receipt() == {"token": "later", "event": "displayed"}
 
@@ -37,7 +37,7 @@ async def assert_no_receipt(gateway: FakeGateway) -> None:
 async def test_declarative_message_is_shown_with_all_options(
     firefox: Firefox, fake_gateway: FakeGateway, subscribed: Tab
 ) -> None:
-    """Its receipt reports that it was displayed."""
+    """The notification has the message's options, and a receipt reports that it was displayed."""
     message = declarative(
         "Storm tonight",
         body="größer als gestern ✓",
@@ -64,7 +64,7 @@ async def test_declarative_message_is_shown_with_all_options(
         pytest.param({"body": "only a body"}, ("127.0.0.1", "only a body"), id="JSON without a title"),
         pytest.param("plain text", ("127.0.0.1", "plain text"), id="plain text"),
         pytest.param('{"web_push": 8030, "notif', ("127.0.0.1", '{"web_push": 8030, "notif'), id="broken JSON"),
-        pytest.param([1, 2], ("127.0.0.1", "1,2"), id="JSON that is no object"),
+        pytest.param([1, 2], ("127.0.0.1", "1,2"), id="JSON that is not an object"),
         pytest.param(None, ("127.0.0.1", ""), id="no data"),
         pytest.param(declarative(title={"x": 1}, body=["y"]), ("127.0.0.1", ""), id="members of the wrong type"),  # type: ignore[arg-type]
         pytest.param(
@@ -73,14 +73,14 @@ async def test_declarative_message_is_shown_with_all_options(
                 renotify=True, vibrate="x", data="words", silent="yes", app_badge=-1, lang={}, badge=None,
             ),
             ("Odd options", ""),
-            id="options no browser takes",
+            id="invalid options",
         ),
     ],
 )  # fmt: skip
 async def test_every_push_shows_a_notification(
     firefox: Firefox, fake_gateway: FakeGateway, subscribed: Tab, message: Any, texts: tuple[str, str]
 ) -> None:
-    """Browsers revoke the permission of applications that show nothing."""
+    """A push with an invalid message shows a notification as well, because browsers revoke the permission otherwise."""
     assert await fake_gateway.send(message) == 201
     notification = await firefox.wait_for_notification(texts[0])
     assert (notification.title, notification.body) == texts
@@ -108,7 +108,7 @@ async def test_click_opens_url_and_is_reported_once(
 async def test_click_without_url_focuses_open_page(
     firefox: Firefox, fake_gateway: FakeGateway, subscribed: Tab
 ) -> None:
-    """No new page is opened."""
+    """The open page has the focus, and no page is opened."""
     await fake_gateway.send({"title": "No address", "data": {"gateway": fake_gateway.receipt_of("r3")}})
     notification = await firefox.wait_for_notification("No address")
     pages = await firefox.urls()
@@ -119,7 +119,7 @@ async def test_click_without_url_focuses_open_page(
 
 
 async def test_dismissal_is_reported(firefox: Firefox, fake_gateway: FakeGateway, subscribed: Tab) -> None:
-    """A receipt follows the close event."""
+    """The close event of a notification sends a receipt."""
     await fake_gateway.send(declarative("To be dismissed", data={"gateway": fake_gateway.receipt_of("r5")}))
     notification = await firefox.wait_for_notification("To be dismissed")
     assert (await fake_gateway.next_receipt())["event"] == "displayed"
@@ -138,7 +138,7 @@ async def test_same_tag_replaces_notification_without_dismissal(fake_gateway: Fa
 
 
 async def test_message_delivered_twice_shows_one_notification(fake_gateway: FakeGateway, subscribed: Tab) -> None:
-    """The tag defaults to the id of the notification."""
+    """The tag defaults to the notification's id, so the second message replaces the first without a dismissal."""
     for _ in range(2):
         await fake_gateway.send(declarative("Once", data={"gateway": fake_gateway.receipt_of("r7")}))
         assert await fake_gateway.next_receipt() == {"token": "r7", "event": "displayed"}
@@ -150,7 +150,7 @@ async def test_message_delivered_twice_shows_one_notification(fake_gateway: Fake
 async def test_failed_receipt_does_not_prevent_notification(
     firefox: Firefox, fake_gateway: FakeGateway, subscribed: Tab, failure: str
 ) -> None:
-    """The open page is informed that no receipt was sent."""
+    """The notification is shown, and the worker reports to the open page that no receipt was sent."""
     gateway = fake_gateway.receipt_of("r8")
     if failure == "an error":
         fake_gateway.overrides["/v1/receipts"] = web.Response(status=500)
@@ -166,7 +166,7 @@ async def test_failed_receipt_does_not_prevent_notification(
 async def test_message_with_wrong_auth_secret_is_not_shown(
     firefox: Firefox, fake_gateway: FakeGateway, subscribed: Tab
 ) -> None:
-    """The browser cannot decrypt it."""
+    """The browser cannot decrypt the message and discards it."""
     subscription = fake_gateway.subscription
     keys = subscription["keys"] | {"auth": "AAAAAAAAAAAAAAAAAAAAAA"}
     forged = declarative("Forged", data={"gateway": fake_gateway.receipt_of("forged")})
@@ -176,7 +176,7 @@ async def test_message_with_wrong_auth_secret_is_not_shown(
 
 
 async def test_open_pages_receive_messages_of_worker(fake_gateway: FakeGateway, subscribed: Tab) -> None:
-    """The message has the event and whether the receipt was accepted."""
+    """The worker's message to the page names the event and whether the receipt was accepted."""
     await fake_gateway.send(declarative("Reported", data={"gateway": fake_gateway.receipt_of("r9")}))
     line = await subscribed.until("document.querySelector('#log li')?.textContent")
     assert line.startswith("displayed")
@@ -185,7 +185,7 @@ async def test_open_pages_receive_messages_of_worker(fake_gateway: FakeGateway, 
 
 @asynccontextmanager
 async def app_with_own_worker(gateway: FakeGateway, script: str) -> AsyncIterator[str]:
-    """Serve an application on its own origin; its worker imports the gateway's and runs `script` after it."""
+    """Serve an application on another origin; its worker imports the gateway's worker and then runs `script`."""
     worker_script = f"importScripts({json.dumps(gateway.origin + '/sdk/service-worker.js')});\n{script}"
 
     async def worker(_: web.Request) -> web.Response:
@@ -197,7 +197,7 @@ async def app_with_own_worker(gateway: FakeGateway, script: str) -> AsyncIterato
     app = web.Application()
     app.router.add_get("/service-worker.js", worker)
     app.router.add_get("/", page)
-    async with serving(app) as origin:
+    async with serve_app(app) as origin:
         yield origin
 
 
@@ -209,7 +209,7 @@ async def subscribe_from(tab: Tab, gateway: FakeGateway) -> None:
 
 
 async def test_worker_runs_inside_worker_of_another_origin(firefox: Firefox, fake_gateway: FakeGateway) -> None:
-    """The worker defines no global names that could clash."""
+    """The gateway's worker defines no global names, so the application's worker may define any."""
     async with (
         app_with_own_worker(fake_gateway, "const show = 'no clash of names';") as origin,
         firefox.tab(origin) as tab,
@@ -220,8 +220,8 @@ async def test_worker_runs_inside_worker_of_another_origin(firefox: Firefox, fak
         assert await fake_gateway.next_receipt() == {"token": "r10", "event": "displayed"}
 
 
-# Firefox's own notification windows have no action buttons, so the application's worker dispatches the click.
-CLICK_THE_ACTION = """
+# Firefox's notification windows have no action buttons, so the application's worker dispatches the click event.
+CLICK_ACTION_SCRIPT = """
 self.addEventListener("message", async ({data: action, source}) => {
   self.clients.openWindow = async (url) => source.postMessage({opened: url});
   const [notification] = await self.registration.getNotifications();
@@ -233,9 +233,9 @@ self.addEventListener("message", async ({data: action, source}) => {
 
 
 async def test_action_opens_its_url_and_is_reported(firefox: Firefox, fake_gateway: FakeGateway) -> None:
-    """The receipt names the action."""
+    """A click on an action opens the URL of the action, and its receipt names the action."""
     action = {"action": "map", "title": "Show the map", "navigate": "https://example.org/map"}
-    async with app_with_own_worker(fake_gateway, CLICK_THE_ACTION) as origin, firefox.tab(origin) as tab:
+    async with app_with_own_worker(fake_gateway, CLICK_ACTION_SCRIPT) as origin, firefox.tab(origin) as tab:
         await subscribe_from(tab, fake_gateway)
         data = {"gateway": fake_gateway.receipt_of("r4")}
         await fake_gateway.send(declarative("Flood", actions=[action], data=data))
@@ -252,15 +252,15 @@ async def test_action_opens_its_url_and_is_reported(firefox: Firefox, fake_gatew
 async def test_dropped_subscription_is_renewed_with_its_details(
     firefox: Firefox, fake_gateway: FakeGateway, subscribed: Tab
 ) -> None:
-    """The worker registers a new device and deletes the old one."""
-    [(old, before)] = fake_gateway.devices.items()
+    """When the browser loses the subscription, the worker registers a new device and deletes the old device."""
+    [(old_id, old_device)] = fake_gateway.devices.items()
     await firefox.drop_subscription(f"{fake_gateway.origin}/sample/")
     async with asyncio.timeout(15):
-        while ("DELETE", f"/v1/devices/{old}", f"dt_{old}", None) not in fake_gateway.requests:
+        while ("DELETE", f"/v1/devices/{old_id}", f"dt_{old_id}", None) not in fake_gateway.requests:
             await fake_gateway.request_received.wait()
-    [after] = [device for name, device in fake_gateway.devices.items() if name != old]
-    assert after["subscription"]["endpoint"] != before["subscription"]["endpoint"]
+    [new_device] = [device for id_, device in fake_gateway.devices.items() if id_ != old_id]
+    assert new_device["subscription"]["endpoint"] != old_device["subscription"]["endpoint"]
     for member in ("topics", "client", "vapid_public_key"):
-        assert after[member] == before[member]
+        assert new_device[member] == old_device[member]
     await fake_gateway.send(declarative("After the change", data={"gateway": fake_gateway.receipt_of("r11")}))
     assert await fake_gateway.next_receipt() == {"token": "r11", "event": "displayed"}

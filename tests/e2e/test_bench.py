@@ -1,4 +1,4 @@
-"""The benchmark `ops/bench/send` runs and counts every delivery. It is not timed here."""
+"""The benchmark `ops/bench/send` runs to its end; its times are not checked."""
 
 import asyncio
 import json
@@ -9,12 +9,12 @@ from tests.support.command import ROOT, environment
 
 
 async def test_send_bench_measures_every_available_sender(tmp_path: Path) -> None:
-    """Without npm the benchmark skips that loop and measures the gateway and pywebpush."""
+    """Without npm, the benchmark leaves out the npm package web-push and measures the gateway and pywebpush."""
     figures = tmp_path / "figures.json"
     arguments = ["--devices", "600", "--messages", "40", "--rounds", "1", "--json", str(figures)]
     process = await asyncio.create_subprocess_exec(
         *(sys.executable, str(ROOT / "ops" / "bench" / "send.py"), *arguments),
-        env=environment({"PATH": "/nowhere"}),  # no npm, which would need the network
+        env=environment({"PATH": "/nowhere"}),  # hides npm, which would need the network
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.STDOUT,
     )

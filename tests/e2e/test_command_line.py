@@ -1,4 +1,4 @@
-"""The `gateway` command: output, exit codes, and separate roles working together."""
+"""The `gateway` command: output, exit codes, and a server and a worker as separate processes."""
 
 import json
 import signal
@@ -26,8 +26,8 @@ def settings(database_url: str) -> dict[str, str]:
 
 
 async def test_every_command_has_help() -> None:
-    everything = await command("--help")
-    assert everything.code == 0
+    help_of_all = await command("--help")
+    assert help_of_all.code == 0
     for name in (
         "up",
         "serve",
@@ -42,7 +42,7 @@ async def test_every_command_has_help() -> None:
         "prune",
         "settings",
     ):
-        assert name in everything.out
+        assert name in help_of_all.out
         result = await command(name, "--help")
         assert (result.code, "Usage:" in result.out) == (0, True), name
 
@@ -54,34 +54,27 @@ def test_help_imports_no_heavy_modules() -> None:
 
 
 def test_completion_covers_commands_options_values(tmp_path: Path) -> None:
-    complete = """
+    script = """
         gateway --install-completion >&2 && source ~/.bashrc
         try() { COMP_WORDS=("$@") COMP_CWORD=$(($# - 1)); _gateway_completion gateway; echo "${COMPREPLY[@]}"; }
         try gateway del; try gateway deliveries li; try gateway deliveries list --out; try gateway send --lane ""
     """
     path = f"{Path(sys.executable).parent}:/usr/bin:/bin"
     result = subprocess.run(
-        ["bash", "-c", complete], capture_output=True, text=True, env={"HOME": str(tmp_path), "PATH": path}, check=False
+        ["bash", "-c", script], capture_output=True, text=True, env={"HOME": str(tmp_path), "PATH": path}, check=False
     )
     assert result.stdout.splitlines() == ["deliveries", "list", "--outcome", "urgent normal bulk"], result.stderr
 
 
 async def test_campaign_can_be_paused_resumed_and_cancelled(settings: dict[str, str]) -> None:
-    application = (
-        "apps",
-        "create",
-        "Shop",
-        "--subject",
-        "mailto:ops@example.org",
-        "--origin",
-        "https://shop.example.org",
-    )
-    await command(*application, **settings)
-    at = ("--at", "2027-07-01T09:00:00", "--timezone", "device")
-    sent = (await command("send", "--app", "Shop", "--title", "Sale", "--everyone", *at, "--json", **settings)).json
+    create = ("apps", "create", "Shop", "--subject", "mailto:ops@example.org", "--origin", "https://shop.example.org")
+    await command(*create, **settings)
+    schedule = ("--at", "2027-07-01T09:00:00", "--timezone", "device")
+    send = ("send", "--app", "Shop", "--title", "Sale", "--everyone", *schedule, "--json")
+    sent = (await command(*send, **settings)).json
     assert sent["schedule"] == {"at": "2027-07-01T09:00:00", "timezone": "device"}
-    for order, status in (("pause", "paused"), ("resume", "scheduled"), ("cancel", "cancelled")):
-        assert (await command("campaign", order, sent["id"], **settings)).out.strip() == status
+    for transition, status in (("pause", "paused"), ("resume", "scheduled"), ("cancel", "cancelled")):
+        assert (await command("campaign", transition, sent["id"], **settings)).out.strip() == status
     entries = (await command("audit", "--app", "Shop", "--json", **settings)).json["items"]
     assert [entry["action"] for entry in reversed(entries)] == [
         "applications.create",
@@ -154,38 +147,38 @@ async def test_separate_roles_deliver_like_up(settings: dict[str, str], tmp_path
                 sent = (await command(*storm, "--json", **remote)).json
                 await tail.wait_for_output("\x1b[1;32maccepted", times=3)
                 assert await tail.stop(signal.SIGINT) == 0
-            watched = await command("campaign", "status", sent["id"], "--watch", "--json", **remote)
-            assert "done 3 of 3" in watched.err
-            done = watched.json
-            assert (done["status"], done["progress"]["accepted"]) == ("done", 3)
-            alert = tmp_path / "alert.json"
-            alert.write_text(json.dumps({"event": "Storm", "severity": "Severe", "audience": {"user_id": "u-1"}}))
-            raised = (await command("alert", str(alert), "--json", **remote)).json
-            assert raised["delivery"]["lane"] == "urgent"
-            await command("campaign", "status", raised["id"], "--watch", **settings)
+            watch = await command("campaign", "status", sent["id"], "--watch", "--json", **remote)
+            assert "done 3 of 3" in watch.err
+            campaign = watch.json
+            assert (campaign["status"], campaign["progress"]["accepted"]) == ("done", 3)
+            alert_file = tmp_path / "alert.json"
+            alert_file.write_text(json.dumps({"event": "Storm", "severity": "Severe", "audience": {"user_id": "u-1"}}))
+            alert = (await command("alert", str(alert_file), "--json", **remote)).json
+            assert alert["delivery"]["lane"] == "urgent"
+            await command("campaign", "status", alert["id"], "--watch", **settings)
             page = (await command("deliveries", "list", "--app", "Weather", "--json", **settings)).json
             assert len(page["items"]) == 6
-            for_people = (await command("deliveries", "list", **remote)).out
-            assert (for_people.count("accepted  201"), "\x1b" in for_people) == (6, False)
-            stranger = await command("deliveries", "list", **(remote | {"GATEWAY_KEY": "sk_wrong"}))
-            assert (stranger.code, "GATEWAY_KEY" in stranger.err) == (1, True)
+            table = (await command("deliveries", "list", **remote)).out
+            assert (table.count("accepted  201"), "\x1b" in table) == (6, False)
+            wrong_key = await command("deliveries", "list", **(remote | {"GATEWAY_KEY": "sk_wrong"}))
+            assert (wrong_key.code, "GATEWAY_KEY" in wrong_key.err) == (1, True)
             assert [len(subscriber.messages) for subscriber in subscribers] == [2, 2, 2]
-            assert (await get_json(base, "/v1/notifications", application["secret_key"]))["items"][0]["id"] == raised[
-                "id"
-            ]
+            notifications = (await get_json(base, "/v1/notifications", application["secret_key"]))["items"]
+            assert notifications[0]["id"] == alert["id"]
             assert await work.stop() == 0
             assert await serve.stop() == 0
 
 
 async def test_remote_operator_manages_applications_and_keys(database_url: str) -> None:
     async with gateway(database_url) as parts, serve_api(parts) as api:
-        await keys_come_and_go({"GATEWAY_SERVER": api.origin, "GATEWAY_KEY": ADMIN})
+        await create_and_remove_keys({"GATEWAY_SERVER": api.origin, "GATEWAY_KEY": ADMIN})
         remote = {"GATEWAY_SERVER": api.origin, "GATEWAY_KEY": api.secret}
         failed = await command("apps", "list", **remote)
         assert (failed.code, "this needs admin" in failed.err) == (1, True)
 
 
-async def keys_come_and_go(settings: dict[str, str]) -> None:
+async def create_and_remove_keys(settings: dict[str, str]) -> None:
+    """Create an application, and create, list and remove keys of it, with these settings."""
     app = ("--app", "Shop")
     application = await command("apps", "create", "Shop", "--subject", "mailto:ops@example.org", **settings)
     assert application.code == 0
@@ -227,7 +220,7 @@ async def test_wrong_key_or_old_schema_prevents_start(
         ({"GATEWAY_DATABASE_URL": empty_database_url}, "run `gateway migrate`"),
     ):
         if role == "up" and "GATEWAY_DATABASE_URL" in change:
-            continue  # it migrates by itself
+            continue  # `gateway up` migrates the database itself
         result = await command(role, **settings | change | {"GATEWAY_PORT": str(free_ports(1))})
         assert (result.code, message in result.err.splitlines()[-1]) == (1, True), result.err
 
@@ -252,24 +245,25 @@ async def test_migrate_and_prune_are_repeatable(settings: dict[str, str], empty_
 
 async def test_up_keeps_its_data_over_a_restart(reachable_tmp: Path) -> None:
     port = free_ports(5)
-    where = ("--data-dir", str(reachable_tmp / "up"))
+
+    data_dir = ("--data-dir", str(reachable_tmp / "up"))
     ports = ("--port", str(port), "--sim-port", str(port + 1))
-    async with run_in_background("up", "--sim", *where, *ports) as up:
+    async with run_in_background("up", "--sim", *data_dir, *ports) as up:
         await up.wait_for_output("worker.started")
         assert (await get_json(f"http://127.0.0.1:{port}", "/readyz"))["status"] == "ready"
         application = (
-            await command("apps", "create", "Shop", "--subject", "mailto:ops@example.org", "--json", *where)
+            await command("apps", "create", "Shop", "--subject", "mailto:ops@example.org", "--json", *data_dir)
         ).json
         token = reachable_tmp / "up" / "admin-token"
         assert token.stat().st_mode & 0o777 == 0o600
-        second = await command("up", *where, "--port", "1")
-        assert (second.code, "already runs on" in second.err) == (1, True), second.err
+        second_up = await command("up", *data_dir, "--port", "1")
+        assert (second_up.code, "already runs on" in second_up.err) == (1, True), second_up.err
         assert await up.stop(signal.SIGINT) == 0
-    taken = socket.create_server(("127.0.0.1", port))
-    busy = await command("up", *where, "--port", str(port))
-    assert (busy.code, "cannot listen" in busy.err.splitlines()[-1]) == (1, True), busy.err
-    taken.close()
-    async with run_in_background("up", *where, *ports) as up:
+    listener = socket.create_server(("127.0.0.1", port))
+    result = await command("up", *data_dir, "--port", str(port))
+    assert (result.code, "cannot listen" in result.err.splitlines()[-1]) == (1, True), result.err
+    listener.close()
+    async with run_in_background("up", *data_dir, *ports) as up:
         await up.wait_for_output("worker.started")
         page = await get_json(f"http://127.0.0.1:{port}", "/v1/applications", token.read_text().strip())
         assert [entry["id"] for entry in page["items"]] == [application["id"]]

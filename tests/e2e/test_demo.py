@@ -12,7 +12,7 @@ async def test_demo_accounts_for_every_delivery_on_each_run(reachable_tmp: Path)
     port = free_ports(5)
     arguments = ["--once", "--devices", "300", "--data-dir", str(reachable_tmp / "demo")]
     arguments += ["--port", str(port), "--sim-port", str(port + 1)]
-    # The second run finds all devices but those whose subscription ended, which may be none.
+    # In the second run all devices exist, except those whose subscription ended in the first run, if any.
     for expected in ("Registered 300 browsers; 0 were registered before", "were registered before"):
         process = await asyncio.create_subprocess_exec(
             *(sys.executable, str(ROOT / "ops" / "demo.py"), *arguments),

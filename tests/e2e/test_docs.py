@@ -1,6 +1,6 @@
-"""Run every block of the documents, and check every command, setting, route and link that they name.
+"""Run the shell, Python and HTTP blocks of the documents, and check all commands, settings, routes and links in them.
 
-The blocks for a browser are run by tests/browser/test_docs_in_firefox.py.
+tests/browser/test_docs_in_firefox.py runs the JavaScript and HTML blocks.
 """
 
 import asyncio
@@ -27,15 +27,15 @@ from gateway.web.server import ROUTES
 from tests.support.command import ROOT, TIMEOUT_S, command, environment, free_ports, run_in_background
 from tests.support.documents import DOCUMENTS, fences, inline_code
 
-# Each of these languages has a test that runs all its blocks; `text` is for reading only.
+# Each of these languages has a test that runs all its blocks, except `text`, which is never run.
 LANGUAGES = {"sh", "http", "json", "python", "js", "html", "text"}
 LINK = re.compile(r'href="(/docs/[^"#]*)(?:#([^"]*))?"')
-# Commands that do not end by themselves or have tests of their own: set-up, demo, `up`, backup, following the log.
+# Commands that do not end, or that other tests run: set-up, demo, `up`, backup, the tail of the log.
 SKIPPED_COMMANDS = re.compile(
     r"^(\.venv/bin/)?(ops/run/|ops/bench/fleet|pg_|gateway up|gateway deliveries tail|python3 -m http).*\n?",
     re.MULTILINE,
 )
-# Variables that commands read to reach a server; they are not settings of a process.
+# GATEWAY_ variables that name a remote server for commands; they are not settings of a process.
 CLIENT_VARIABLES = {"SERVER", "KEY"}
 CREATE_APPLICATION = re.compile(r"gateway apps create ([\w-]+)")
 SHELL_PRELUDE = """
@@ -44,7 +44,7 @@ gateway() { "$PYTHON" -m gateway "$@"; }
 curl() { command curl --silent --show-error --fail-with-body "$@" | tee -a answers; }
 ops/capacity() { "$PYTHON" "$ROOT/ops/capacity.py" "$@"; }
 """
-# Like `python -m asyncio`: a block may use await at the top level.
+# A block may use await at the top level, as in `python -m asyncio`.
 PYTHON_RUNNER = """
 import ast, asyncio, sys
 if coroutine := eval(compile(sys.stdin.read(), "block", "exec", ast.PyCF_ALLOW_TOP_LEVEL_AWAIT), {}):
@@ -54,13 +54,13 @@ if coroutine := eval(compile(sys.stdin.read(), "block", "exec", ast.PyCF_ALLOW_T
 
 @dataclass(slots=True)
 class Reader:
-    """Somebody who follows the documents in `folder`, against a running gateway."""
+    """Runs the blocks of the documents in `folder`, against a running gateway."""
 
     folder: Path
     settings: dict[str, str]
 
     async def run(self, script: str, *program: str) -> str:
-        """Run a script by bash, or by another program that reads the script from stdin; return its output."""
+        """Run a script with bash, or with another program that reads it from stdin; return the output."""
         commands = SKIPPED_COMMANDS.sub("", script).replace(".venv/bin/gateway", "gateway")
         process = await asyncio.create_subprocess_exec(
             *(program or ("bash", "-c", SHELL_PRELUDE + commands)),
@@ -76,14 +76,14 @@ class Reader:
         return output.decode()
 
     def localize(self, text: str) -> str:
-        """Replace the example's address and key by those of this gateway."""
+        """Replace the address and the key of the example by those of this gateway."""
         address, secret = self.settings["GATEWAY"], self.settings["SECRET"]
         return text.replace("https://push.example.org", address).replace("sk_...", secret)
 
 
 @pytest.fixture
 async def reader(database_url: str, tmp_path: Path) -> AsyncIterator[Reader]:
-    """Start a gateway with an application, Shop, and provide the files that the documents mention."""
+    """Start a gateway with the application Shop, and write the files that the documents mention."""
     if which("curl") is None:
         pytest.skip("curl is not installed: apt-get install curl")
     port = free_ports(1)
@@ -119,7 +119,7 @@ async def reader(database_url: str, tmp_path: Path) -> AsyncIterator[Reader]:
 
 @pytest.mark.timeout(480)
 async def test_every_block_runs_and_every_page_is_served(reader: Reader) -> None:
-    """Shell, Python and HTTP blocks succeed, one after the other, and the error example is the real response."""
+    """All shell, Python and HTTP blocks succeed, and the JSON block with an error is the gateway's real response."""
     applications = {"Shop"}
     for block in fences("sh"):
         script = rename_repeated_applications(reader.localize(block.text), applications)
@@ -132,7 +132,7 @@ async def test_every_block_runs_and_every_page_is_served(reader: Reader) -> None
     authorization = {"Authorization": f"Bearer {reader.settings['SECRET']}"}
     async with aiohttp.ClientSession(reader.settings["GATEWAY"], headers=authorization) as http:
         await request_json(http, "POST /v1/categories", {"name": "offers", "title": "Offers"})
-        segment = await request_json(http, "POST /v1/segments", {"name": "Those", "audience": {"topic": "offers"}})
+        segment = await request_json(http, "POST /v1/segments", {"name": "Offers", "audience": {"topic": "offers"}})
         for block in fences("http"):
             for request in block.text.replace("seg_...", segment["id"]).split("\n\n"):
                 request_line, _, body = request.partition("\n")
@@ -145,7 +145,7 @@ async def test_every_block_runs_and_every_page_is_served(reader: Reader) -> None
 
 
 def rename_repeated_applications(script: str, names: set[str]) -> str:
-    """Give an application another name if an earlier page created it already: a reader follows one page or another."""
+    """Rename the applications that an earlier page has created, because each page assumes a new gateway."""
     return CREATE_APPLICATION.sub(
         lambda match: match[0] if match[1] not in names else f"{match[0]}-{len(names)}", script
     )
@@ -175,7 +175,7 @@ async def assert_pages_are_served(reader: Reader) -> None:
 
 
 def test_block_languages_all_have_a_runner() -> None:
-    """A block in another language needs a test that runs it first."""
+    """A document has no block in a language whose blocks no test runs."""
     assert [block for block in fences() if block.language not in LANGUAGES] == []
 
 

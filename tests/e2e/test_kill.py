@@ -1,4 +1,4 @@
-"""Worker processes that are killed or stopped during a campaign lose no delivery and log none twice."""
+"""Worker processes that are killed or stopped during a campaign lose no delivery and log no delivery twice."""
 
 import random
 from collections import Counter
@@ -16,8 +16,9 @@ from tests.support.worker_process import worker_process
 DEVICES = 5_000
 KILLS = 3
 LEASE_S = 2
+# The jobs that a worker claims at once.
 JOBS = 2
-# The messages that a killed worker may have sent without settling them: at most those of its claimed jobs.
+# A killed worker may have sent messages without settling them: at most those of its claimed jobs.
 MAX_UNSETTLED = JOBS * MAX_CHUNK_SIZE
 
 
@@ -38,20 +39,20 @@ def count_messages(parts: Parts) -> Counter[str]:
 async def test_killed_workers_lose_nothing_and_log_once(
     parts: Parts, devices: dict[UUID, Subscriber], tmp_path: Path
 ) -> None:
-    """Workers are killed at random moments; the next one takes over when the leases of the dead one expire."""
-    # A fifth of the devices needs a retry, so that the killed workers also have retry jobs.
+    """Workers are killed at random times; when the leases of a dead worker expire, the next worker takes over."""
+    # A fifth of the devices need a retry, so that the killed workers also have retry jobs.
     parts.sim.behave(Rule(status=503, share=0.2, times=1, retry_after=1), Rule(delay_ms=10))
     campaign = await parts.submit()
-    moments = sorted(random.uniform(0.05, 0.85) * DEVICES for _ in range(KILLS))  # noqa: S311 - no secret
+    thresholds = sorted(random.uniform(0.05, 0.85) * DEVICES for _ in range(KILLS))  # noqa: S311 - not a secret
 
     unlogged: set[str] = set()
-    for threshold in moments:
+    for threshold in thresholds:
         async with worker_process(parts, tmp_path, lease=LEASE_S, worker_jobs=JOBS, worker_concurrency=32) as worker:
-            await parts.sim.wait_for(lambda least=threshold: parts.sim.messages.total >= least, timeout=60)
+            await parts.sim.wait_for(lambda minimum=threshold: parts.sim.messages.total >= minimum, timeout=60)
             await worker.kill()
         logged = {devices[device_id].endpoint for device_id in await parts.list_deliveries(campaign.id)}
-        earlier, unlogged = unlogged, count_messages(parts).keys() - logged
-        assert len(unlogged - earlier) <= MAX_UNSETTLED
+        previously_unlogged, unlogged = unlogged, count_messages(parts).keys() - logged
+        assert len(unlogged - previously_unlogged) <= MAX_UNSETTLED
     async with worker_process(parts, tmp_path, lease=LEASE_S, worker_jobs=JOBS, worker_concurrency=64) as worker:
         progress = await parts.wait_until_done(campaign.id, 90)
         assert await worker.terminate() == 0
@@ -63,7 +64,7 @@ async def test_killed_workers_lose_nothing_and_log_once(
     received = count_messages(parts)
     assert received.keys() == {subscriber.endpoint for subscriber in devices.values()}
     repeated = received.total() - DEVICES
-    print(f"killed after {[round(threshold) for threshold in moments]} messages; {repeated} were sent again")
+    print(f"killed after {[round(threshold) for threshold in thresholds]} messages; {repeated} were sent again")
     assert repeated <= KILLS * MAX_UNSETTLED
     assert max(received.values()) <= 1 + KILLS
 
@@ -74,7 +75,7 @@ async def test_killed_workers_lose_nothing_and_log_once(
 
 
 async def test_repeated_messages_have_the_same_topic_and_tag(parts: Parts, tmp_path: Path) -> None:
-    """A message that is sent again after a kill replaces the first one on the device."""
+    """A message that is sent again after a kill replaces the first message on the device."""
     devices = await parts.register(parts.subscribe(Vendor.FCM, 600))
     parts.sim.behave(Rule(delay_ms=20))
     await parts.submit()
@@ -90,7 +91,7 @@ async def test_repeated_messages_have_the_same_topic_and_tag(parts: Parts, tmp_p
 
 
 async def test_sigterm_drains_and_exits_with_0(parts: Parts, devices: dict[UUID, Subscriber], tmp_path: Path) -> None:
-    """On SIGTERM a worker settles what is in flight and releases the rest, so no lease has to expire."""
+    """On SIGTERM a worker settles the messages in flight and releases its jobs, so no lease has to expire."""
     parts.sim.behave(Rule(delay_ms=20))
     sent = await parts.submit()
     async with worker_process(parts, tmp_path, lease=600, drain=0.2) as worker:
@@ -109,7 +110,7 @@ async def test_sigterm_drains_and_exits_with_0(parts: Parts, devices: dict[UUID,
 
 
 async def test_idle_worker_exits_with_0_on_sigterm(parts: Parts, tmp_path: Path) -> None:
-    """An idle worker stops at once."""
+    """A worker without jobs logs `worker.stopped` and exits with 0."""
     devices = await parts.register(parts.subscribe(Vendor.MOZILLA, 1))
     sent = await parts.submit()
     async with worker_process(parts, tmp_path) as worker:

@@ -22,9 +22,11 @@ from tests.support.worker_process import relay_process, worker_process
 
 DEVICES = 4_000
 LEASE_S = 4
+# The jobs that a worker claims at once.
 JOBS = 2
-AWAY_S = 20.0
-# The unsettled messages of each killed worker, and of the time without a leader of the cluster.
+OUTAGE_S = 20.0
+# The upper bound of messages that are sent again: four times those of a worker's claimed jobs, for the killed worker,
+# the killed relay and the time without a leader of the cluster.
 MAX_REPEATED = 4 * JOBS * MAX_CHUNK_SIZE
 
 
@@ -106,7 +108,7 @@ async def test_killed_worker_relay_and_leader_lose_nothing(
 async def test_broker_outage_of_twenty_seconds_loses_nothing(
     parts: Parts, devices: dict[UUID, Subscriber], tmp_path: Path
 ) -> None:
-    """The outage is longer than the broker's acknowledgement timeout and the leases; the broker keeps its store."""
+    """The outage outlasts the broker's acknowledgement timeout and the leases; the broker's store survives it."""
     parts.sim.behave(Rule(delay_ms=10))
     async with start_nodes(1, tmp_path) as [node]:
         settings = {"queue": node.url, "lease": LEASE_S}
@@ -119,7 +121,7 @@ async def test_broker_outage_of_twenty_seconds_loses_nothing(
             campaign = await parts.submit()
             await parts.sim.wait_for(count=DEVICES // 4, timeout=60)
             await node.stop()
-            await asyncio.sleep(AWAY_S)
+            await asyncio.sleep(OUTAGE_S)
             await node.start()
             progress = await parts.wait_until_done(campaign.id, 60)
             assert await worker.terminate() == 0
@@ -129,7 +131,8 @@ async def test_broker_outage_of_twenty_seconds_loses_nothing(
     assert (progress.accepted, progress.pending) == (DEVICES, 0)
     received = Counter(message.endpoint for message in parts.sim.messages)
     print(f"{received.total() - DEVICES} messages were repeated")
-    # The worker keeps its jobs through the outage: what it sent meanwhile is settled, not sent again.
+    # The worker keeps its jobs through the outage: it settles the messages that it sent during the outage and sends
+    # no message twice.
     assert received.total() == DEVICES
     assert await parts.scalar("SELECT count(*) FROM jobs") == 0
 
@@ -137,7 +140,7 @@ async def test_broker_outage_of_twenty_seconds_loses_nothing(
 async def test_lifecycle_and_throttle_work_without_a_database(
     parts: Parts, devices: dict[UUID, Subscriber], cluster: list[Node], tmp_path: Path
 ) -> None:
-    """Pause, resume, cancel, throttle and lanes reach workers that only have the broker."""
+    """A worker that is connected only to the broker follows pause, resume, cancel, throttles and lanes."""
 
     async def apply(transition: lifecycle.Transition, id_: UUID) -> None:
         async with parts.engine.begin() as conn:

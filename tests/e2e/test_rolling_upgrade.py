@@ -1,4 +1,4 @@
-"""Processes of the previous version serve and send during a migration to this version, until they are replaced."""
+"""Processes of the previous version serve and send during the migration to this version, until they are replaced."""
 
 import asyncio
 import os
@@ -29,7 +29,7 @@ def git(*arguments: str) -> bytes:
 
 @pytest.fixture(scope="module")
 def previous_code(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The code of the commit before the newest migration was added."""
+    """The folder with the code of the commit before the one that added the newest migration."""
     try:
         path = str(NEWEST_MIGRATION.relative_to(ROOT))
         commits = git("log", "--diff-filter=A", "--format=%H", "--", path).split()
