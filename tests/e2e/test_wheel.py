@@ -22,13 +22,17 @@ ADMIN_TOKEN = "an admin token for tests, of 32 characters"
 MASTER_KEY = "a master key for tests that is long enough"
 
 
-class Installed(NamedTuple):
-    """A virtual environment with the wheel and its dependencies, and a directory outside the checkout."""
+class Installation(NamedTuple):
+    """A virtual environment with the wheel and its dependencies, and a directory outside the checkout.
+
+    `bin` is the environment's folder of commands, and `directory` the working directory of `run`.
+    """
 
     bin: Path
     directory: Path
 
     def run(self, *command: str, **settings: str) -> str:
+        """Run a command of the environment and return its output."""
         process = subprocess.run(
             [self.bin / command[0], *command[1:]],
             cwd=self.directory,
@@ -58,7 +62,7 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def installed(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Installed:
+def installed(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Installation:
     folder = tmp_path_factory.mktemp("installed")
     venv.create(folder / "venv", with_pip=False)
     python = folder / "venv" / "bin" / "python"
@@ -66,11 +70,12 @@ def installed(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Installe
     subprocess.run([*pip, "--no-index", "--no-deps", str(wheel)], check=True)
     command = [python, "-c", "import sysconfig; print(sysconfig.get_path('purelib'))"]
     site = Path(subprocess.run(command, check=True, capture_output=True, text=True).stdout.strip())
-    # Share this environment's dependencies. Path files in that directory, such as the checkout's own, are not followed.
+    # Share the dependencies of this environment. Python ignores the .pth files in the added directory, so the
+    # checkout's own .pth file adds nothing.
     (site / "dependencies.pth").write_text(sysconfig.get_path("purelib") + "\n")
-    directory = folder / "elsewhere"
+    directory = folder / "outside"
     directory.mkdir()
-    return Installed(python.parent, directory)
+    return Installation(python.parent, directory)
 
 
 def list_files(folder: Path) -> set[str]:
@@ -94,19 +99,19 @@ def test_wheel_contains_the_package_and_migrations_only(wheel: Path) -> None:
     assert {"entry_points.txt", "licenses/LICENSE"} <= metadata
 
 
-def test_installed_package_is_not_the_checkout(installed: Installed) -> None:
-    """The import comes from the environment's own site-packages."""
+def test_installed_package_is_not_the_checkout(installed: Installation) -> None:
+    """The package is imported from the site-packages of the new environment."""
     path = installed.run("python", "-c", "import gateway; print(gateway.__file__)").strip()
     assert Path(path).is_relative_to(installed.bin.parent)
 
 
-def test_installed_command_prints_help_and_version(installed: Installed) -> None:
+def test_installed_command_prints_help_and_version(installed: Installation) -> None:
     """`gateway --help` and `gateway --version` work."""
     assert "gateway [OPTIONS] COMMAND" in installed.run("gateway", "--help")
     assert installed.run("gateway", "--version").startswith("gateway ")
 
 
-async def test_installed_command_migrates_the_database(installed: Installed, empty_database_url: str) -> None:
+async def test_installed_command_migrates_the_database(installed: Installation, empty_database_url: str) -> None:
     """`gateway migrate` finds the migrations inside the wheel."""
     await asyncio.to_thread(installed.run, "gateway", "migrate", GATEWAY_DATABASE_URL=empty_database_url)
     engine = open_engine(empty_database_url)
@@ -115,7 +120,7 @@ async def test_installed_command_migrates_the_database(installed: Installed, emp
     await engine.dispose()
 
 
-async def test_installed_server_serves_static_files(installed: Installed, database_url: str) -> None:
+async def test_installed_server_serves_static_files(installed: Installation, database_url: str) -> None:
     """`gateway serve` finds the static files inside the wheel."""
     port = free_ports(1)
     process = await asyncio.create_subprocess_exec(

@@ -1,6 +1,6 @@
 """Run seeds and print their results: `python -m tests.faults --seed 17 --devices 20000`, or `--seeds 1-200`.
 
-For a seed that fails the command to repeat it is printed.
+For each seed that fails, the command that repeats it is printed.
 """
 
 import argparse
@@ -28,14 +28,14 @@ def main() -> None:
     parser.add_argument("--devices", type=int, default=20_000, help="number of devices (%(default)s)")
     parser.add_argument("--keep", type=Path, help="keep the logs of the processes in this directory")
     options = parser.parse_args()
-    for number in (signal.SIGTERM, signal.SIGINT):  # clean up before exiting
-        signal.signal(number, signal.default_int_handler)
+    for signal_ in (signal.SIGTERM, signal.SIGINT):  # raise KeyboardInterrupt, so that contexts clean up
+        signal.signal(signal_, signal.default_int_handler)
     first, _, last = str(options.seeds or options.seed).partition("-")
-    structlog.configure(processors=[_drop_event])  # the harness's own connection also fails, which is expected
+    structlog.configure(processors=[_drop_event])  # faults also break the harness's connections, which logs errors
     with log_guard.learn_secrets():
-        failed = asyncio.run(run_seeds(range(int(first), int(last or first) + 1), options.devices, options.keep))
-    if failed:
-        sys.exit(f"{len(failed)} failed: {', '.join(map(str, failed))}")
+        failed_seeds = asyncio.run(run_seeds(range(int(first), int(last or first) + 1), options.devices, options.keep))
+    if failed_seeds:
+        sys.exit(f"{len(failed_seeds)} failed: {', '.join(map(str, failed_seeds))}")
 
 
 def _drop_event(*_: object) -> NoReturn:
@@ -44,17 +44,18 @@ def _drop_event(*_: object) -> NoReturn:
 
 async def run_seeds(seeds: range, devices: int, log_folder: Path | None) -> list[int]:
     """Run the seeds and return those that failed."""
-    failed = []
+    failed_seeds = []
     async with start_cluster() as cluster:
-        print("the log's disk is", "a file system of its own" if cluster.disk else "simulated by a trigger", flush=True)
+        disk = "a separate file system" if cluster.disk else "simulated by a trigger"
+        print("the disk of the log is", disk, flush=True)
         for seed in seeds:
-            if not await _run_one(cluster, seed, devices, log_folder):
-                failed.append(seed)
-    print(f"{len(seeds) - len(failed)} of {len(seeds)} seeds passed with {devices} devices")
-    return failed
+            if not await _run_and_print(cluster, seed, devices, log_folder):
+                failed_seeds.append(seed)
+    print(f"{len(seeds) - len(failed_seeds)} of {len(seeds)} seeds passed with {devices} devices")
+    return failed_seeds
 
 
-async def _run_one(cluster: Cluster, seed: int, devices: int, log_folder: Path | None) -> bool:
+async def _run_and_print(cluster: Cluster, seed: int, devices: int, log_folder: Path | None) -> bool:
     """Run a seed, print its result, and return whether it passed."""
     folder = Path(tempfile.mkdtemp(prefix=f"faults-{seed}-"))
     try:

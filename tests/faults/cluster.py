@@ -1,7 +1,7 @@
-"""A Postgres server that can be stopped without warning and whose log can run out of disk space.
+"""A Postgres server that can be stopped without warning, and whose delivery log can run out of disk space.
 
-As root, the partitions of the log are on a small file system of their own, which is filled, so that Postgres meets a
-real ENOSPC. Without the right to mount, a trigger refuses each insert with the same SQLSTATE, 53100.
+As root, the partitions of the delivery log are on a small separate file system. Filling it gives Postgres a real
+ENOSPC. Without the right to mount, a trigger refuses each insert with the same SQLSTATE, 53100.
 """
 
 import asyncio
@@ -23,8 +23,10 @@ from gateway.records.postgres import migrate
 
 # Only processes are killed, not the kernel, so fsync would make no difference.
 OPTIONS = {"fsync": "off", "full_page_writes": "off", "shared_buffers": "64MB", "max_connections": "100"}
+# The size of the file system of the log.
 DISK_MB = 192
 TABLESPACE = "log_disk"
+# (name, relkind) of each partition of the delivery log and of each index of a partition.
 PARTITIONS = """
     SELECT c.relname, c.relkind::text FROM pg_class c JOIN pg_inherits i ON i.inhrelid = c.oid
     JOIN pg_class parent ON parent.oid = i.inhparent
@@ -61,7 +63,7 @@ class Cluster:
         return urlunsplit(parts._replace(netloc=netloc, path=f"/{database}"))
 
     async def run(self, statement: str, database: str = "postgres") -> None:
-        """Execute a statement in a connection of its own."""
+        """Execute a statement on a new connection."""
         conn = await asyncpg.connect(self.url(database))
         try:
             await conn.execute(statement)
@@ -78,7 +80,7 @@ class Cluster:
 
     @asynccontextmanager
     async def database(self) -> AsyncIterator[str]:
-        """Create a migrated database for a run; yield its name."""
+        """Create a migrated database until the context ends; yield its name."""
         name = f"faults_{secrets.token_hex(4)}"
         await self.run(f"CREATE DATABASE {name} TEMPLATE {self._template}")
         yield name
@@ -98,7 +100,7 @@ class Cluster:
 
     @asynccontextmanager
     async def disk_full(self, database: str) -> AsyncIterator[None]:
-        """Keep the disk of the log full for the duration of the block."""
+        """Keep the disk of the log full until the context ends."""
         if self.disk is None:
             await self.run(REFUSE_INSERTS, database)
             try:
@@ -131,7 +133,7 @@ class Cluster:
 
 @asynccontextmanager
 async def start_cluster() -> AsyncIterator[Cluster]:
-    """Run the server for the duration of the block."""
+    """Run the server until the context ends."""
     with _temporary_folder() as folder:
         postgres = EmbeddedPostgres(folder / "postgres", OPTIONS)
         await asyncio.to_thread(postgres.start)
@@ -167,11 +169,12 @@ def _mount_disk(mount_point: Path, owner: int) -> Iterator[Path | None]:
         os.chown(mount_point / "data", owner, -1)
         yield mount_point
     finally:
-        # Lazily: if Postgres still runs, the file system goes with its last open file.
+        # With --lazy, the file system of a server that still runs is removed when its last file is closed.
         subprocess.run(["umount", "--lazy", mount_point], check=True)
 
 
 def _fill_disk(ballast: Path) -> None:
+    """Write to the file until no block is free."""
     chunk = bytes(1 << 20)
     with ballast.open("wb", buffering=0) as file:
         for size in (len(chunk), 4096):

@@ -31,9 +31,9 @@ PORTS = range(14_000, 19_000)
 
 @dataclass(slots=True)
 class Environment:
-    """The services of a run. `endpoints` and `topics` are those of the registered devices.
+    """The services of a run. `endpoints` and `topics` have the endpoint and topic of each registered device.
 
-    The holder of `postgres_lock` may stop and start Postgres. `observer` is the harness's own link to Postgres.
+    Only the holder of `postgres_lock` stops and starts Postgres. `observer` is the harness's own link to Postgres.
     """
 
     plan: Plan
@@ -164,7 +164,7 @@ def _free_port() -> int:
 
 
 async def _register_devices(env: Environment) -> None:
-    """Register the plan's devices, a few of them at the malformed push service."""
+    """Register the plan's devices: MALFORMED_DEVICES at the malformed push service, the others at the simulator."""
     parts, plan = env.parts, env.plan
     keys = DeviceKeys.generate()
     counts = Counter(list(Vendor)[number % len(Vendor)] for number in range(plan.devices - MALFORMED_DEVICES))

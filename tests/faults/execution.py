@@ -1,7 +1,7 @@
 """Execute a plan: send a campaign to all devices while faults occur, and send more API requests meanwhile.
 
-A request is repeated with the same Idempotency-Key until it gets a response, as a client should, and once more after
-that, as by a client that did not receive the response.
+Each request is repeated with the same Idempotency-Key until it is accepted, as a client should do. It is then sent
+once more, as by a client that did not receive the response.
 """
 
 import asyncio
@@ -25,11 +25,13 @@ from tests.faults.plan import REQUESTS, Fault, FaultKind
 
 # Additional time for faults, retries and expired leases on a slow machine.
 EXTRA_TIME_S = 120.0
+# The lowest rate at which a run is expected to deliver.
 MIN_DEVICES_PER_S = 100
 POLL_INTERVAL_S = 0.2
+# How often each request is accepted: once, and again with the same Idempotency-Key.
 REPETITIONS = 2
 RETRY_S = 0.1
-# If the share is not reached in this time, because no message is accepted meanwhile, continue.
+# If the share is not reached in this time, continue: the fault may prevent all sending.
 MAX_SHARE_WAIT_S = 20.0
 
 
@@ -38,18 +40,25 @@ class InjectedFault:
     """A fault with its start and end times."""
 
     fault: Fault
-    began: datetime
-    ended: datetime | None = None
+    started_at: datetime
+    ended_at: datetime | None = None
 
     def __str__(self) -> str:
-        return f"{self.began:%H:%M:%S.%f} {self.fault}"
+        return f"{self.started_at:%H:%M:%S.%f} {self.fault}"
 
 
 @dataclass(slots=True)
 class RunRecord:
-    """What happened in a run.
+    """The record of a run.
 
-    `targets` has the devices of each accepted notification by its id, `api_responses` counts statuses and errors.
+    Attributes:
+        targets: the devices of each accepted notification, by notification id.
+        titles: the notification ids by title.
+        api_responses: the number of responses by status, and of failed requests by error.
+        refusals: the responses that a client does not retry.
+        notifications: the notifications at the end of the run, by id.
+        jobs: the number of jobs that are left in the queue.
+        ended: whether every notification was done in time.
     """
 
     targets: dict[UUID, set[UUID]] = field(default_factory=dict)
@@ -147,7 +156,7 @@ async def _inject(env: Environment, fault: Fault, record: RunRecord) -> None:
     injected = InjectedFault(fault, datetime.now(UTC))
     record.faults.append(injected)
     await INJECTORS[fault.kind](env, fault)
-    injected.ended = datetime.now(UTC)
+    injected.ended_at = datetime.now(UTC)
 
 
 async def _kill_worker(env: Environment, fault: Fault) -> None:

@@ -1,4 +1,4 @@
-"""The invariants that must hold after every run, whatever failed in it. Each breach is a sentence."""
+"""The invariants that must hold after every run, whatever failed in it. A breach is described by one sentence."""
 
 import signal
 from collections import Counter, defaultdict
@@ -20,7 +20,11 @@ STATUS_BY_MEANING = {Meaning.GONE: "gone", Meaning.KEY_MISMATCH: "quarantined"}
 
 
 class Row(NamedTuple):
-    """A log row. `failed_attempts` is the number of its recorded attempts without a final result."""
+    """A row of the delivery log.
+
+    `attempts` is the number that the row has, `failed_attempts` the number of rows in the table of attempts, and
+    `posted` whether the final result came from a POST.
+    """
 
     outcome: str
     attempts: int
@@ -51,7 +55,7 @@ async def find_breaches(env: Environment, record: RunRecord) -> list[str]:
     lost_leases = list(_lost_leases(env))
     windows = repeat_windows.repeat_windows(record.faults, lost_leases, record.probe)
     breaches += _check_attempts(env, rows, responses, windows)
-    breaches += repeat_windows.find_unexplained_repeats(_accepted_only(responses), windows)
+    breaches += repeat_windows.find_unexplained_repeats(_select_accepted(responses), windows)
     breaches += [
         f"a lease of {lost_lease.notification_id} was lost without a fault and without CPU starvation"
         for lost_lease in repeat_windows.find_unexplained_losses(record.faults, lost_leases, record.probe)
@@ -62,7 +66,7 @@ async def find_breaches(env: Environment, record: RunRecord) -> list[str]:
 
 
 async def _read_rows(env: Environment) -> dict[UUID, dict[UUID, Row]]:
-    """Return the log rows by notification and device."""
+    """Return the rows of the delivery log by notification and device."""
     rows: defaultdict[UUID, dict[UUID, Row]] = defaultdict(dict)
     attempts_query = text("SELECT notification_id, device_id, count(*) FROM attempts GROUP BY 1, 2")
     query = text("SELECT notification_id, device_id, outcome, attempts, attempted_at FROM deliveries")
@@ -71,10 +75,10 @@ async def _read_rows(env: Environment) -> dict[UUID, dict[UUID, Row]]:
             (notification_id, device_id): count
             for notification_id, device_id, count in await conn.execute(attempts_query)
         }
-        for notification_id, device_id, outcome, attempts, at in await conn.execute(query):
+        for notification_id, device_id, outcome, attempts, attempted_at in await conn.execute(query):
             assert device_id not in rows[notification_id], "a device has two rows"
             count = attempt_counts.get((notification_id, device_id), 0)
-            rows[notification_id][device_id] = Row(outcome, attempts, at is not None, count)
+            rows[notification_id][device_id] = Row(outcome, attempts, attempted_at is not None, count)
     return rows
 
 
@@ -95,7 +99,7 @@ async def _describe_unfinished(env: Environment, record: RunRecord) -> list[str]
 
 
 async def _check_finished(env: Environment, record: RunRecord) -> list[str]:
-    """Every accepted notification is done."""
+    """Check that every accepted notification is done and has no pending delivery."""
     breaches = []
     for title, id_ in record.titles.items():
         notification, progress = record.notifications[id_]
@@ -110,7 +114,7 @@ async def _check_finished(env: Environment, record: RunRecord) -> list[str]:
 def _check_rows(
     env: Environment, record: RunRecord, rows: dict[UUID, dict[UUID, Row]], meanings: dict[str, set[Meaning]]
 ) -> list[str]:
-    """Each device has one row, except devices that were gone or had a key mismatch before the planning."""
+    """Check that each device has a row, unless it was gone or had a key mismatch before the planning."""
     breaches = []
     for title, id_ in record.titles.items():
         missing, unexpected = record.targets[id_] - rows[id_].keys(), rows[id_].keys() - record.targets[id_]
@@ -128,7 +132,7 @@ def _check_rows(
 
 
 async def _check_counters(env: Environment) -> list[str]:
-    """The counters match the rows."""
+    """Check that the counters of each notification equal the counts of its rows."""
     query = text("""
         SELECT p.notification_id, p.accepted, p.gone, p.rejected, p.expired, p.cancelled, p.skipped, p.retries,
             count(d.*) FILTER (WHERE outcome = 'accepted'), count(d.*) FILTER (WHERE outcome = 'gone'),
@@ -139,14 +143,14 @@ async def _check_counters(env: Environment) -> list[str]:
     """)
     async with env.parts.engine.connect() as conn:
         return [
-            f"{id_}: the counters say {counted[:7]}, the rows {counted[7:]}"
-            for id_, *counted in await conn.execute(query)
-            if counted[:7] != counted[7:]
+            f"{id_}: the counters are {counts[:7]}, the rows are {counts[7:]}"
+            for id_, *counts in await conn.execute(query)
+            if counts[:7] != counts[7:]
         ]
 
 
 async def _check_devices(env: Environment, meanings: dict[str, set[Meaning]]) -> list[str]:
-    """No device is missing, and each has the status that its push service's responses imply."""
+    """Check that no device is missing, and that each has the status that follows from its responses."""
     breaches = []
     async with env.parts.engine.connect() as conn:
         statuses = {row.id: row.status for row in await conn.execute(text("SELECT id, status FROM devices"))}
@@ -158,30 +162,33 @@ async def _check_devices(env: Environment, meanings: dict[str, set[Meaning]]) ->
             expected_status for meaning, expected_status in STATUS_BY_MEANING.items() if meaning in device_meanings
         } or {"active"}
         if status not in expected:
-            breaches.append(
-                f"{id_} is {status}, and its push service responded {sorted(device_meanings) or 'nothing of the kind'}"
-            )
+            meanings_text = sorted(device_meanings) or "nothing to that effect"
+            breaches.append(f"{id_} is {status}, and its push service responded {meanings_text}")
     return breaches
 
 
 def _responses_by_delivery(env: Environment, record: RunRecord, breaches: list[str]) -> Responses:
-    """Return the responses by delivery. A Topic identifies a notification, whose title was read from one message."""
-    names: dict[str, UUID] = {}
+    """Return the responses by delivery, and add a breach for each message that the API did not accept.
+
+    The Topic header identifies the notification, because the recording simulator has the title of each Topic.
+    """
+    ids_by_topic: dict[str, UUID] = {}
     for topic, title in env.sim.titles.items():
         if title in record.titles:
-            names[topic] = record.titles[title]
+            ids_by_topic[topic] = record.titles[title]
         else:
             breaches.append(f"the push services received {title!r}, which the API did not accept")
     if env.sim.strays:
         breaches.append(f"{env.sim.strays} requests went to an endpoint without a device")
     return {
-        (names[topic], endpoint): sorted(device_responses, key=lambda response: response.requested_at)
+        (ids_by_topic[topic], endpoint): sorted(device_responses, key=lambda response: response.requested_at)
         for (endpoint, topic), device_responses in env.sim.responses.items()
-        if topic in names
+        if topic in ids_by_topic
     }
 
 
-def _accepted_only(responses: Responses) -> Responses:
+def _select_accepted(responses: Responses) -> Responses:
+    """Return the deliveries with an accepting response, each with only these responses."""
     accepted = {
         delivery: [response for response in device_responses if response.meaning is Meaning.ACCEPTED]
         for delivery, device_responses in responses.items()
@@ -192,7 +199,7 @@ def _accepted_only(responses: Responses) -> Responses:
 def _check_outcomes(
     env: Environment, rows: dict[UUID, dict[UUID, Row]], responses: Responses, meanings: dict[str, set[Meaning]]
 ) -> list[str]:
-    """The outcomes in the log match the push services' responses."""
+    """Check that each outcome in the log follows from the push service's responses."""
     breaches = []
     for notification_id, by_device in rows.items():
         for device_id, row in by_device.items():
@@ -214,7 +221,7 @@ def _check_outcomes(
                 case _:
                     matches = False
             if not matches:
-                meanings_text = sorted(device_meanings) or "nothing of the kind"
+                meanings_text = sorted(device_meanings) or "nothing to that effect"
                 breaches.append(
                     f"{device_id} of {notification_id} is logged as {row.outcome}; "
                     f"its push service responded {meanings_text}"
@@ -228,7 +235,7 @@ def _check_attempts(
     responses: Responses,
     windows: Sequence[repeat_windows.RepeatWindow],
 ) -> list[str]:
-    """Every transient failure is recorded, except responses that a fault may have kept from the worker."""
+    """Check that every transient failure is recorded, unless a fault may have kept the response from the worker."""
     breaches = []
     for notification_id, by_device in rows.items():
         for device_id, row in by_device.items():
@@ -250,8 +257,8 @@ def _check_attempts(
 
 
 def count_repeats(env: Environment, record: RunRecord) -> tuple[int, int]:
-    """Return the number of repeated messages, and the maximum that the faults explain."""
-    accepted = _accepted_only(_responses_by_delivery(env, record, []))
+    """Return the number of repeated messages, and the maximum number that the faults explain."""
+    accepted = _select_accepted(_responses_by_delivery(env, record, []))
     count = sum(len(device_responses) - 1 for device_responses in accepted.values())
     return count, repeat_windows.max_repeats(
         accepted, repeat_windows.repeat_windows(record.faults, _lost_leases(env), record.probe)
@@ -264,7 +271,7 @@ def _lost_leases(env: Environment) -> Iterator[repeat_windows.LostLease]:
 
 
 def _check_secrets() -> list[str]:
-    """The processes' logs contain no secrets."""
+    """Check that the logs of the processes contain no secrets."""
     try:
         guard.check()
     except SecretInLog as leak:
@@ -273,7 +280,7 @@ def _check_secrets() -> list[str]:
 
 
 def _check_processes(env: Environment, record: RunRecord) -> list[str]:
-    """No process failed or logged an internal error, and each detected its clock error."""
+    """Check that no process failed or logged an internal error, and that each one detected its clock error."""
     breaches = []
     names = [process.name for process in (*env.workers, env.api)]
     for name, code in zip(names, record.exit_codes, strict=True):

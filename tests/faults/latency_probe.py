@@ -1,7 +1,7 @@
 """Measure how slow the machine is during a run.
 
-The bounds of the design are times: a batch waits 0.3 s. On a shared machine everything takes longer, and this module
-measures how much: by how late a sleep ends and how long an empty query takes.
+The invariants compare times with the gateway's own limits, such as the 0.3 s that a batch waits. On a loaded machine
+every step takes longer; the probe measures how much longer, by the lateness of a sleep and the time of an empty query.
 """
 
 import asyncio
@@ -14,13 +14,13 @@ INTERVAL_S = 0.1
 
 
 class LatencyProbe:
-    """Delays measured at short intervals."""
+    """The delays that were measured, at intervals of INTERVAL_S."""
 
     def __init__(self) -> None:
         self._delays: list[tuple[float, float]] = []
 
     async def measure(self, parts: Parts) -> None:
-        """Measure the delay of a sleep plus the time of an empty query, if Postgres is available, until cancelled."""
+        """Measure until cancelled: the lateness of a sleep plus, while Postgres is available, an empty query."""
         while True:
             start = time.monotonic()
             await asyncio.sleep(INTERVAL_S)
@@ -33,5 +33,7 @@ class LatencyProbe:
             self._delays.append((time.time(), delay + time.monotonic() - start))
 
     def max_delay_s(self, since: float, until: float) -> float:
-        """Return the longest delay in seconds between two times."""
-        return max((delay for at, delay in self._delays if since <= at and at - delay <= until), default=0.0)
+        """Return the longest delay in seconds that was measured between two times."""
+        return max(
+            (delay for ended_at, delay in self._delays if since <= ended_at and ended_at - delay <= until), default=0.0
+        )

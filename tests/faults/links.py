@@ -1,7 +1,6 @@
-"""Network links that fail on demand: each connects two processes of a run.
+"""Network links between two processes of a run, which the harness can cut, delay and refuse.
 
-A link forwards octets in both directions until it is told to fail. A client that connects to it does not depend on the
-target's port, so the target may return on another port.
+A link is a TCP proxy. Its clients connect to the link's port, so the target may be restarted on another port.
 """
 
 import asyncio
@@ -10,8 +9,9 @@ import struct
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 
+# The socket option `struct linger`: enabled, with a linger time of 0 seconds.
 LINGER_0 = struct.pack("ii", 1, 0)
-CHUNK = 65_536
+CHUNK_OCTETS = 65_536
 
 
 class Link:
@@ -41,7 +41,7 @@ class Link:
         return port
 
     def cut(self) -> None:
-        """Reset every connection: both ends notice at once, and octets in transit are lost."""
+        """Reset every connection, which both ends notice at once; octets in transit are lost."""
         for writer in self._ends:
             _reset(writer)
 
@@ -78,7 +78,7 @@ class Link:
 
     async def _forward(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         try:
-            while chunk := await reader.read(CHUNK):
+            while chunk := await reader.read(CHUNK_OCTETS):
                 if self.delay_s:
                     await asyncio.sleep(self.delay_s)
                 writer.write(chunk)
@@ -86,12 +86,12 @@ class Link:
             if writer.can_write_eof():
                 writer.write_eof()
         except OSError:
-            _reset(writer)  # reset the other end as well
+            _reset(writer)  # a reset of one end resets the other end
 
 
 @asynccontextmanager
 async def open_link(name: str) -> AsyncIterator[Link]:
-    """Open a link for the duration of the block."""
+    """Open a link until the context ends."""
     link = Link(name)
     await link.open()
     try:

@@ -1,7 +1,7 @@
-"""A push service over TLS whose first response to a device is invalid HTTP or nearly so, in one of many ways.
+"""A push service over TLS that answers the first request for a device with one of many malformed responses.
 
-Every second device gets valid responses from the start, so that the gateway does not consider the host as failed. The
-service counts each complete status line of success that it sent: such a message was accepted, whatever followed.
+Every second device gets only valid responses, so that the gateway does not consider the host as failed. A message
+counts as accepted once a complete status line of success is sent, whatever follows it.
 """
 
 import asyncio
@@ -16,26 +16,26 @@ MALFORMED_RESPONSES: dict[str, bytes] = {
     "half-a-status-line": b"HTTP/1.1 20",
     "half-a-header": b"HTTP/1.1 201 Created\r\nLoca",
     "half-a-body": b"HTTP/1.1 201 Created\r\nContent-Length: 50\r\n\r\nabc",
-    "half-a-refusal": b"HTTP/1.1 503 Busy\r\nContent-Length: 50\r\n\r\nabc",
+    "half-a-503-body": b"HTTP/1.1 503 Busy\r\nContent-Length: 50\r\n\r\nabc",
     "wrong-chunks": b"HTTP/1.1 201 Created\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\nabc\r\n",
-    "wrong-chunks-of-a-refusal": b"HTTP/1.1 500 Oops\r\nTransfer-Encoding: chunked\r\n\r\n-5\r\nabc\r\n",
+    "wrong-chunks-of-a-500": b"HTTP/1.1 500 Error\r\nTransfer-Encoding: chunked\r\n\r\n-5\r\nabc\r\n",
     "long-header": b"HTTP/1.1 201 Created\r\nLocation: /" + b"x" * 100_000 + b"\r\nContent-Length: 0\r\n\r\n",
     "long-headers": b"HTTP/1.1 503 Busy\r\n" + b"X-Filler: y\r\n" * 8_000 + b"Content-Length: 0\r\n\r\n",
     "no-http": b"220 smtp.example.com ESMTP\r\n\r\n",
     "noise": bytes(range(256)) * 8,
     "nothing": b"",
     "two-lengths": b"HTTP/1.1 201 Created\r\nContent-Length: 3\r\nContent-Length: 5\r\n\r\nabc",
-    "odd-status": b"HTTP/1.1 999 Hm\r\nContent-Length: 0\r\n\r\n",
+    "status-999": b"HTTP/1.1 999 Unknown\r\nContent-Length: 0\r\n\r\n",
     "old-http": b"HTTP/0.9 201\r\n\r\n",
 }
 ENDLESS_RESPONSES = {"endless-body": b"HTTP/1.1 503 Busy\r\n\r\n", "endless-headers": b"HTTP/1.1 503 Busy\r\nX: "}
 KINDS = (*MALFORMED_RESPONSES, *ENDLESS_RESPONSES)
-# One of this many connections is closed during the TLS handshake.
-HANDSHAKES = 5
+# One connection in this many is closed during the TLS handshake.
+FAILED_HANDSHAKE_EVERY = 5
 
 
 class MalformedService:
-    """The push service. `accepted` counts the success responses by path, `requests` the requests by path."""
+    """The push service. `accepted` counts the accepted messages by path, `requests` the requests by path."""
 
     def __init__(self, context: ssl.SSLContext) -> None:
         self.origin = ""
@@ -45,14 +45,14 @@ class MalformedService:
         self._connections = 0
 
     def paths(self, count: int) -> list[str]:
-        """Return endpoint paths: every second one valid, the others of all malformed kinds in turn."""
+        """Return endpoint paths: every second path has valid responses, the others all malformed kinds in turn."""
         kinds = [KINDS[number // 2 % len(KINDS)] if number % 2 else "valid" for number in range(count)]
         return [f"/{kind}/{secrets.token_urlsafe(32)}" for kind in kinds]
 
     async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         """Serve one connection."""
         self._connections += 1
-        if self._connections % HANDSHAKES == 0:
+        if self._connections % FAILED_HANDSHAKE_EVERY == 0:
             await reader.read(1)
             writer.transport.abort()
             return
@@ -90,7 +90,7 @@ Serve = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
 
 @asynccontextmanager
 async def serve_malformed(context: ssl.SSLContext) -> AsyncIterator[MalformedService]:
-    """Run the service on a free port for the duration of the block."""
+    """Run the service on a free port until the context ends."""
     service = MalformedService(context)
     tasks: set[asyncio.Task[None]] = set()
 

@@ -7,13 +7,16 @@ from enum import StrEnum
 from gateway.sim import Rule, Vendor
 
 WORKERS = 2
-# The response delay stretches a campaign to about this time, so that the faults occur while it is sent.
+# The response delay is chosen so that a campaign takes about this time, in which the faults occur.
 SENDING_S = 8.0
+# The settings of each worker: messages in flight, those reserved for urgent messages, claimed jobs, and lease.
 SENDERS = 24
 URGENT_SENDERS = 16
 JOBS = 2
 LEASE_S = 4.0
+# API requests that are sent besides the campaign.
 REQUESTS = 10
+# Devices of the malformed push service.
 MALFORMED_DEVICES = 24
 # Upper bound of the share at which a fault starts: some devices accept no message, so the share never reaches 1.
 MAX_FAULT_SHARE = 0.8
@@ -43,8 +46,8 @@ class LinkGroup(StrEnum):
 class Fault:
     """A fault of a plan.
 
-    It starts when the push services have accepted the share `at` of the messages, and lasts for `seconds`; a killed
-    process is restarted after that time. `delay_s` is the delay of a slow connection.
+    The fault starts when the push services have accepted the share `at` of the messages, and lasts for `seconds`; a
+    killed process is restarted after that time. `delay_s` is the delay of a slow connection.
     """
 
     at: float
@@ -74,15 +77,15 @@ class Plan:
 def draw_plan(seed: int, devices: int) -> Plan:
     """Derive the plan of a seed."""
     rng = random.Random(seed)  # noqa: S311 - reproducible by design
-    moments = sorted(rng.uniform(0.02, MAX_FAULT_SHARE) for _ in range(rng.randint(3, 7)))
-    faults = tuple(_fault(rng, at) for at in moments)
+    shares = sorted(rng.uniform(0.02, MAX_FAULT_SHARE) for _ in range(rng.randint(3, 7)))
+    faults = tuple(_draw_fault(rng, share) for share in shares)
     skew_s = [0.0] * (WORKERS + 1)
     if rng.random() < 0.5:
         skew_s[rng.randrange(len(skew_s))] = rng.choice((-1, 1)) * rng.uniform(60, 600)
-    return Plan(seed, devices, faults, _rules(rng, devices), tuple(skew_s))
+    return Plan(seed, devices, faults, _draw_rules(rng, devices), tuple(skew_s))
 
 
-def _fault(rng: random.Random, at: float) -> Fault:
+def _draw_fault(rng: random.Random, at: float) -> Fault:
     kind = rng.choice(list(FaultKind))
     match kind:
         case FaultKind.KILL_WORKER:
@@ -95,8 +98,8 @@ def _fault(rng: random.Random, at: float) -> Fault:
             return Fault(at, kind, rng.uniform(0, 2))
 
 
-def _rules(rng: random.Random, devices: int) -> tuple[Rule, ...]:
-    """Return responses of real push services for a few devices each; the rest respond normally, only slowly.
+def _draw_rules(rng: random.Random, devices: int) -> tuple[Rule, ...]:
+    """Draw some error responses of real push services, each for a few devices; all others are accepted slowly.
 
     Retry-After values are short, because they prolong the run.
     """
@@ -131,10 +134,10 @@ def _rules(rng: random.Random, devices: int) -> tuple[Rule, ...]:
         Rule(reset=True, times=1),
         Rule(delay_ms=1500, times=1),
     ]
-    picked = rng.sample(rules, rng.randint(3, 8))
-    shared_rules = [_with_share(rule, rng.uniform(0.005, 0.02)) for rule in picked]
-    pace_ms = round(1000 * SENDING_S * SENDERS * WORKERS / devices)
-    return (*shared_rules, Rule(delay_ms=min(1000, max(5, pace_ms))))
+    selected = rng.sample(rules, rng.randint(3, 8))
+    shared_rules = [_with_share(rule, rng.uniform(0.005, 0.02)) for rule in selected]
+    delay_ms = round(1000 * SENDING_S * SENDERS * WORKERS / devices)
+    return (*shared_rules, Rule(delay_ms=min(1000, max(5, delay_ms))))
 
 
 def _with_share(rule: Rule, share: float) -> Rule:

@@ -1,4 +1,4 @@
-"""Gateway processes that are restarted whenever they exit, as by a service manager."""
+"""Gateway processes that are restarted whenever they exit, as a service manager does."""
 
 import asyncio
 import os
@@ -11,13 +11,15 @@ from pathlib import Path
 from tests.support.log_guard import guard
 
 ROOT = Path(__file__).resolve().parents[2]
+# The folder of the sitecustomize module that shifts the clock of a process.
 SKEWED = Path(__file__).with_name("skewed")
+# The pause before a restart.
 PAUSE_S = 0.3
 STOP_S = 60.0
 
 
 class Process:
-    """A supervised `gateway COMMAND`. `exits` has the codes of unexpected exits after a completed start."""
+    """A supervised `gateway` command. `exits` has the codes of unexpected exits after a completed start."""
 
     def __init__(self, name: str, command: str, started_event: str, log: Path, settings: Mapping[str, object]) -> None:
         self.name = name
@@ -26,7 +28,7 @@ class Process:
         self._command = command
         self._started_event = started_event
         self._log = log
-        self._checked = 0
+        self._checked_length = 0
         self._settings = settings
         self._process: asyncio.subprocess.Process | None = None
         self._killed: asyncio.subprocess.Process | None = None
@@ -40,13 +42,13 @@ class Process:
         return self._log.read_text() if self._log.exists() else ""
 
     def start(self) -> None:
-        """Start the process, and keep it running."""
+        """Start the process, and restart it whenever it exits."""
         self._should_run.set()
         if self._supervisor is None:
             self._supervisor = asyncio.create_task(self._supervise(), name=self.name)
 
     def kill(self) -> None:
-        """Send SIGKILL; the process is not restarted before `start`."""
+        """Send SIGKILL; the process is not restarted until `start` is called."""
         self._should_run.clear()
         if self._process is not None and self._process.returncode is None:
             self._killed = self._process
@@ -64,13 +66,13 @@ class Process:
         try:
             await asyncio.wait_for(process.wait(), STOP_S)
         except TimeoutError:
-            process.send_signal(signal.SIGABRT)  # makes it dump its stack traces
+            process.send_signal(signal.SIGABRT)  # with PYTHONFAULTHANDLER, the process prints its stack traces
             await process.wait()
         await self.close()
         return process.returncode
 
     async def close(self) -> None:
-        """Kill the process, and check its log for secrets."""
+        """Kill the process, and give its new log lines to the guard, which searches them for secrets."""
         self.kill()
         if self._supervisor is not None:
             self._supervisor.cancel()
@@ -78,8 +80,8 @@ class Process:
                 await self._supervisor
         if self._process is not None:
             await self._process.wait()
-        guard.record(self.log[self._checked :])
-        self._checked = len(self.log)
+        guard.record(self.log[self._checked_length :])
+        self._checked_length = len(self.log)
 
     async def _supervise(self) -> None:
         while True:

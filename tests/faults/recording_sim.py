@@ -1,7 +1,7 @@
-"""Push services that record every response: the message, the device, the times, and the meaning.
+"""Simulated push services that record every response: the message, the device, the times, and the meaning.
 
-The meaning of a response is derived here from the push services' rules and not from the gateway's own table, so that a
-fault in that table is found.
+This module derives the meaning of a response from the push services' documentation, and not from the gateway's own
+classification, so that a fault in that classification is found.
 """
 
 import json
@@ -24,7 +24,7 @@ AUTHENTICATION_STATUSES = {400, 401, 403}
 
 
 class Meaning(StrEnum):
-    """What a response means for the device and the message."""
+    """The meaning of a response for the device and the message."""
 
     ACCEPTED = "accepted"
     GONE = "gone"
@@ -45,8 +45,8 @@ class Response:
 class RecordingSim(Sim):
     """Simulated push services.
 
-    `responses` are by (endpoint, Topic), `titles` are the message titles by Topic. `strays` counts requests without a
-    device: a redirect was followed, or an endpoint was invented.
+    `responses` has the responses by (endpoint, Topic), and `titles` the message titles by Topic. `strays` counts the
+    requests without a device, which the gateway sends only if it follows a redirect or corrupts an endpoint.
     """
 
     async def start(self) -> Self:

@@ -1,9 +1,12 @@
 """Decide which repeated messages a fault explains: those that were in flight or not yet settled when it occurred.
 
-The bounds follow from the design, in times of the push services: what they accepted within the last batch before a
-worker was killed; what they accepted while the database was unavailable, if a worker was killed or its lease expired
-meanwhile; and what was in flight when connections to them were cut. The log is not consulted, or a gateway that never
-settles would excuse itself.
+A message may be repeated if a push service accepted it
+- within the last batch before its worker was killed,
+- while the database was unavailable, if its worker was killed or lost its lease during that time, or
+- while the connections to the push service were cut.
+
+The times are those that the push services recorded. The delivery log is not used, because a gateway that never
+settles would then explain all repeats.
 """
 
 import json
@@ -19,31 +22,33 @@ from tests.faults.latency_probe import LatencyProbe
 from tests.faults.plan import LEASE_S, SENDERS, URGENT_SENDERS, WORKERS, FaultKind, LinkGroup
 from tests.faults.recording_sim import Response
 
-# A worker settles every few hundred rows or milliseconds. A constant of its own, so that it checks the code's.
+# The time after which a worker settles a batch. It is not imported from the gateway, so that it checks the gateway.
 BATCH_WAIT_S = 0.3
-# Time of two settlements: the current one, which a result waits for, and its own.
+# Time of two settlements: a result waits for the settlement in progress and then for its own.
 SETTLE_S = 0.7
 # Time from the database's return until all pending results are settled.
 RECOVER_S = 2.0
-# Tolerance between the clocks of two processes.
+# Tolerance for times that two processes measured.
 SLACK_S = 0.5
-# A worker's step takes this many measured delays.
+# The upper bound of a worker's step, in delays of the latency probe.
 STEPS = 4
 JOB_SIZE = 500
-# A third of the time that a worker has left when it fails to renew a lease. Longer delays explain a lost lease.
+# Delays that are longer explain a lost lease. It is a third of the time between a failed renewal and the lease's end.
 STARVATION_S = 0.3
+# Delays that were measured up to this time before an event apply to it.
 NEAR_S = 3.0
 
 
 @dataclass(frozen=True, slots=True)
 class RepeatWindow:
-    """A window in which a fault explains repeats.
+    """A period in which a fault explains repeated messages.
 
-    The first message was requested by `until` and responded to after `since`; the repeat was requested after `after`.
-    A window explains at most `max_repeats`, and only of `notification_id` if that is set.
+    The window explains a repeat if the first message was requested by `until` and answered after `since`, and the
+    repeat was requested after `after`. It explains at most `max_repeats`, and only repeats of `notification_id` if
+    that is set.
     """
 
-    what: str
+    cause: str
     since: float
     until: float
     after: float
@@ -51,13 +56,14 @@ class RepeatWindow:
     notification_id: UUID | None = None
 
     def contains(self, response: Response, notification_id: UUID) -> bool:
+        """Return whether a repeat of the message with this response may be explained."""
         matches = self.notification_id in (None, notification_id)
         return matches and response.requested_at <= self.until and response.responded_at >= self.since
 
     def explains(
         self, first: Response, second: Response, notification_id: UUID, remaining: Mapping["RepeatWindow", int]
     ) -> bool:
-        """Return whether the window explains the repeat. `remaining` has the open capacity of limited windows."""
+        """Return whether the window explains the repeat; `remaining` has the repeats that limited windows have left."""
         return (
             self.contains(first, notification_id) and second.requested_at >= self.after and remaining.get(self, 1) > 0
         )
@@ -85,15 +91,15 @@ def repeat_windows(
     faults: Iterable[InjectedFault], lost_leases: Iterable[LostLease], probe: LatencyProbe
 ) -> list[RepeatWindow]:
     """Return the windows in which faults and lost leases explain repeats."""
-    faults = sorted(faults, key=lambda injected: injected.began)
+    faults = sorted(faults, key=lambda injected: injected.started_at)
     outages = [_outage(injected, probe) for injected in faults if _prevents_settling(injected)]
     windows = [
-        _window_of_kill(injected.began.timestamp(), outages, probe)
+        _window_of_kill(injected.started_at.timestamp(), outages, probe)
         for injected in faults
         if injected.fault.kind is FaultKind.KILL_WORKER
     ]
     windows += [
-        _window_of_cut(injected.began.timestamp(), probe)
+        _window_of_cut(injected.started_at.timestamp(), probe)
         for injected in faults
         if injected.fault.kind is FaultKind.CUT and injected.fault.link_group is LinkGroup.WORKERS_AND_PUSH
     ]
@@ -103,25 +109,25 @@ def repeat_windows(
 def find_unexplained_losses(
     faults: Iterable[InjectedFault], lost_leases: Iterable[LostLease], probe: LatencyProbe
 ) -> list[LostLease]:
-    """Return the leases that were lost while the database was available and the machine was not starved.
+    """Return the leases that were lost although the database was available and the worker had CPU time.
 
-    A claim is committed asynchronously, so a claim from just before the database stopped may be lost when it returns.
+    Claims are committed asynchronously, so that a claim just before a stop of the database may be lost.
     """
     outages = [_outage(injected, probe) for injected in faults if _prevents_settling(injected)]
     return [
         lost_lease
         for lost_lease in lost_leases
-        if not any(began <= lost_lease.at and ended >= lost_lease.at - LEASE_S for began, ended in outages)
+        if not any(start <= lost_lease.at and end >= lost_lease.at - LEASE_S for start, end in outages)
         and probe.max_delay_s(lost_lease.at - LEASE_S - NEAR_S, lost_lease.at) < STARVATION_S
     ]
 
 
 def find_unexplained_repeats(
-    copies: Mapping[tuple[UUID, str], Sequence[Response]], allowed: Sequence[RepeatWindow]
+    copies: Mapping[tuple[UUID, str], Sequence[Response]], windows: Sequence[RepeatWindow]
 ) -> list[str]:
-    """Return the repeats that no fault explains. A window explains at most one repeat of a delivery."""
-    breaches, remaining = [], {window: window.max_repeats for window in allowed if window.max_repeats is not None}
-    unlimited_first = sorted(allowed, key=lambda window: (window.max_repeats is not None, window.until))
+    """Return a sentence for each repeat that no fault explains. A window explains at most one repeat of a delivery."""
+    breaches, remaining = [], {window: window.max_repeats for window in windows if window.max_repeats is not None}
+    unlimited_first = sorted(windows, key=lambda window: (window.max_repeats is not None, window.until))
     for (notification_id, endpoint), responses in copies.items():
         candidates = list(unlimited_first)
         for first, second in pairwise(sorted(responses, key=lambda response: response.requested_at)):
@@ -129,9 +135,9 @@ def find_unexplained_repeats(
                 (window for window in candidates if window.explains(first, second, notification_id, remaining)), None
             )
             if explanation is None:
-                host, at = endpoint.rpartition("/")[0], datetime.fromtimestamp(first.requested_at, UTC)
-                when = f"at {at:%H:%M:%S.%f} and {second.requested_at - first.requested_at:.3f} s later"
-                breaches.append(f"{notification_id} was sent twice to {host}, {when}: no fault explains it")
+                host, first_at = endpoint.rpartition("/")[0], datetime.fromtimestamp(first.requested_at, UTC)
+                times = f"at {first_at:%H:%M:%S.%f} and {second.requested_at - first.requested_at:.3f} s later"
+                breaches.append(f"{notification_id} was sent twice to {host}, {times}: no fault explains it")
                 continue
             candidates.remove(explanation)
             if explanation in remaining:
@@ -139,10 +145,10 @@ def find_unexplained_repeats(
     return breaches
 
 
-def max_repeats(copies: Mapping[tuple[UUID, str], Sequence[Response]], allowed: Iterable[RepeatWindow]) -> int:
-    """Return how many repeats the windows explain at most."""
+def max_repeats(copies: Mapping[tuple[UUID, str], Sequence[Response]], windows: Iterable[RepeatWindow]) -> int:
+    """Return the maximum number of repeats that the windows explain."""
     total = 0
-    for window in allowed:
+    for window in windows:
         count = sum(
             any(window.contains(response, id_) for response in responses) for (id_, _), responses in copies.items()
         )
@@ -158,48 +164,48 @@ def _prevents_settling(injected: InjectedFault) -> bool:
 
 
 def _outage(injected: InjectedFault, probe: LatencyProbe) -> tuple[float, float]:
-    """Return the interval in which results of the workers may be unsettled because of a fault."""
-    assert injected.ended is not None
-    began, ended = injected.began.timestamp(), injected.ended.timestamp()
-    return began - _unsettled(began, probe), ended + RECOVER_S + STEPS * _delay(ended, probe)
+    """Return (start, end) of the period in which results of the workers may be unsettled because of a fault."""
+    assert injected.ended_at is not None
+    start, end = injected.started_at.timestamp(), injected.ended_at.timestamp()
+    return start - _unsettled_s(start, probe), end + RECOVER_S + STEPS * _delay_s(end, probe)
 
 
 def _window_of_kill(at: float, outages: Sequence[tuple[float, float]], probe: LatencyProbe) -> RepeatWindow:
-    without_outages = at - _unsettled(at, probe)
+    without_outages = at - _unsettled_s(at, probe)
     since = _unsettled_since(without_outages, at, outages)
-    slack = _slack(at, probe)
-    # A worker killed while the database was unavailable may have lost its lease before, without time to log it.
+    slack = _slack_s(at, probe)
+    # A worker that is killed while the database is unavailable may have lost its lease before, without logging it.
     return RepeatWindow("a kill", since, at + slack, at - slack if since == without_outages else since)
 
 
 def _window_of_cut(at: float, probe: LatencyProbe) -> RepeatWindow:
-    slack = _slack(at, probe)
+    slack = _slack_s(at, probe)
     return RepeatWindow("a cut", at - slack, at + slack, at - slack, max_repeats=(SENDERS + URGENT_SENDERS) * WORKERS)
 
 
 def _window_of_lost_lease(
     lost_lease: LostLease, outages: Sequence[tuple[float, float]], probe: LatencyProbe
 ) -> RepeatWindow:
-    without_outages = lost_lease.at - LEASE_S - _unsettled(lost_lease.at, probe)
-    since, slack = _unsettled_since(without_outages, lost_lease.at, outages), _slack(lost_lease.at, probe)
+    without_outages = lost_lease.at - LEASE_S - _unsettled_s(lost_lease.at, probe)
+    since, slack = _unsettled_since(without_outages, lost_lease.at, outages), _slack_s(lost_lease.at, probe)
     return RepeatWindow("a lost lease", since, lost_lease.at + slack, since, JOB_SIZE, lost_lease.notification_id)
 
 
 def _unsettled_since(since: float, until: float, outages: Sequence[tuple[float, float]]) -> float:
-    """Extend an interval backwards by every outage that overlaps it, and by the outages that overlap those."""
-    for began, ended in sorted(outages, reverse=True):
-        if began <= until and ended >= since:
-            since = min(since, began)
+    """Return the start of a period, extended backwards by every outage that overlaps the extended period."""
+    for start, end in sorted(outages, reverse=True):
+        if start <= until and end >= since:
+            since = min(since, start)
     return since
 
 
-def _unsettled(at: float, probe: LatencyProbe) -> float:
-    return BATCH_WAIT_S + SETTLE_S + STEPS * _delay(at, probe)
+def _unsettled_s(at: float, probe: LatencyProbe) -> float:
+    return BATCH_WAIT_S + SETTLE_S + STEPS * _delay_s(at, probe)
 
 
-def _slack(at: float, probe: LatencyProbe) -> float:
-    return SLACK_S + _delay(at, probe)
+def _slack_s(at: float, probe: LatencyProbe) -> float:
+    return SLACK_S + _delay_s(at, probe)
 
 
-def _delay(at: float, probe: LatencyProbe) -> float:
+def _delay_s(at: float, probe: LatencyProbe) -> float:
     return probe.max_delay_s(at - NEAR_S, at + SLACK_S)

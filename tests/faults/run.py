@@ -14,7 +14,7 @@ from tests.faults.plan import Plan, draw_plan
 class SeedResult:
     """The result of a seed.
 
-    `repeats`: the number of repeated messages. `max_repeats`: the most repeats that the injected faults explain.
+    `repeats` is the number of repeated messages, and `max_repeats` the largest number that the faults explain.
     """
 
     plan: Plan

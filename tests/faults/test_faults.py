@@ -1,4 +1,4 @@
-"""A few seeds of the fault harness, and the harness's own tests. `python -m tests.faults --seeds 1-200` runs more."""
+"""Some seeds of the fault harness, and tests of the harness itself. `python -m tests.faults` runs other seeds."""
 
 import json
 from collections.abc import AsyncIterator, Sequence
@@ -33,24 +33,26 @@ SEEDS = (6, 12)
 
 
 @pytest.fixture(scope="module")
-async def shared() -> AsyncIterator[Cluster]:
+async def cluster() -> AsyncIterator[Cluster]:
+    """The Postgres server that the tests of this module share."""
     async with start_cluster() as cluster:
         yield cluster
 
 
 @pytest.mark.timeout(300)
 @pytest.mark.parametrize("seed", SEEDS)
-async def test_accepted_notifications_finish_despite_faults(shared: Cluster, seed: int, tmp_path: Path) -> None:
-    """Every accepted notification finishes, and every delivery is logged once, whatever fails."""
-    result = await run_seed(shared, seed, DEVICES, tmp_path)
+async def test_accepted_notifications_finish_despite_faults(cluster: Cluster, seed: int, tmp_path: Path) -> None:
+    """Every accepted notification finishes, and every delivery is logged once, for the faults of each seed."""
+    result = await run_seed(cluster, seed, DEVICES, tmp_path)
     print(result)
     assert not result.breaches, f"python -m tests.faults --seed {seed} --devices {DEVICES}"
 
 
 NOTIFICATION, OTHER_ID = UUID(int=1), UUID(int=0)
 AT = datetime(2026, 5, 4, tzinfo=UTC)
+# Statements that falsify the database, each with a part of the breach that it must cause.
 CORRUPTIONS = {
-    "UPDATE progress SET rejected = rejected + 1": "the counters say",
+    "UPDATE progress SET rejected = rejected + 1": "the counters are",
     "UPDATE devices SET status = 'gone' WHERE id = (SELECT id FROM devices LIMIT 1)": "is gone, and its push",
     "UPDATE devices SET status = 'quarantined' WHERE id IN (SELECT device_id FROM deliveries WHERE status = 413)": (
         "is quarantined, and its push"
@@ -67,15 +69,15 @@ CORRUPTIONS = {
 }
 
 
-async def test_each_corruption_breaches_an_invariant(shared: Cluster, tmp_path: Path) -> None:
-    """The harness detects every way of falsifying the database, the logs and the responses."""
+async def test_each_corruption_breaches_an_invariant(cluster: Cluster, tmp_path: Path) -> None:
+    """The harness detects each corruption of the database, a secret in a log, a repeat and a missing response."""
     rules = (Rule(status=503, times=1, share=0.2, retry_after=0), Rule(status=413, share=0.05))
     plan = Plan(1, 200, (), (*rules, Rule(status=410, share=0.05)), (0.0,) * (WORKERS + 1))
-    async with start_environment(shared, plan, tmp_path) as env:
+    async with start_environment(cluster, plan, tmp_path) as env:
         record = await execute(env)
         assert await find_breaches(env, record) == []
         for statement, message in CORRUPTIONS.items():
-            await shared.run(statement, env.database)
+            await cluster.run(statement, env.database)
             record.notifications = {id_: await env.parts.get_notification(id_) for id_ in record.targets}
             assert any(message in breach for breach in await find_breaches(env, record)), statement
         guard.record(f"sent to {next(iter(env.endpoints.values()))}")
@@ -86,16 +88,16 @@ async def test_each_corruption_breaches_an_invariant(shared: Cluster, tmp_path: 
         responses.append(responses[-1])
         assert any("no fault explains it" in breach for breach in await find_breaches(env, record))
         env.endpoints = dict.fromkeys(env.endpoints, "lost")
-        assert any("responded nothing of the kind" in breach for breach in await find_breaches(env, record))
+        assert any("responded nothing to that effect" in breach for breach in await find_breaches(env, record))
 
 
 def test_kill_explains_one_repeat_of_unsettled_messages() -> None:
     """A kill explains one repeat of each message that was in flight or not yet settled."""
     killed = [InjectedFault(Fault(0.5, FaultKind.KILL_WORKER, 1), AT, AT + timedelta(seconds=1))]
     assert is_explained(killed, -1.0, +5.0)
-    assert not is_explained(killed, -10.0, +5.0)  # its batch should have been settled before
-    assert not is_explained(killed, +3.0, +5.0)  # no kill followed it
-    assert not is_explained(killed, -1.0, +5.0, +5.1)
+    assert not is_explained(killed, -10.0, +5.0)  # the first message was settled long before the kill
+    assert not is_explained(killed, +3.0, +5.0)  # the first message was sent after the kill
+    assert not is_explained(killed, -1.0, +5.0, +5.1)  # the third message is a second repeat
     assert not is_explained([InjectedFault(Fault(0.5, FaultKind.KILL_API, 1), AT, AT)], -1.0, +5.0)
 
 
@@ -114,7 +116,7 @@ def test_outage_extends_the_window_of_kills_and_lost_leases() -> None:
 
 
 def test_lost_lease_is_parsed_from_the_log() -> None:
-    """A lost lease is parsed from a worker's log, corrected by its clock error."""
+    """The time of a lost lease is read from the worker's log and corrected by the worker's clock error."""
     job = Job(1, JobKind.SEND, NOTIFICATION, OTHER_ID, Lane.BULK, 1, 0, AT.date(), ())
     line = json.dumps({"event": "job.lease_lost", "timestamp": AT.isoformat(), **job.log_fields}, separators=(",", ":"))
     ahead_s = 60.0
@@ -125,7 +127,7 @@ def test_lost_lease_is_parsed_from_the_log() -> None:
 
 
 def test_cut_explains_at_most_the_messages_in_flight() -> None:
-    """A cut explains at most as many repeats as there are senders."""
+    """A cut explains at most one repeat for each message that the workers may have in flight."""
     cut = [InjectedFault(Fault(0.5, FaultKind.CUT, 0, LinkGroup.WORKERS_AND_PUSH), AT, AT)]
     assert is_explained(cut, -0.1, +2.0)
     assert not is_explained(cut, -2.0, +2.0)
@@ -135,18 +137,18 @@ def test_cut_explains_at_most_the_messages_in_flight() -> None:
 
 
 def is_explained(faults: Sequence[InjectedFault], *offsets_s: float, lost_leases: Sequence[LostLease] = ()) -> bool:
-    """Return whether the faults explain copies at these offsets from the start of the last fault."""
+    """Return whether the faults explain that a message was sent at each of these offsets from AT."""
     copies = {(NOTIFICATION, "https://push/1"): accepted_at(*offsets_s)}
     return not find_unexplained_repeats(copies, repeat_windows(faults, lost_leases, LatencyProbe()))
 
 
 def accepted_at(*offsets_s: float) -> list[Response]:
-    """Return responses that accept a message at these offsets."""
+    """Return accepting responses at these offsets from AT."""
     return [Response(Meaning.ACCEPTED, AT.timestamp() + offset, AT.timestamp() + offset) for offset in offsets_s]
 
 
 def test_seeds_of_the_suite_cover_all_faults() -> None:
-    """Together the seeds have every kind of fault, every link group and a clock error."""
+    """The seeds of the suite together have every kind of fault, every link group and a clock error."""
     plans = [draw_plan(seed, DEVICES) for seed in SEEDS]
     assert {fault.kind for plan in plans for fault in plan.faults} == set(FaultKind)
     assert {fault.link_group for plan in plans for fault in plan.faults} >= set(LinkGroup)
@@ -154,5 +156,5 @@ def test_seeds_of_the_suite_cover_all_faults() -> None:
 
 
 def test_plan_is_determined_by_the_seed() -> None:
-    """The same seed has the same plan."""
+    """A seed always has the same plan, and another seed has another plan."""
     assert draw_plan(17, 20_000) == draw_plan(17, 20_000) != draw_plan(18, 20_000)

@@ -39,7 +39,7 @@ class Sender:
             "sub": "mailto:push@example.com",
         }
         payload = {name: value for name, value in (valid | claims).items() if value is not None}
-        # jwt.encode validates the claims and would refuse to sign some of the invalid ones.
+        # `jwt.encode` would refuse some invalid claims; PyJWS signs any payload.
         token = jwt.api_jws.PyJWS().encode(json.dumps(payload).encode(), self.private_key, algorithm="ES256")
         return f"vapid t={token}, k={encode(key or self.public_key)}"
 
@@ -48,13 +48,14 @@ class Sender:
         valid: dict[str, str | None] = {"TTL": "60", "Authorization": self.vapid(endpoint)}
         if body:
             valid["Content-Encoding"] = "aes128gcm"
-        sent = {name: value for name, value in (valid | (headers or {})).items() if value is not None}
+        all_headers = {name: value for name, value in (valid | (headers or {})).items() if value is not None}
         async with self.http.post(
-            URL(endpoint, encoded=True), data=body, headers=sent, allow_redirects=False
+            URL(endpoint, encoded=True), data=body, headers=all_headers, allow_redirects=False
         ) as response:
             return Reply(response.status, CIMultiDict(response.headers), await response.text())
 
     async def push(self, subscriber: Subscriber, payload: bytes, headers: dict[str, str | None] | None = None) -> int:
+        """Encrypt and send a message, and return the status of the response."""
         return (await self.post(subscriber.endpoint, encrypt(subscriber, payload), headers)).status
 
 
@@ -67,7 +68,7 @@ class Reply:
         self.text = text
 
     def reason(self) -> Any:
-        """Return the reason of a refusal, from wherever the push service reports it."""
+        """Return the reason of a refusal, which the vendors report in a header, a JSON body or a text body."""
         if "X-WNS-Error-Description" in self.headers:
             return self.headers["X-WNS-Error-Description"]
         if self.headers["Content-Type"].startswith("application/json"):

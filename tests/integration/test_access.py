@@ -100,7 +100,7 @@ async def test_key_of_another_application_cannot_be_removed(parts: Parts) -> Non
 @settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(bearer=st.one_of(st.text(max_size=60), st.from_regex(r"(sk|pk|dt)_[A-Za-z0-9_-]{0,64}", fullmatch=True)))
 async def test_unknown_bearer_is_unauthenticated(parts: Parts, bearer: str) -> None:
-    """Any other bearer value is refused as unauthenticated."""
+    """A bearer value that is no key, device token or admin token is unauthenticated."""
     with pytest.raises(Unauthenticated):
         await identify_bearer(parts, bearer)
 
@@ -124,9 +124,9 @@ async def test_private_vapid_keys_are_stored_encrypted(parts: Parts) -> None:
             parts.application_id
         ]
         [signing_key] = await recipients.load_signing_keys(conn, [key_id])
-    opened = VapidKey.from_private_bytes(parts.context.keyring.open(signing_key.private_key, "vapid"))
-    assert opened.public_key == public_key == parts.vapid_public_key
-    assert opened.private_bytes() not in signing_key.private_key
+    vapid_key = VapidKey.from_private_bytes(parts.context.keyring.open(signing_key.private_key, "vapid"))
+    assert vapid_key.public_key == public_key == parts.vapid_public_key
+    assert vapid_key.private_bytes() not in signing_key.private_key
 
 
 async def test_new_application_reports_every_invalid_field(parts: Parts) -> None:
@@ -153,23 +153,23 @@ async def test_origins_are_stored_as_browsers_send_them(parts: Parts) -> None:
     """Allowed origins are normalized to the form that browsers send, without duplicates."""
     origins = ["HTTPS://App.Example.org:443/", "https://app.example.org", "http://localhost:8080", "https://[::1]:8443"]
     async with parts.engine.begin() as conn:
-        created = await applications.create(conn, parts.context.keyring, "App", "mailto:ops@example.org", origins)
-    assert created["allowed_origins"] == ["https://app.example.org", "http://localhost:8080", "https://[::1]:8443"]
+        application = await applications.create(conn, parts.context.keyring, "App", "mailto:ops@example.org", origins)
+    assert application["allowed_origins"] == ["https://app.example.org", "http://localhost:8080", "https://[::1]:8443"]
 
 
-async def test_new_vapid_key_is_the_one_to_subscribe_with(parts: Parts) -> None:
-    """After a rotation, browsers subscribe with the newest VAPID key."""
+async def test_browsers_subscribe_with_the_newest_vapid_key(parts: Parts) -> None:
+    """After a rotation, the API returns the newest VAPID key as the key to subscribe with."""
     async with parts.engine.begin() as conn:
         added = await applications.add_vapid_key(conn, parts.context.keyring, parts.application_id)
         assert await applications.get_vapid_public_key(conn, parts.application_id) == added.public_text
 
 
 async def test_both_vapid_keys_are_used_for_sending(parts: Parts) -> None:
-    """Each device is sent to with the VAPID key that it subscribed with."""
-    old = await parts.register(parts.subscribe(Vendor.FCM, 2))
+    """After a rotation, messages are signed with the VAPID key with which their device subscribed."""
+    old_devices = await parts.register(parts.subscribe(Vendor.FCM, 2))
     async with parts.engine.begin() as conn:
         added = await applications.add_vapid_key(conn, parts.context.keyring, parts.application_id)
-    new = await parts.register(parts.sim.subscribe_many(Vendor.FCM, 2, added.public_key))
+    new_devices = await parts.register(parts.sim.subscribe_many(Vendor.FCM, 2, added.public_key))
     async with parts.run_worker():
         progress = await parts.wait_until_done((await parts.submit()).id)
-    assert progress.accepted == len(old) + len(new)
+    assert progress.accepted == len(old_devices) + len(new_devices)

@@ -1,4 +1,4 @@
-"""Authorization over HTTP: scopes, origins, and the separation of applications."""
+"""Authorization over HTTP: credentials, scopes, allowed origins, and the management of keys and applications."""
 
 import json
 
@@ -7,16 +7,11 @@ import pytest
 from gateway.push.encryption import encode_base64url
 from gateway.push.vapid import VapidKey
 from gateway.service.access.authentication import DEVICE, REGISTER
-from gateway.web.http.routing import Route
 from gateway.web.server import ROUTES
 from tests.support.api import ADMIN, Api, fill_path
 from tests.support.gateway_parts import APP_ORIGIN
 
 PROTECTED = [route for route in ROUTES if route.scopes]
-
-
-def path_of(route: Route, **ids: str) -> str:
-    return fill_path(route.path, **ids)
 
 
 async def test_protected_routes_refuse_missing_credentials(api: Api) -> None:
@@ -28,7 +23,7 @@ async def test_protected_routes_refuse_missing_credentials(api: Api) -> None:
             {"Authorization": "Basic eDp5"},
             {"Authorization": "Bearer"},
         ):
-            response = await api.call(route.method, path_of(route), key=None, headers=headers)
+            response = await api.call(route.method, fill_path(route), key=None, headers=headers)
             assert (response.status, response.body["code"]) == (401, "unauthenticated"), (route.path, headers)
             assert response.headers["WWW-Authenticate"] == "Bearer"
 
@@ -43,8 +38,8 @@ async def test_every_route_refuses_credentials_without_its_scope(api: Api) -> No
     for route in PROTECTED:
         for scope, key in keys.items():
             if scope in route.scopes and route.path.endswith("/stream"):
-                continue  # an answer without an end
-            response = await api.call(route.method, path_of(route), key=key, origin=APP_ORIGIN)
+                continue  # the response does not end
+            response = await api.call(route.method, fill_path(route), key=key, origin=APP_ORIGIN)
             if scope not in route.scopes:
                 assert (response.status, response.body["code"]) == (403, "forbidden"), (route.path, scope)
             else:
@@ -67,7 +62,7 @@ async def test_cross_origin_preflight_allows_browser_routes(api: Api) -> None:
         if not route.browser:
             continue
         async with api.http.options(
-            path_of(route), headers={"Origin": APP_ORIGIN, "Access-Control-Request-Method": route.method}
+            fill_path(route), headers={"Origin": APP_ORIGIN, "Access-Control-Request-Method": route.method}
         ) as preflight:
             assert preflight.status == 204, route.path
             assert preflight.headers["Access-Control-Allow-Origin"] == "*"
@@ -80,35 +75,39 @@ async def test_cross_origin_preflight_allows_browser_routes(api: Api) -> None:
 async def test_removed_key_gets_401_on_the_next_request(api: Api) -> None:
     """A removed API key is refused from the next request on."""
     path = f"/v1/applications/{api.parts.application['id']}/keys"
-    created = await api.call_ok("POST", path, {"name": "temporary", "scopes": ["read"]}, key=ADMIN)
-    assert (await api.call("GET", "/v1/devices", key=created["key"])).status == 200
-    assert (await api.call("DELETE", f"{path}/{created['id']}", key=ADMIN)).status == 204
-    assert (await api.call("GET", "/v1/devices", key=created["key"])).status == 401
-    assert (await api.call("DELETE", f"{path}/{created['id']}", key=ADMIN)).status == 404
+    api_key = await api.call_ok("POST", path, {"name": "temporary", "scopes": ["read"]}, key=ADMIN)
+    assert (await api.call("GET", "/v1/devices", key=api_key["key"])).status == 200
+    assert (await api.call("DELETE", f"{path}/{api_key['id']}", key=ADMIN)).status == 204
+    assert (await api.call("GET", "/v1/devices", key=api_key["key"])).status == 401
+    assert (await api.call("DELETE", f"{path}/{api_key['id']}", key=ADMIN)).status == 404
 
 
 async def test_keys_are_returned_once_and_stored_hashed(api: Api) -> None:
     """Keys appear only in the response that creates them; the database holds digests."""
     application = await api.call_ok("GET", f"/v1/applications/{api.parts.application['id']}", key=ADMIN)
     stored = await api.parts.scalar("SELECT string_agg(api_keys::text, ' ') FROM api_keys")
-    private = await api.parts.scalar("SELECT encode(private_key, 'hex') FROM vapid_keys")
+    private_key_hex = await api.parts.scalar("SELECT encode(private_key, 'hex') FROM vapid_keys")
     for key in (api.secret, api.publishable):
         assert key not in str(application)
         assert key not in stored
         assert key.encode().hex() not in stored
-    assert len(private) > 2 * 32  # sealed: more than the bare scalar
+    assert len(private_key_hex) > 2 * 32  # the ciphertext is longer than the 32 octets of the key
 
 
 async def test_application_accepts_an_existing_vapid_key(api: Api) -> None:
     """An application may be created with a VAPID key pair that it already uses."""
     key = VapidKey.generate()
-    new = {"name": "Moved", "subject": "mailto:ops@example.org"}
-    private = encode_base64url(key.private_bytes())
-    created = await api.call_ok("POST", "/v1/applications", new | {"vapid_private_key": private}, key=ADMIN)
-    assert created["vapid_public_key"] == key.public_text
-    assert private not in json.dumps(await api.call_ok("GET", "/v1/audit", key=ADMIN))
-    for wrong, text in ((private[:-3], "must be 32 octets"), ("A" * 43, "is not a private key"), ("?", "base64url")):
-        refused = await api.call("POST", "/v1/applications", new | {"vapid_private_key": wrong}, key=ADMIN)
+    request = {"name": "Moved", "subject": "mailto:ops@example.org"}
+    private_key = encode_base64url(key.private_bytes())
+    application = await api.call_ok("POST", "/v1/applications", request | {"vapid_private_key": private_key}, key=ADMIN)
+    assert application["vapid_public_key"] == key.public_text
+    assert private_key not in json.dumps(await api.call_ok("GET", "/v1/audit", key=ADMIN))
+    for invalid_key, text in (
+        (private_key[:-3], "must be 32 octets"),
+        ("A" * 43, "is not a private key"),
+        ("?", "base64url"),
+    ):
+        refused = await api.call("POST", "/v1/applications", request | {"vapid_private_key": invalid_key}, key=ADMIN)
         [error] = refused.body["errors"]
         assert (refused.status, error["pointer"]) == (422, "/vapid_private_key")
         assert text in error["detail"]
@@ -116,14 +115,14 @@ async def test_application_accepts_an_existing_vapid_key(api: Api) -> None:
 
 async def test_operator_lists_and_changes_applications(api: Api) -> None:
     """The operator creates, changes and pages through applications."""
-    new = {
+    request = {
         "name": " Shop ",
         "subject": "https://shop.example/contact",
         "allowed_origins": ["HTTPS://Shop.example:443/"],
     }
-    created = await api.call_ok("POST", "/v1/applications", new, key=ADMIN)
-    assert (created["name"], created["allowed_origins"]) == ("Shop", ["https://shop.example"])
-    path = f"/v1/applications/{created['id']}"
+    application = await api.call_ok("POST", "/v1/applications", request, key=ADMIN)
+    assert (application["name"], application["allowed_origins"]) == ("Shop", ["https://shop.example"])
+    path = f"/v1/applications/{application['id']}"
     changed = await api.call_ok("PATCH", path, {"name": "Store"}, key=ADMIN)
     assert (changed["name"], changed["subject"]) == ("Store", "https://shop.example/contact")
     page = await api.call_ok("GET", "/v1/applications?limit=1", key=ADMIN)

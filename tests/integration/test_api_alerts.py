@@ -16,12 +16,12 @@ CAP, GEOJSON = alerts.CAP, alerts.GEOJSON
 
 
 async def post_file(api: Api, name: str, **moved: Any) -> ApiResponse:
-    """Post a file with its times moved to the present."""
+    """Post a file with its times moved to the present; `moved` are arguments of `alerts.move_to_now`."""
     return await post(api, alerts.move_to_now(name, **moved), alerts.media_type(name))
 
 
-async def post(api: Api, raw: bytes, kind: str) -> ApiResponse:
-    return await api.call("POST", "/v1/alerts", raw=raw, headers={"Content-Type": kind})
+async def post(api: Api, raw: bytes, media_type: str) -> ApiResponse:
+    return await api.call("POST", "/v1/alerts", raw=raw, headers={"Content-Type": media_type})
 
 
 async def register_device(api: Api, **details: Any) -> tuple[str, Subscriber]:
@@ -61,6 +61,7 @@ def notification_id(notification: Any) -> UUID:
     return id_
 
 
+# Files that are refused, with the status and a part of the reason.
 REFUSED = {
     "cap/bad-metno-mock-failing.xml": (400, "has no CAP alert"),
     "cap/bad-missing-scope.xml": (422, "scope is ''"),
@@ -72,19 +73,19 @@ REFUSED = {
 @pytest.mark.parametrize("name", [name for name in alerts.list_files() if name not in REFUSED])
 async def test_every_real_alert_is_accepted(api: Api, name: str) -> None:
     """Real CAP and NWS documents are accepted once; a second post reports them as repeated."""
-    raw, kind = alerts.move_to_now(name), alerts.media_type(name)
-    response = await post(api, raw, kind)
+    raw, media_type = alerts.move_to_now(name), alerts.media_type(name)
+    response = await post(api, raw, media_type)
     assert response.status == 201, response.body
     for item in response.body["items"]:
         assert item["identifier"] in raw.decode()
-        if item["outcome"] == "refused":  # in a collection some were over before the newest was sent
+        if item["outcome"] == "refused":  # an alert of a collection that expired before the newest one was sent
             assert (len(response.body["items"]) > 1, item["detail"]) == (
                 True,
                 "/expires: is in the past: the alert has expired",
             )
         else:
             assert (item["outcome"], len(item["notifications"]) >= 1) == ("accepted", True)
-    repeated = await post(api, raw, kind)
+    repeated = await post(api, raw, media_type)
     assert repeated.status == 200
     assert {item["outcome"] for item in repeated.body["items"]} <= {"repeated", "refused"}
 
@@ -119,7 +120,7 @@ async def test_zones_polygons_and_circles_select_devices(api: Api) -> None:
     assert counts["ni"] == counts["ni by name"] == 1
     assert counts["elsewhere"] == 0
     assert counts["in the polygon"] == 1
-    assert counts["in the fire"] == 2  # two infos of one language say two things
+    assert counts["in the fire"] == 2  # two infos in one language are two notifications
     [message] = devices["ni"][1].messages
     assert message.ttl is not None
     assert 0 < message.ttl <= 86_400 * 3
@@ -127,18 +128,19 @@ async def test_zones_polygons_and_circles_select_devices(api: Api) -> None:
 
 async def test_device_in_a_hole_of_the_polygon_gets_nothing(api: Api) -> None:
     """A device inside a hole of the alert's polygon receives nothing."""
-    hole = await register_device(api, location={"lat": 51.6985, "lon": 10.4500})
+    _, subscriber = await register_device(api, location={"lat": 51.6985, "lon": 10.4500})
     await post_and_deliver(api, "cap/de-dwd-1687514160000.xml")
-    assert hole[1].messages == []
+    assert subscriber.messages == []
 
 
 async def post_and_deliver(api: Api, name: str, **moved: Any) -> list[Any]:
+    """Post a file, wait until its notifications are delivered, and return them."""
     async with api.parts.run_worker():
         return await wait_until_delivered(api, await post_file(api, name, **moved))
 
 
 async def test_each_device_gets_its_own_language(api: Api) -> None:
-    """Each device receives the alert in its language, else in the alert's first one."""
+    """Each device receives the alert in its language, or else in the alert's first language."""
     zones = ["006037"]
     devices = {
         locale: await register_device(api, zones=zones, client={"locale": locale})
@@ -153,7 +155,7 @@ async def test_each_device_gets_its_own_language(api: Api) -> None:
 
 
 async def test_nine_languages_include_norwegian(api: Api) -> None:
-    """An alert in nine languages keeps them all, and `nb` devices receive Norwegian."""
+    """An alert in nine languages has texts in all of them, and `nb` devices receive Norwegian."""
     nb = await register_device(api, location={"lat": 62.2, "lon": 5.06}, client={"locale": "nb-NO"})
     [alert] = await post_and_deliver(api, "cap/no-metno-gale-20210921.xml")
     assert set(alert["content"]["locales"]) >= {"no", "nb", "nn", "en", "en-GB"}
@@ -179,13 +181,13 @@ async def test_severity_urgency_and_certainty_choose_the_lane(api: Api, name: st
 
 async def test_expires_bounds_the_ttl(api: Api) -> None:
     """The TTL of a message never exceeds the time until the alert expires."""
-    there = await register_device(api, zones=["MDC031"], topics=["test-alerts"])
-    [alert] = await post_and_deliver(api, "nws/test-message-keepalive.json")  # it is over after ten minutes
-    [message] = there[1].messages
+    _, subscriber = await register_device(api, zones=["MDC031"], topics=["test-alerts"])
+    [alert] = await post_and_deliver(api, "nws/test-message-keepalive.json")  # expires ten minutes after it is sent
+    [message] = subscriber.messages
     assert message.ttl is not None
     assert message.ttl <= 540
     assert alert["delivery"]["ttl"] <= 540
-    assert titles(there[1])[0].startswith("[Test]")
+    assert titles(subscriber)[0].startswith("[Test]")
 
 
 async def test_application_rules_precede_the_default_table(api: Api) -> None:
@@ -208,8 +210,9 @@ async def test_application_rules_precede_the_default_table(api: Api) -> None:
     assert (refused.status, refused.pointers) == (422, ["/audience/topic"])
 
 
-def square(west: float, south: float, side: float = 1.0) -> dict[str, Any]:
-    east, north = west + side, south + side
+def square(west: float, south: float) -> dict[str, Any]:
+    """Return the polygon of a square degree."""
+    east, north = west + 1, south + 1
     ring = [[west, south], [east, south], [east, north], [west, north], [west, south]]
     return {"type": "Polygon", "coordinates": [ring]}
 
@@ -220,8 +223,8 @@ STORM = {"event": "Storm", "severity": "Severe", "urgency": "Immediate", "identi
 async def wait_until_claimed(api: Api) -> None:
     """Wait until a worker has claimed a send job."""
     async with asyncio.timeout(20):
-        claimed = "SELECT count(*) FROM jobs WHERE task = 'send' AND attempt > 0"
-        while not await api.parts.scalar(claimed):  # noqa: ASYNC110 - a claim gives no signal
+        count_claimed = "SELECT count(*) FROM jobs WHERE task = 'send' AND attempt > 0"
+        while not await api.parts.scalar(count_claimed):  # noqa: ASYNC110 - a claim raises no event
             await asyncio.sleep(0.02)
 
 
@@ -230,50 +233,50 @@ async def move_device(api: Api, device: tuple[str, Subscriber], lat: float, lon:
 
 
 async def test_alert_update_and_end_follow_moving_devices(api: Api) -> None:
-    """An alert, its updates and its cancellation reach the right devices while devices move."""
-    stays = await register_device(api, location={"lat": 48.5, "lon": 16.5})
-    leaves = await register_device(api, location={"lat": 48.5, "lon": 16.6})
-    comes = await register_device(api, location={"lat": 10.0, "lon": 10.0})
-    returns = await register_device(api, location={"lat": 48.5, "lon": 16.7})
-    never = await register_device(api, location={"lat": 10.0, "lon": 11.0})
-    everyone = (stays, leaves, comes, returns, never)
+    """An alert, its updates and its cancellation reach the devices that are, or were before, in the area."""
+    staying = await register_device(api, location={"lat": 48.5, "lon": 16.5})
+    leaving = await register_device(api, location={"lat": 48.5, "lon": 16.6})
+    arriving = await register_device(api, location={"lat": 10.0, "lon": 10.0})
+    returning = await register_device(api, location={"lat": 48.5, "lon": 16.7})
+    outside = await register_device(api, location={"lat": 10.0, "lon": 11.0})
+    devices = (staying, leaving, arriving, returning, outside)
 
     async with api.parts.run_worker():
         await api.call_ok("POST", "/v1/alerts", STORM | {"area": square(16, 48)})
         await wait_until_settled(api)
-        assert [titles(device[1]) for device in everyone] == [["Storm"], ["Storm"], [], ["Storm"], []]
+        assert [titles(device[1]) for device in devices] == [["Storm"], ["Storm"], [], ["Storm"], []]
 
-        await move_device(api, leaves, 10, 10)
-        await move_device(api, returns, 10, 10)
-        await move_device(api, comes, 48.5, 16.5)
+        await move_device(api, leaving, 10, 10)
+        await move_device(api, returning, 10, 10)
+        await move_device(api, arriving, 48.5, 16.5)
         update = STORM | {"identifier": "storm-2", "message_type": "Update", "references": ["storm-1"]}
         await api.call_ok("POST", "/v1/alerts", update | {"headline": "Storm grows", "area": square(16, 48)})
         await wait_until_settled(api)
-        gone = "No longer in effect: Storm"
-        assert titles(stays[1]) == ["Storm", "Storm grows"]
-        assert titles(leaves[1]) == titles(returns[1]) == ["Storm", gone]
-        assert titles(comes[1]) == ["Storm grows"]
+        end_title = "No longer in effect: Storm"
+        assert titles(staying[1]) == ["Storm", "Storm grows"]
+        assert titles(leaving[1]) == titles(returning[1]) == ["Storm", end_title]
+        assert titles(arriving[1]) == ["Storm grows"]
 
-        await move_device(api, returns, 48.5, 16.5)
+        await move_device(api, returning, 48.5, 16.5)
         second_update = STORM | {"identifier": "storm-3", "message_type": "Update", "references": ["storm-2"]}
         await api.call_ok("POST", "/v1/alerts", second_update | {"headline": "Storm stays", "area": square(16, 48)})
         await wait_until_settled(api)
-        assert titles(returns[1]) == ["Storm", gone, "Storm stays"]
+        assert titles(returning[1]) == ["Storm", end_title, "Storm stays"]
 
-        await move_device(api, stays, 20, 20)  # a cancellation reaches the earlier recipients wherever they are
-        end = STORM | {"identifier": "storm-4", "message_type": "Cancel", "references": ["storm-3"]}
-        await api.call_ok("POST", "/v1/alerts", end)
+        await move_device(api, staying, 20, 20)  # a cancellation reaches the earlier recipients wherever they are
+        cancellation = STORM | {"identifier": "storm-4", "message_type": "Cancel", "references": ["storm-3"]}
+        await api.call_ok("POST", "/v1/alerts", cancellation)
         await wait_until_settled(api)
-    assert titles(stays[1]) == ["Storm", "Storm grows", "Storm stays", gone]
-    assert titles(comes[1]) == ["Storm grows", "Storm stays", gone]
-    assert titles(returns[1]) == ["Storm", gone, "Storm stays", gone]
-    assert titles(leaves[1]) == ["Storm", gone]  # got the end before
-    assert titles(never[1]) == []
-    assert {tag for device in everyone for tag in tags(device[1])} == {"storm-1"}
+    assert titles(staying[1]) == ["Storm", "Storm grows", "Storm stays", end_title]
+    assert titles(arriving[1]) == ["Storm grows", "Storm stays", end_title]
+    assert titles(returning[1]) == ["Storm", end_title, "Storm stays", end_title]
+    assert titles(leaving[1]) == ["Storm", end_title]  # it received the end with the first update
+    assert titles(outside[1]) == []
+    assert {tag for device in devices for tag in tags(device[1])} == {"storm-1"}
 
 
 async def test_watch_is_narrowed_then_cancelled_for_one_county(api: Api) -> None:
-    """Watch 641: eleven counties, then seven, then the cancellation of Washington County (ALC129) alone."""
+    """Tornado watch 641 covers eleven counties, then seven; then Washington County (ALC129) alone is cancelled."""
     chain = [f"nws/chain-tornado-watch-641-{step}.json" for step in ("1-alert", "2-update", "3-cancel")]
     washington = await register_device(api, zones=["ALC129"])
     baldwin = await register_device(api, zones=["ALC003"])
@@ -290,7 +293,7 @@ async def test_watch_is_narrowed_then_cancelled_for_one_county(api: Api) -> None
     assert len(titles(washington[1])) == 3
     assert titles(unaffected[1])[-1] != end
     assert len(titles(unaffected[1])) == 2
-    if baldwin[1].messages:  # among the eleven, not among the seven
+    if baldwin[1].messages:  # Baldwin is one of the eleven counties and not one of the seven
         assert titles(baldwin[1])[-1] == end
     assert len(tags(washington[1]) | tags(unaffected[1])) == 1
 
@@ -299,23 +302,22 @@ async def test_partial_cancel_withdraws_queued_alert_and_resends(api: Api) -> No
     """A partial cancellation withdraws the queued alert and sends it again where it still applies."""
     east = await register_device(api, location={"lat": 48.5, "lon": 16.75})
     west = await register_device(api, location={"lat": 48.5, "lon": 16.25})
-    first_alert = await api.call_ok(
-        "POST", "/v1/alerts", STORM | {"area": square(16, 48)}
-    )  # no worker runs, so it stays in the queue
-    end = {"event": "Storm", "message_type": "Cancel", "references": ["storm-1"], "area": square(16.5, 48, 0.5)}
-    end["area"]["coordinates"][0] = [[16.5, 48], [17, 48], [17, 49], [16.5, 49], [16.5, 48]]
-    await api.call_ok("POST", "/v1/alerts", end | {"identifier": "storm-2"})
+    # No worker runs yet, so the alert stays in the queue.
+    first_alert = await api.call_ok("POST", "/v1/alerts", STORM | {"area": square(16, 48)})
+    cancellation = {"event": "Storm", "message_type": "Cancel", "references": ["storm-1"], "area": square(16.5, 48)}
+    cancellation["area"]["coordinates"][0] = [[16.5, 48], [17, 48], [17, 49], [16.5, 49], [16.5, 48]]
+    await api.call_ok("POST", "/v1/alerts", cancellation | {"identifier": "storm-2"})
     async with api.parts.run_worker():
         await wait_until_settled(api)
     alert = await api.call_ok("GET", f"/v1/alerts/{first_alert['id']}")
     assert (alert["status"], alert["progress"]["accepted"]) == ("cancelled", 0)
     assert titles(west[1]) == ["Storm"]
-    assert titles(east[1]) == []  # never saw it, so hears of no end
+    assert titles(east[1]) == []  # the device has not received the alert, so it does not receive its end
 
 
 async def test_cancellation_waits_for_messages_in_flight(api: Api) -> None:
     """A cancellation waits for in-flight messages and also reaches their recipients."""
-    there = await register_device(api, location={"lat": 48.5, "lon": 16.5})
+    _, subscriber = await register_device(api, location={"lat": 48.5, "lon": 16.5})
     api.parts.sim.behave(Rule(delay_ms=1500))
     async with api.parts.run_worker():
         await api.call_ok("POST", "/v1/alerts", STORM | {"area": square(16, 48)})
@@ -323,27 +325,27 @@ async def test_cancellation_waits_for_messages_in_flight(api: Api) -> None:
         await api.call_ok("POST", "/v1/alerts", {"event": "Storm", "message_type": "Cancel", "references": ["storm-1"]})
         api.parts.sim.behave()
         await wait_until_settled(api)
-    assert titles(there[1]) == ["Storm", "No longer in effect: Storm"]
+    assert titles(subscriber) == ["Storm", "No longer in effect: Storm"]
 
 
 async def test_end_without_references_is_linked_by_event_code(api: Api) -> None:
     """An all-clear without references is linked to its alert by the VTEC event key."""
-    farmer = await register_device(api, zones=["MNZ022"])
+    cleared = await register_device(api, zones=["MNZ022"])
     unaffected = await register_device(api, zones=["NDZ001"])
     raw = alerts.move_to_now("nws/heat-advisory-alert-allclear.json", age=timedelta(minutes=5))
-    begin = raw.replace(b"/O.CAN.", b"/O.NEW.").replace(b"allclear", b"").replace(b"AllClear", b"Avoid")
-    begin = begin.replace(b".001.1", b".000.9").replace(b"MNZ022", b'MNZ022", "NDZ001', 1)
+    first_alert = raw.replace(b"/O.CAN.", b"/O.NEW.").replace(b"allclear", b"").replace(b"AllClear", b"Avoid")
+    first_alert = first_alert.replace(b".001.1", b".000.9").replace(b"MNZ022", b'MNZ022", "NDZ001', 1)
     async with api.parts.run_worker():
-        first = await post(api, begin, GEOJSON)
+        first = await post(api, first_alert, GEOJSON)
         assert first.status == 201, first.body
         await wait_until_settled(api)
-        assert (len(farmer[1].messages), len(unaffected[1].messages)) == (1, 1)
+        assert (len(cleared[1].messages), len(unaffected[1].messages)) == (1, 1)
         second = await post_file(api, "nws/heat-advisory-alert-allclear.json")
         assert second.status == 201, second.body
         await wait_until_settled(api)
-    assert titles(farmer[1])[-1] == "No longer in effect: Heat Advisory"
+    assert titles(cleared[1])[-1] == "No longer in effect: Heat Advisory"
     assert len(unaffected[1].messages) == 1
-    assert len(tags(farmer[1])) == 1
+    assert len(tags(cleared[1])) == 1
 
 
 async def test_alert_superseded_before_arrival_is_not_sent(api: Api) -> None:
@@ -373,7 +375,7 @@ async def test_alert_superseded_before_arrival_is_not_sent(api: Api) -> None:
     ],
 )
 async def test_hostile_xml_is_refused_without_side_effects(api: Api, raw: bytes, status: int) -> None:
-    """Hostile XML is refused, stores nothing and reveals nothing."""
+    """Hostile XML is refused, stores nothing, and the response contains no local file."""
     before = await api.rows()
     response = await api.call("POST", "/v1/alerts", raw=raw, headers={"Content-Type": CAP})
     assert response.status == status, response.body

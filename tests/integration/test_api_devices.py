@@ -16,32 +16,31 @@ from tests.support.gateway_parts import APP_ORIGIN
 
 async def test_registered_device_is_returned_without_secrets(api: Api) -> None:
     """A registered device is returned without its endpoint and keys."""
-    new = api.device(
+    body = api.device(
         user_id="u-42",
         client={"platform": "android", "browser": "Chrome 141", "locale": "de-AT"},
         attributes={"plan": "pro", "tags": ["a", "b"]},
         topics=["weather", "offers", "weather"],
         location={"lat": 48.2, "lon": 16.37, "accuracy_m": 30},
     )
-    response = await api.call("POST", "/v1/devices", new, key=api.publishable, origin=APP_ORIGIN)
+    response = await api.call("POST", "/v1/devices", body, key=api.publishable, origin=APP_ORIGIN)
     assert response.status == 201
     assert response.headers["Location"] == f"/v1/devices/{response.body['id']}"
-    device = await api.call("GET", f"/v1/devices/{response.body['id']}", key=response.body["device_token"])
-    device = device.body
+    device = await api.call_ok("GET", f"/v1/devices/{response.body['id']}", key=response.body["device_token"])
     assert (device["status"], device["user_id"], device["topics"]) == ("active", "u-42", ["weather", "offers"])
     assert device["attributes"] == {"plan": "pro", "tags": ["a", "b"]}
     assert (device["location"]["lat"], device["location"]["lon"]) == (48.2, 16.37)
     text = json.dumps(device)
-    subscription = new["subscription"]
+    subscription = body["subscription"]
     for secret in (subscription["endpoint"], subscription["keys"]["auth"], subscription["keys"]["p256dh"]):
         assert secret not in text
 
 
 async def test_refresh_keeps_the_id_and_omitted_fields(api: Api) -> None:
     """Registering again answers 200 with the same id and keeps the fields that it omits."""
-    new = api.device(user_id="u-1", topics=["weather"], attributes={"a": 1}, location={"lat": 1, "lon": 2})
-    first = await api.call_ok("POST", "/v1/devices", new, key=api.publishable, origin=APP_ORIGIN)
-    refresh = {"subscription": new["subscription"], "client": {"browser": "Firefox 140"}}
+    body = api.device(user_id="u-1", topics=["weather"], attributes={"a": 1}, location={"lat": 1, "lon": 2})
+    first = await api.call_ok("POST", "/v1/devices", body, key=api.publishable, origin=APP_ORIGIN)
+    refresh = {"subscription": body["subscription"], "client": {"browser": "Firefox 140"}}
     response = await api.call("POST", "/v1/devices", refresh, key=api.publishable, origin=APP_ORIGIN)
     assert (response.status, response.body["id"]) == (200, first["id"])
     device = await api.call_ok("GET", f"/v1/devices/{first['id']}")
@@ -51,16 +50,16 @@ async def test_refresh_keeps_the_id_and_omitted_fields(api: Api) -> None:
 
 
 async def test_refresh_with_empty_values_clears_them(api: Api) -> None:
-    """Empty topics and attributes in a refresh clear the stored ones."""
-    new = api.device(topics=["weather"], attributes={"a": 1})
-    first = await api.call_ok("POST", "/v1/devices", new)
-    await api.call_ok("POST", "/v1/devices", new | {"topics": [], "attributes": {}})
+    """Empty topics and attributes in a refresh replace the stored topics and attributes."""
+    body = api.device(topics=["weather"], attributes={"a": 1})
+    first = await api.call_ok("POST", "/v1/devices", body)
+    await api.call_ok("POST", "/v1/devices", body | {"topics": [], "attributes": {}})
     device = await api.call_ok("GET", f"/v1/devices/{first['id']}")
     assert (device["topics"], device["attributes"]) == ([], {})
 
 
 async def test_attributes_merge_and_null_removes_one(api: Api) -> None:
-    """PATCH merges attributes; null removes one."""
+    """PATCH merges attributes into the stored ones; the value null removes an attribute."""
     device = await api.register(attributes={"a": 1, "b": 2})
     path = f"/v1/devices/{device['id']}"
     changed = await api.call_ok("PATCH", path, {"attributes": {"a": None, "c": 3}}, key=device["device_token"])
@@ -154,10 +153,10 @@ async def test_import_reports_a_result_for_every_line(api: Api) -> None:
     await api.call_ok("POST", "/v1/devices", registered)
     off_curve = api.device()
     off_curve["subscription"]["keys"]["p256dh"] = "BA" + "A" * 85
-    elsewhere = api.device()
-    elsewhere["subscription"]["endpoint"] = "https://169.254.169.254/latest"
+    private_endpoint = api.device()
+    private_endpoint["subscription"]["endpoint"] = "https://169.254.169.254/latest"
     lines: list[Any] = [json.dumps(api.device()), json.dumps(registered), "", "nonsense", json.dumps({"topics": []})]
-    lines += [json.dumps(off_curve), json.dumps(elsewhere), json.dumps(api.device(Vendor.APPLE))]
+    lines += [json.dumps(off_curve), json.dumps(private_endpoint), json.dumps(api.device(Vendor.APPLE))]
     response = await api.call(
         "POST", "/v1/devices/import", raw="\n".join(lines).encode(), headers={"Content-Type": "application/x-ndjson"}
     )
@@ -197,7 +196,7 @@ async def test_long_import_is_streamed_past_the_body_limit(api: Api) -> None:
 
 
 async def test_later_import_line_of_one_browser_wins(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Import batches run concurrently, except those that share a browser: its last line wins."""
+    """Import batches run concurrently, but batches with lines of one browser run in order, so its last line wins."""
     monkeypatch.setattr(ndjson, "BATCH", 3)
     repeated = api.device()
     other_devices = [api.device() for _ in range(20)]
@@ -231,8 +230,8 @@ async def test_deleting_a_user_deletes_all_their_devices(api: Api) -> None:
 
 async def test_concurrent_registrations_create_one_device(api: Api) -> None:
     """One browser that registers several times at once becomes one device."""
-    new = api.device(topics=["weather"])
-    answers = await asyncio.gather(*(api.call("POST", "/v1/devices", new) for _ in range(8)))
+    body = api.device(topics=["weather"])
+    answers = await asyncio.gather(*(api.call("POST", "/v1/devices", body) for _ in range(8)))
     assert {answer.status for answer in answers} <= {200, 201}
     assert len({answer.body["id"] for answer in answers}) == 1
 
@@ -241,17 +240,18 @@ async def test_application_may_require_proof_of_a_user_id(api: Api) -> None:
     """An application may require an HMAC for a user id that a page sends."""
     path = f"/v1/applications/{api.parts.application['id']}"
     secret = (await api.call_ok("PATCH", path, {"require_identity": True}, key=ADMIN))["identity_secret"]
-    new = api.device(user_id="u-42")
+    body = api.device(user_id="u-42")
     for proof in ({}, {"user_hash": "00" * 32}):
-        response = await api.call("POST", "/v1/devices", new | proof, key=api.publishable, origin=APP_ORIGIN)
+        response = await api.call("POST", "/v1/devices", body | proof, key=api.publishable, origin=APP_ORIGIN)
         assert (response.status, response.body["code"]) == (403, "identity_unproven")
     assert (await api.rows())["devices"] == 0
     proof = {"user_hash": hmac.new(secret.encode(), b"u-42", hashlib.sha256).hexdigest()}
-    device = await api.call_ok("POST", "/v1/devices", new | proof, key=api.publishable, origin=APP_ORIGIN)
+    device = await api.call_ok("POST", "/v1/devices", body | proof, key=api.publishable, origin=APP_ORIGIN)
     changed = {"user_id": "u-43"}
     response = await api.call("PATCH", f"/v1/devices/{device['id']}", changed, key=device["device_token"])
     assert response.status == 403
-    assert (await api.call("PATCH", f"/v1/devices/{device['id']}", changed)).status == 200  # the back end is believed
+    # A request with the secret key needs no proof.
+    assert (await api.call("PATCH", f"/v1/devices/{device['id']}", changed)).status == 200
 
 
 async def test_device_is_found_by_its_zones(api: Api) -> None:

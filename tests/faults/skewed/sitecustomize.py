@@ -1,4 +1,4 @@
-"""Shift the wall clock of a process by FAULTS_SKEW_S. Python imports this module if its directory is on the path."""
+"""Shift the wall clock of a process by FAULTS_SKEW_S; Python imports this module at start if it is on the path."""
 
 import os
 from datetime import UTC, datetime, timedelta
