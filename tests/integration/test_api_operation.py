@@ -82,13 +82,13 @@ async def test_concurrent_readiness_checks_share_one_query(api: Api, monkeypatch
         return await check_database(engine)
 
     monkeypatch.setattr(readiness, "check_database", counting_check)
-    answers = await asyncio.gather(*(api.call("GET", "/readyz", key=None) for _ in range(50)))
-    assert {answer.status for answer in answers} == {200}
-    assert checks <= 3, "a slow machine may take more than a second for them"
+    responses = await asyncio.gather(*(api.call("GET", "/readyz", key=None) for _ in range(50)))
+    assert {response.status for response in responses} == {200}
+    assert checks <= 3  # one check per second: a slow machine may take more than a second for all requests
 
 
 async def test_unknown_paths_and_methods_get_problems(api: Api) -> None:
-    """Unknown paths and wrong methods are answered with problem documents."""
+    """The responses to unknown paths and wrong methods are problem documents."""
     assert (await api.call("GET", "/v1/nothing")).body["code"] == "not_found"
     response = await api.call("PUT", "/v1/devices")
     assert (response.status, response.body["code"]) == (405, "method_not_allowed")
@@ -96,15 +96,15 @@ async def test_unknown_paths_and_methods_get_problems(api: Api) -> None:
 
 
 async def test_every_response_has_a_request_id(api: Api) -> None:
-    """Every response names its request; a caller may choose the id."""
+    """Every response has the header X-Request-Id, which is the caller's own value if the request has one."""
     generated = await api.call("GET", "/healthz", key=None)
     assert len(generated.headers["X-Request-Id"]) == 32
-    chosen = await api.call("GET", "/healthz", key=None, headers={"X-Request-Id": "trace-1"})
-    assert chosen.headers["X-Request-Id"] == "trace-1"
+    response = await api.call("GET", "/healthz", key=None, headers={"X-Request-Id": "trace-1"})
+    assert response.headers["X-Request-Id"] == "trace-1"
 
 
 @pytest.mark.parametrize(
-    ("path", "kind"),
+    ("path", "media_type"),
     [
         ("/sdk/webpush.js", "text/javascript"),
         ("/sdk/service-worker.js", "text/javascript"),
@@ -114,12 +114,12 @@ async def test_every_response_has_a_request_id(api: Api) -> None:
         ("/docs/", "text/html"),
     ],
 )
-async def test_pages_and_scripts_are_served(api: Api, path: str, kind: str) -> None:
-    """Pages and scripts are served with their content type and policy."""
+async def test_pages_and_scripts_are_served(api: Api, path: str, media_type: str) -> None:
+    """Pages and scripts are served with their media type; pages have a content security policy."""
     async with api.http.get(path) as page:
-        assert (page.status, page.content_type) == (200, kind)
+        assert (page.status, page.content_type) == (200, media_type)
         policy = page.headers.get("Content-Security-Policy", "")
-        assert ("script-src 'self'" in policy) == (kind == "text/html")
+        assert ("script-src 'self'" in policy) == (media_type == "text/html")
         assert "unsafe" not in policy
 
 

@@ -41,13 +41,13 @@ async def test_notification_reaches_only_its_audience(api: Api) -> None:
     assert payload["notification"]["data"]["gateway"]["id"] == sent["id"]
     assert message.urgency == "normal"
     assert message.ttl is not None
-    assert 86_400 - 60 < message.ttl <= 86_400  # the rest of one day
+    assert 86_400 - 60 < message.ttl <= 86_400  # the default of one day, less the time since the submission
     assert message.topic is not None
     assert len(message.topic) == 32
 
 
 async def test_alert_is_urgent_and_limited_to_its_area(api: Api) -> None:
-    """An alert travels in the urgent lane to the devices in its area."""
+    """An alert is sent in the urgent lane to the devices in its area."""
     inside = await api.register(location={"lat": 48.2, "lon": 16.37})
     await api.register(location={"lat": 47.07, "lon": 15.44})
     sent = await api.call_ok("POST", "/v1/alerts", ALERT)
@@ -63,8 +63,8 @@ async def test_alert_never_outlives_its_expiry(api: Api) -> None:
     expires = (datetime.now(UTC) + timedelta(minutes=10)).isoformat()
     sent = await api.call_ok("POST", "/v1/alerts", ALERT | {"expires": expires})
     assert sent["delivery"]["ttl"] <= 600
-    over = await api.call("POST", "/v1/alerts", ALERT | {"expires": "2020-01-01T00:00:00Z"})
-    assert (over.status, over.pointers) == (422, ["/expires"])
+    expired = await api.call("POST", "/v1/alerts", ALERT | {"expires": "2020-01-01T00:00:00Z"})
+    assert (expired.status, expired.pointers) == (422, ["/expires"])
 
 
 async def test_test_alert_reaches_only_opted_in_devices(api: Api) -> None:
@@ -79,11 +79,11 @@ async def test_test_alert_reaches_only_opted_in_devices(api: Api) -> None:
 
 
 async def test_campaign_uses_the_bulk_lane(api: Api) -> None:
-    """A campaign uses the bulk lane and may not choose the urgent one."""
-    new = {"name": "Autumn", "content": CONTENT, "audience": {"everyone": True}}
-    sent = await api.call_ok("POST", "/v1/campaigns", new)
+    """A campaign uses the bulk lane; a campaign in the urgent lane is refused."""
+    request = {"name": "Autumn", "content": CONTENT, "audience": {"everyone": True}}
+    sent = await api.call_ok("POST", "/v1/campaigns", request)
     assert (sent["kind"], sent["name"], sent["delivery"]["lane"]) == ("campaign", "Autumn", "bulk")
-    refused = await api.call("POST", "/v1/campaigns", new | {"delivery": {"lane": "urgent"}})
+    refused = await api.call("POST", "/v1/campaigns", request | {"delivery": {"lane": "urgent"}})
     assert (refused.status, refused.pointers) == (422, ["/delivery/lane"])
 
 
@@ -100,8 +100,8 @@ async def test_scheduled_notification_waits_and_is_cancellable(api: Api) -> None
     """A scheduled notification waits for its time and can be cancelled before."""
     await api.register()
     at = (datetime.now(UTC) + timedelta(hours=1)).isoformat()
-    new = {"content": CONTENT, "audience": {"everyone": True}, "schedule": {"at": at}}
-    sent = await api.call_ok("POST", "/v1/notifications", new)
+    request = {"content": CONTENT, "audience": {"everyone": True}, "schedule": {"at": at}}
+    sent = await api.call_ok("POST", "/v1/notifications", request)
     assert sent["start_at"][:19] == at[:19]
     async with api.parts.run_worker():
         immediate = await api.parts.submit()
@@ -125,8 +125,8 @@ async def test_finished_notification_cannot_be_cancelled(api: Api) -> None:
 async def test_each_kind_has_its_path_and_a_common_list(api: Api) -> None:
     """Each kind has its own path; /v1/notifications lists all kinds."""
     alert = await api.call_ok("POST", "/v1/alerts", ALERT)
-    new = {"name": "n", "content": CONTENT, "audience": {"everyone": True}}
-    campaign = await api.call_ok("POST", "/v1/campaigns", new)
+    request = {"name": "n", "content": CONTENT, "audience": {"everyone": True}}
+    campaign = await api.call_ok("POST", "/v1/campaigns", request)
     assert (await api.call("GET", f"/v1/alerts/{alert['id']}")).status == 200
     assert (await api.call("GET", f"/v1/campaigns/{alert['id']}")).status == 404
     assert (await api.call("POST", f"/v1/alerts/{campaign['id']}/cancel")).status == 404
@@ -146,30 +146,30 @@ async def test_preview_counts_and_sends_nothing(api: Api) -> None:
 
 
 async def test_message_too_large_for_push_is_refused(api: Api) -> None:
-    """A notification that fits into no push message is refused and stores nothing."""
-    new = {"content": CONTENT | {"data": {"much": "x" * 4000}}, "audience": {"everyone": True}}
+    """A notification whose payload is too large for a push message is refused and stores nothing."""
+    request = {"content": CONTENT | {"data": {"long": "x" * 4000}}, "audience": {"everyone": True}}
     before = await api.rows()
-    response = await api.call("POST", "/v1/notifications", new)
+    response = await api.call("POST", "/v1/notifications", request)
     assert (response.status, response.body["code"]) == (422, "payload_too_large")
     assert await api.rows() == before
 
 
 @pytest.mark.parametrize("path", [route.path for route in ROUTES if route.creates and "{" not in route.path])
 async def test_same_idempotency_key_works_once(api: Api, path: str) -> None:
-    """Concurrent requests with one idempotency key do the work once and share one response."""
+    """Five concurrent requests with one idempotency key create one resource and get equal responses."""
     [route] = [route for route in ROUTES if (route.method, route.path) == ("POST", path)]
     body = api.device() if path == "/v1/devices" else example_body(route)
     before = await api.rows()
     key = ADMIN if path == "/v1/applications" else ""
     headers = {"Idempotency-Key": "order-66"}
-    answers = await asyncio.gather(*(api.call("POST", path, body, key=key, headers=headers) for _ in range(5)))
-    assert {answer.status for answer in answers} == {201}
-    assert all(answer.body == answers[0].body for answer in answers)
-    assert sorted(answer.headers.get("Idempotency-Replayed", "") for answer in answers) == ["", *["true"] * 4]
+    responses = await asyncio.gather(*(api.call("POST", path, body, key=key, headers=headers) for _ in range(5)))
+    assert {response.status for response in responses} == {201}
+    assert all(response.body == responses[0].body for response in responses)
+    assert sorted(response.headers.get("Idempotency-Replayed", "") for response in responses) == ["", *["true"] * 4]
     rows = await api.rows()
-    counted = rows.keys() - {"api_keys", "vapid_keys", "progress", "jobs"}
-    added_rows = {table: rows[table] - before[table] for table in counted if rows[table] != before[table]}
-    assert set(added_rows.values()) == {1}  # the thing itself, what it is made of, its key, and that it was done
+    counted_tables = rows.keys() - {"api_keys", "vapid_keys", "progress", "jobs"}
+    added_rows = {table: rows[table] - before[table] for table in counted_tables if rows[table] != before[table]}
+    assert set(added_rows.values()) == {1}  # one row each: the resource, its dependent row, the key, the audit entry
     added_rows.pop("audit", None)
     assert added_rows.keys() >= {"idempotency_keys"}
     assert len(added_rows) == (3 if path in ("/v1/reminders", "/v1/alerts") else 2)
@@ -178,14 +178,15 @@ async def test_same_idempotency_key_works_once(api: Api, path: str) -> None:
 
 
 async def test_failed_request_stores_no_idempotency_key(api: Api) -> None:
-    """A failed request stores no key; another body under a stored key is refused."""
+    """A failed request does not store its idempotency key; a stored key with another body is refused."""
     headers = {"Idempotency-Key": "k"}
     failed = await api.call("POST", "/v1/notifications", {"content": CONTENT, "audience": {}}, headers=headers)
     assert failed.status == 422
-    new = {"content": CONTENT, "audience": {"everyone": True}}
-    assert (await api.call("POST", "/v1/notifications", new, headers=headers)).status == 201
-    different = await api.call("POST", "/v1/notifications", new | {"audience": {"topic": "t"}}, headers=headers)
+    request = {"content": CONTENT, "audience": {"everyone": True}}
+    assert (await api.call("POST", "/v1/notifications", request, headers=headers)).status == 201
+    different = await api.call("POST", "/v1/notifications", request | {"audience": {"topic": "t"}}, headers=headers)
     assert (different.status, different.body["code"]) == (422, "idempotency_mismatch")
-    for bad in ("", "x" * 256):
-        assert (await api.call("POST", "/v1/notifications", new, headers={"Idempotency-Key": bad})).status == 422
+    for invalid_key in ("", "x" * 256):
+        invalid_headers = {"Idempotency-Key": invalid_key}
+        assert (await api.call("POST", "/v1/notifications", request, headers=invalid_headers)).status == 422
     assert (await api.rows())["notifications"] == 1

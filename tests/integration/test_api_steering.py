@@ -36,8 +36,8 @@ async def wait_until_done(api: Api, sent: Any) -> Any:
     return await api.call_ok("GET", f"/v1/campaigns/{sent['id']}")
 
 
-def local_time(moment: datetime, zone: str) -> str:
-    return moment.astimezone(ZoneInfo(zone)).replace(tzinfo=None).isoformat(timespec="seconds")
+def format_local_time(instant: datetime, zone: str) -> str:
+    return instant.astimezone(ZoneInfo(zone)).replace(tzinfo=None).isoformat(timespec="seconds")
 
 
 async def test_time_zone_selects_the_instant(api: Api) -> None:
@@ -59,23 +59,24 @@ async def test_local_schedule_spans_all_time_zones(api: Api) -> None:
 
 
 async def test_device_gets_message_at_its_local_time(api: Api) -> None:
-    """Vienna's time has come and Kathmandu's has passed; New York and unknown zones (UTC) still wait."""
-    zones = {"Europe/Vienna": 0, "Asia/Kathmandu": 0, "America/New_York": 6, None: 1, "Mars/Phobos": 1}
+    """The local time is due in Vienna and past in Kathmandu, and later in New York and in UTC (unknown zones)."""
+    zones = ("Europe/Vienna", "Asia/Kathmandu", "America/New_York", None, "Mars/Phobos")
     for zone in zones:
         await api.register(client={"timezone": zone} if zone else {})
-    vienna = datetime.now(UTC) - timedelta(minutes=1)
-    sent = await create_campaign(api, schedule={"at": local_time(vienna, "Europe/Vienna"), "timezone": "device"})
+    due_at = datetime.now(UTC) - timedelta(minutes=1)
+    schedule = {"at": format_local_time(due_at, "Europe/Vienna"), "timezone": "device"}
+    sent = await create_campaign(api, schedule=schedule)
     async with api.parts.run_worker():
         await api.parts.wait_until(notification_id(sent), lambda progress: progress.accepted == 2)
-        campaign_body = await api.call_ok("GET", f"/v1/campaigns/{sent['id']}")
-    assert (campaign_body["progress"]["targets"], campaign_body["progress"]["pending"]) == (5, 3)
-    rows = await api.parts.scalar("SELECT array_agg(run_at ORDER BY run_at) FROM jobs")
-    offset = ZoneInfo("Europe/Vienna").utcoffset(vienna.replace(tzinfo=None)) or timedelta(0)
-    away = ZoneInfo("America/New_York").utcoffset(vienna.replace(tzinfo=None)) or timedelta(0)
-    minute = vienna.replace(microsecond=0)
-    assert rows == [minute + offset, minute + offset - away]
-    assert campaign_body["progress"]["eta"] is not None
-    assert datetime.fromisoformat(campaign_body["progress"]["eta"]) >= rows[-1]
+        campaign = await api.call_ok("GET", f"/v1/campaigns/{sent['id']}")
+    assert (campaign["progress"]["targets"], campaign["progress"]["pending"]) == (5, 3)
+    due_times = await api.parts.scalar("SELECT array_agg(run_at ORDER BY run_at) FROM jobs")
+    vienna_offset = ZoneInfo("Europe/Vienna").utcoffset(due_at.replace(tzinfo=None)) or timedelta(0)
+    new_york_offset = ZoneInfo("America/New_York").utcoffset(due_at.replace(tzinfo=None)) or timedelta(0)
+    due_in_utc = due_at.replace(microsecond=0) + vienna_offset
+    assert due_times == [due_in_utc, due_in_utc - new_york_offset]
+    assert campaign["progress"]["eta"] is not None
+    assert datetime.fromisoformat(campaign["progress"]["eta"]) >= due_times[-1]
 
 
 @pytest.mark.parametrize(
@@ -101,18 +102,18 @@ async def test_throttled_campaign_keeps_its_rate(api: Api) -> None:
     await api.parts.register(api.parts.subscribe(Vendor.FCM, 120))
     sent = await create_campaign(api, throttle={"per_second": 30})
     async with api.parts.run_worker(), api.parts.run_worker():
-        campaign_body = await wait_until_done(api, sent)
-    assert (campaign_body["progress"]["accepted"], campaign_body["throttle"]) == (
+        campaign = await wait_until_done(api, sent)
+    assert (campaign["progress"]["accepted"], campaign["throttle"]) == (
         120,
         {"per_second": 30.0, "spread": None},
     )
     times = sorted(message.received_at.timestamp() for message in api.parts.sim.messages)
     assert 2.8 <= times[-1] - times[0] <= 10
-    for start in times:  # no second has more than its messages and those that were on their way
-        assert sum(start <= other < start + 1 for other in times) <= 30 * 2
+    for start in times:  # a second may also have the messages that were in flight at its start
+        assert sum(start <= received_at < start + 1 for received_at in times) <= 30 * 2
 
 
-async def test_spread_campaign_takes_its_time(api: Api) -> None:
+async def test_spread_campaign_takes_its_period(api: Api) -> None:
     """A campaign that is spread over a period takes about that period."""
     await api.parts.register(api.parts.subscribe(Vendor.FCM, 40))
     sent = await create_campaign(api, throttle={"spread": 4})
@@ -123,14 +124,14 @@ async def test_spread_campaign_takes_its_time(api: Api) -> None:
 
 
 async def test_backlog_of_throttled_campaign_is_sent_at_rate(api: Api) -> None:
-    """A backlog from a time without workers is sent at the rate, not in one burst."""
+    """Messages that became due while no worker ran are sent at the campaign's rate, not in one burst."""
     await api.parts.register(api.parts.subscribe(Vendor.FCM, 60))
     sent = await create_campaign(api, throttle={"per_second": 20})
     async with api.parts.run_worker():
         await api.parts.wait_until(notification_id(sent), lambda progress: progress.accepted >= 20)
-    async with api.parts.engine.begin() as conn:  # an hour later
+    async with api.parts.engine.begin() as conn:  # move all times an hour into the past
         hour = "interval '1 hour'"
-        await conn.exec_driver_sql(f"UPDATE jobs SET run_at = run_at - {hour}, slot = slot - {hour}")  # noqa: S608 - ours
+        await conn.exec_driver_sql(f"UPDATE jobs SET run_at = run_at - {hour}, slot = slot - {hour}")  # noqa: S608
         await conn.exec_driver_sql("UPDATE progress SET free_at = free_at - interval '1 hour'")
     before = api.parts.sim.messages.total
     async with api.parts.run_worker():
@@ -152,24 +153,24 @@ async def test_cancelled_throttled_campaign_settles_at_once(api: Api) -> None:
 
 
 def current_quiet_hours(zone: str = "UTC") -> dict[str, str]:
+    """Return quiet hours that began an hour ago and end in two hours."""
     now = datetime.now(ZoneInfo(zone))
-    around = {"start": now - timedelta(hours=1), "end": now + timedelta(hours=2)}
-    return {name: f"{moment:%H:%M}" for name, moment in around.items()}
+    return {"start": f"{now - timedelta(hours=1):%H:%M}", "end": f"{now + timedelta(hours=2):%H:%M}"}
 
 
 async def test_quiet_hours_delay_a_message(api: Api) -> None:
     """A message waits until the quiet hours of its device end."""
-    awake = await api.register(client={"timezone": "Asia/Tokyo"})
+    outside_quiet_hours = await api.register(client={"timezone": "Asia/Tokyo"})
     await api.register(client={"timezone": "UTC"})
     sent = await create_campaign(api, quiet_hours=current_quiet_hours())
     async with api.parts.run_worker():
         await api.parts.wait_until(notification_id(sent), lambda progress: progress.accepted == 1)
         [delivery] = (await api.call_ok("GET", "/v1/deliveries"))["items"]
-    assert delivery["device_id"] == awake["id"]
-    campaign_body = await api.call_ok("GET", f"/v1/campaigns/{sent['id']}")
-    assert (campaign_body["progress"]["pending"], campaign_body["progress"]["retries"]) == (1, 0)
-    [due] = await api.parts.scalar("SELECT array_agg(run_at) FROM jobs WHERE cardinality(device_ids) > 0")
-    assert f"{due:%H:%M}" == campaign_body["quiet_hours"]["end"]
+    assert delivery["device_id"] == outside_quiet_hours["id"]
+    campaign = await api.call_ok("GET", f"/v1/campaigns/{sent['id']}")
+    assert (campaign["progress"]["pending"], campaign["progress"]["retries"]) == (1, 0)
+    [due_at] = await api.parts.scalar("SELECT array_agg(run_at) FROM jobs WHERE cardinality(device_ids) > 0")
+    assert f"{due_at:%H:%M}" == campaign["quiet_hours"]["end"]
 
 
 async def test_message_expiring_in_quiet_hours_is_dropped(api: Api) -> None:
@@ -177,16 +178,21 @@ async def test_message_expiring_in_quiet_hours_is_dropped(api: Api) -> None:
     await api.register(client={"timezone": "UTC"})
     sent = await create_campaign(api, quiet_hours=current_quiet_hours(), delivery={"ttl": 1800})
     async with api.parts.run_worker():
-        campaign_body = await wait_until_done(api, sent)
-    assert campaign_body["progress"]["expired"] == 1
+        campaign = await wait_until_done(api, sent)
+    assert campaign["progress"]["expired"] == 1
     [delivery] = (await api.call_ok("GET", "/v1/deliveries"))["items"]
     assert "quiet hours" in delivery["cause"]
 
 
 async def test_category_is_created_read_changed_and_removed(api: Api) -> None:
     """Categories are created, read, listed, changed and removed."""
-    new = {"name": "offers", "title": "Offers", "cap": {"limit": 2, "window": 60}, "quiet_hours": current_quiet_hours()}
-    category = await api.call_ok("POST", "/v1/categories", new)
+    request = {
+        "name": "offers",
+        "title": "Offers",
+        "cap": {"limit": 2, "window": 60},
+        "quiet_hours": current_quiet_hours(),
+    }
+    category = await api.call_ok("POST", "/v1/categories", request)
     path = f"/v1/categories/{category['id']}"
     assert (await api.call_ok("GET", path)) == category
     assert (await api.call_ok("GET", "/v1/categories"))["items"] == [category]
@@ -197,7 +203,7 @@ async def test_category_is_created_read_changed_and_removed(api: Api) -> None:
         None,
         category["quiet_hours"],
     )
-    assert (await api.call("POST", "/v1/categories", new)).status == 409
+    assert (await api.call("POST", "/v1/categories", request)).status == 409
     assert (await api.call("DELETE", path)).status == 204
     assert (await api.call("GET", path)).status == 404
     response = await api.call("POST", "/v1/campaigns", CAMPAIGN | {"category": "offers"})
@@ -217,8 +223,8 @@ async def test_cap_counts_notifications_per_user(api: Api) -> None:
             sent = await create_campaign(api, category="offers", audience=audience)
             progress = (await wait_until_done(api, sent))["progress"]
             totals.append((progress["accepted"], progress["skipped"]))
-        other = await create_campaign(api)  # of no category
-        assert (await wait_until_done(api, other))["progress"]["accepted"] == 4
+        without_category = await create_campaign(api)
+        assert (await wait_until_done(api, without_category))["progress"]["accepted"] == 4
     assert totals == [(4, 0), (2, 0), (2, 2)]
     skipped = (await api.call_ok("GET", "/v1/deliveries?outcome=skipped"))["items"]
     assert {row["user_id"] for row in skipped} == {"u-1"}
@@ -248,8 +254,8 @@ async def test_deleting_a_user_deletes_their_cap_history(api: Api) -> None:
     assert await api.parts.scalar("SELECT count(*) FROM contacts") == 0
 
 
-async def test_opt_out_applies_until_the_last_moment(api: Api) -> None:
-    """A device that opts out of a category is skipped, even after planning."""
+async def test_opt_out_applies_after_planning(api: Api) -> None:
+    """A device that opts out of a category before or after the planning of a campaign is skipped."""
     await api.call_ok("POST", "/v1/categories", {"name": "offers", "title": "Offers", "description": "Now and then."})
     await api.call_ok("POST", "/v1/categories", {"name": "news", "title": "News"})
     first, second = await api.register(), await api.register()
@@ -265,13 +271,13 @@ async def test_opt_out_applies_until_the_last_moment(api: Api) -> None:
     async with api.parts.run_worker():
         await api.parts.wait_until(notification_id(sent), lambda progress: progress.targets == 1)
         assert (await wait_until_done(api, sent))["progress"]["accepted"] == 1
-    late = await create_campaign(api, category="news")
+    planned = await create_campaign(api, category="news")
     [job] = await api.parts.queue().claim(lanes=[Lane.BULK], limit=1, lease=timedelta(minutes=1), wait=timedelta(0))
     await plan(api.parts.context, job)
-    assert (await api.parts.get_notification(notification_id(late)))[1].targets == 2
+    assert (await api.parts.get_notification(notification_id(planned)))[1].targets == 2
     await api.call_ok("PATCH", f"/v1/devices/{second['id']}/preferences", {"categories": {"news": False}})
     async with api.parts.run_worker():
-        progress = (await wait_until_done(api, late))["progress"]
+        progress = (await wait_until_done(api, planned))["progress"]
     assert (progress["accepted"], progress["skipped"]) == (1, 1)
     response = await api.call("PATCH", path, {"categories": {"nonsense": True}}, **key)
     assert (response.status, response.pointers) == (422, ["/categories/nonsense"])
@@ -280,10 +286,10 @@ async def test_opt_out_applies_until_the_last_moment(api: Api) -> None:
 async def test_opt_out_survives_registering_again(api: Api) -> None:
     """Registering again keeps the categories that a device opted out of."""
     await api.call_ok("POST", "/v1/categories", {"name": "offers", "title": "Offers"})
-    new = api.device(muted=["offers"])
-    device = await api.call_ok("POST", "/v1/devices", new)
-    del new["muted"]
-    await api.call_ok("POST", "/v1/devices", new)
+    request = api.device(muted=["offers"])
+    device = await api.call_ok("POST", "/v1/devices", request)
+    del request["muted"]
+    await api.call_ok("POST", "/v1/devices", request)
     assert (await api.call_ok("GET", f"/v1/devices/{device['id']}"))["muted"] == ["offers"]
 
 
@@ -318,16 +324,16 @@ async def test_user_gets_one_variant_on_every_device(api: Api) -> None:
         await api.parts.register([subscriber], user_id=f"u-{number // 2}")
     sent = await create_campaign(api, variants=VARIANTS)
     async with api.parts.run_worker():
-        campaign_body = await wait_until_done(api, sent)
+        campaign = await wait_until_done(api, sent)
     titles = [subscriber.messages[0].json()["notification"]["title"] for subscriber in subscribers]
     assert all(titles[i] == titles[i + 1] for i in range(0, 400, 2))
     counts = Counter(titles)
     assert 50 < counts["Autumn sale"] < 150
-    assert [variant["accepted"] for variant in campaign_body["variants"]] == [
+    assert [variant["accepted"] for variant in campaign["variants"]] == [
         counts["Autumn sale"],
         counts["Only today"],
     ]
-    urls = {s.messages[0].json()["notification"]["navigate"] for s in subscribers}
+    urls = {subscriber.messages[0].json()["notification"]["navigate"] for subscriber in subscribers}
     assert urls == {f"{APP_ORIGIN}/sale", f"{APP_ORIGIN}/today"}
     second = await create_campaign(api, variants=VARIANTS)
     async with api.parts.run_worker():
@@ -336,7 +342,7 @@ async def test_user_gets_one_variant_on_every_device(api: Api) -> None:
 
 
 async def test_winning_variant_goes_to_the_rest(api: Api) -> None:
-    """The variant with the most clicks goes to everyone outside the sample."""
+    """The variant with the most clicks in the sample is sent to all other devices."""
     subscribers = api.parts.subscribe(Vendor.FCM, 300)
     await api.parts.register(subscribers)
     sent = await create_campaign(
@@ -350,13 +356,14 @@ async def test_winning_variant_goes_to_the_rest(api: Api) -> None:
                 if payload["title"] == "Only today":
                     token = payload["data"]["gateway"]["receipt"]
                     await api.call_ok("POST", "/v1/receipts", {"token": token, "event": "clicked"}, key=None)
-        sampled = api.parts.sim.messages.total
-        campaign_body = await wait_until_done(api, sent)
-    assert 50 < sampled < 130
-    assert [variant["won"] for variant in campaign_body["variants"]] == [False, True]
-    assert campaign_body["variants"][1]["clicked"] == campaign_body["progress"]["clicked"] > 10
-    late = Counter(message.json()["notification"]["title"] for message in list(api.parts.sim.messages)[sampled:])
-    assert late == {"Only today": 300 - sampled}
+        sample_size = api.parts.sim.messages.total
+        campaign = await wait_until_done(api, sent)
+    assert 50 < sample_size < 130
+    assert [variant["won"] for variant in campaign["variants"]] == [False, True]
+    assert campaign["variants"][1]["clicked"] == campaign["progress"]["clicked"] > 10
+    later_messages = list(api.parts.sim.messages)[sample_size:]
+    titles = Counter(message.json()["notification"]["title"] for message in later_messages)
+    assert titles == {"Only today": 300 - sample_size}
 
 
 @pytest.mark.parametrize(
@@ -390,7 +397,7 @@ async def test_bad_send_policies_are_reported(api: Api, change: Any, pointer: st
 
 
 async def test_campaign_is_paused_and_resumed(api: Api) -> None:
-    """A campaign is paused and resumed over HTTP; a finished one cannot be."""
+    """A campaign is paused and resumed over HTTP; pausing a finished campaign is a conflict."""
     sent = await create_campaign(api)
     paused = await api.call_ok("POST", f"/v1/campaigns/{sent['id']}/pause")
     assert (paused["status"], paused["progress"]["eta"]) == ("paused", None)
@@ -403,29 +410,29 @@ async def test_campaign_is_paused_and_resumed(api: Api) -> None:
     assert (await api.call("POST", f"/v1/alerts/{sent['id']}/pause")).status == 404
 
 
-@pytest.mark.parametrize("order", ["pause", "cancel"])
-async def test_nothing_is_sent_after_a_pause_or_cancel_answer(api: Api, order: str) -> None:
-    """Nothing more is sent once a pause or a cancellation has been answered."""
+@pytest.mark.parametrize("transition", ["pause", "cancel"])
+async def test_nothing_is_sent_after_a_pause_or_cancel_answer(api: Api, transition: str) -> None:
+    """After the response to a pause or a cancellation, no message of the campaign is sent."""
     await api.parts.register(api.parts.subscribe(Vendor.FCM, 600))
     api.parts.sim.behave(Rule(delay_ms=30))
     sent = await create_campaign(api)
     async with api.parts.run_worker(quick_config(senders=16)), api.parts.run_worker(quick_config(senders=16)):
         await api.parts.sim.wait_for(count=50)
-        await api.call_ok("POST", f"/v1/campaigns/{sent['id']}/{order}")
-        taken = api.parts.sim.messages.total
-        assert taken < 600
+        await api.call_ok("POST", f"/v1/campaigns/{sent['id']}/{transition}")
+        count = api.parts.sim.messages.total
+        assert count < 600
         api.parts.sim.behave()
         other = await create_campaign(api)
         await wait_until_done(api, other)
-        assert api.parts.sim.messages.total == taken + 600
-        if order == "pause":
+        assert api.parts.sim.messages.total == count + 600
+        if transition == "pause":
             await api.call_ok("POST", f"/v1/campaigns/{sent['id']}/resume")
         progress = await api.parts.wait_until_done(notification_id(sent))
-    assert progress.accepted == (600 if order == "pause" else taken)
+    assert progress.accepted == (600 if transition == "pause" else count)
 
 
 async def test_pause_does_not_wait_for_a_dead_worker(api: Api) -> None:
-    """A pause is answered although a dead worker still holds a lease."""
+    """A pause gets its response although a worker that died still has the lease of a job."""
     await api.register()
     sent = await create_campaign(api)
     await api.parts.queue().claim(lanes=[Lane.BULK], limit=1, lease=timedelta(minutes=1), wait=timedelta(0))

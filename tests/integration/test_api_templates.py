@@ -17,19 +17,21 @@ GREETING = {
 
 
 async def register_subscriber(api: Api, **details: Any) -> Subscriber:
-    [device] = api.parts.subscribe(Vendor.FCM, 1)
-    await api.call_ok("POST", "/v1/devices", {"subscription": device.to_json(), **details})
-    return device
+    [subscriber] = api.parts.subscribe(Vendor.FCM, 1)
+    await api.call_ok("POST", "/v1/devices", {"subscription": subscriber.to_json(), **details})
+    return subscriber
 
 
 async def deliver(api: Api, sent: Any) -> Any:
+    """Run a worker until the notification has settled, and return the notification."""
     id_ = await api.parts.scalar("SELECT id FROM notifications ORDER BY id DESC LIMIT 1")
     async with api.parts.run_worker():
         await api.parts.wait_until_done(id_)
     return await api.call_ok("GET", f"/v1/notifications/{sent['id']}")
 
 
-def shown_notification(subscriber: Subscriber) -> Any:
+def received_notification(subscriber: Subscriber) -> Any:
+    """Return the notification of the only message that the subscriber received."""
     [message] = subscriber.messages
     return message.json()["notification"]
 
@@ -45,30 +47,30 @@ async def test_each_device_gets_its_own_text_and_language(api: Api) -> None:
         {"content": GREETING, "audience": {"everyone": True}, "event": {"name": "Sale"}},
     )
     assert (await deliver(api, sent))["progress"]["accepted"] == 3
-    assert [shown_notification(subscriber)["title"] for subscriber in (ada, german, austrian)] == [
+    assert [received_notification(subscriber)["title"] for subscriber in (ada, german, austrian)] == [
         "Hi Ada",
         "Hallo Max",
         "Servus",
     ]
-    assert shown_notification(ada)["body"] == "Sale on ios"
-    assert shown_notification(ada)["navigate"] == f"{APP_ORIGIN}/find?q=a%26b"
-    assert shown_notification(austrian)["navigate"] == f"{APP_ORIGIN}/find?q="
+    assert received_notification(ada)["body"] == "Sale on ios"
+    assert received_notification(ada)["navigate"] == f"{APP_ORIGIN}/find?q=a%26b"
+    assert received_notification(austrian)["navigate"] == f"{APP_ORIGIN}/find?q="
 
 
 async def test_url_may_be_a_value_and_paths_use_app_origin(api: Api) -> None:
     """A URL may be one template value; a path is resolved against the application's origin."""
-    device = await register_subscriber(api, attributes={"link": "/orders/7"})
+    subscriber = await register_subscriber(api, attributes={"link": "/orders/7"})
     content = {"title": "Order", "url": "{{ user.attributes.link }}", "tag": "order-{{ event.id }}"}
-    new = {"content": content, "audience": {"everyone": True}, "event": {"id": 7}}
-    await deliver(api, await api.call_ok("POST", "/v1/notifications", new))
-    assert (shown_notification(device)["navigate"], shown_notification(device)["tag"]) == (
+    request = {"content": content, "audience": {"everyone": True}, "event": {"id": 7}}
+    await deliver(api, await api.call_ok("POST", "/v1/notifications", request))
+    assert (received_notification(subscriber)["navigate"], received_notification(subscriber)["tag"]) == (
         f"{APP_ORIGIN}/orders/7",
         "order-7",
     )
 
 
 async def test_device_with_unsendable_values_is_rejected_alone(api: Api) -> None:
-    """Values that make a message invalid reject that device only."""
+    """A device whose values make its message invalid is rejected; other devices are not affected."""
     for link in ("https://shop.example/a", "javascript:alert(1)", "x" * 3000):
         await api.register(attributes={"link": link[:1000], "long": "y" * 1000})
     content = {
@@ -85,7 +87,7 @@ async def test_device_with_unsendable_values_is_rejected_alone(api: Api) -> None
 
 
 async def test_expensive_template_is_rejected_for_everyone(api: Api) -> None:
-    """After some failures an expensive template is not rendered for further devices."""
+    """After some renderings that exceed the time limit, the other devices are rejected without rendering."""
     await api.parts.register(api.parts.subscribe(Vendor.FCM, 300))
     inner = "{% assign x = user.id | append: 'a' %}"
     expensive = "{% for i in (1..1000) %}" + inner * 30 + "{% endfor %}"
@@ -100,7 +102,7 @@ async def test_expensive_template_is_rejected_for_everyone(api: Api) -> None:
 
 
 async def test_oversized_rendering_rejects_only_that_device(api: Api) -> None:
-    """A rendered message that is too large rejects that device only."""
+    """A device whose rendered message is too large is rejected; other devices are not affected."""
     await api.register(attributes={"long": "y" * 1000})
     await api.register()
     content = {"title": "t", "body": "{{ user.attributes.long }}" * 4}
@@ -125,12 +127,12 @@ async def test_strict_template_fails_on_unknown_variables(api: Api) -> None:
     """A strict template rejects the devices that lack a variable."""
     await register_subscriber(api, attributes={"first_name": "Ada"})
     await register_subscriber(api)
-    new = {
+    request = {
         "content": {"title": "{{ user.attributes.first_name }}"},
         "audience": {"everyone": True},
         "strict": True,
     }
-    done = await deliver(api, await api.call_ok("POST", "/v1/notifications", new))
+    done = await deliver(api, await api.call_ok("POST", "/v1/notifications", request))
     assert (done["progress"]["accepted"], done["progress"]["rejected"]) == (1, 1)
     [row] = (await api.call_ok("GET", "/v1/deliveries?outcome=rejected"))["items"]
     assert "first_name" in row["cause"]
@@ -138,19 +140,19 @@ async def test_strict_template_fails_on_unknown_variables(api: Api) -> None:
 
 async def test_alert_text_is_not_rendered(api: Api) -> None:
     """The text of an alert is never interpreted as a template."""
-    device = await register_subscriber(api)
+    subscriber = await register_subscriber(api)
     alert = {"event": "{{ user.id }}", "description": "{% include 'x' %}", "audience": {"everyone": True}}
     await deliver(api, await api.call_ok("POST", "/v1/alerts", alert))
-    assert (shown_notification(device)["title"], shown_notification(device)["body"]) == (
+    assert (received_notification(subscriber)["title"], received_notification(subscriber)["body"]) == (
         "{{ user.id }}",
         "{% include 'x' %}",
     )
 
 
 async def test_variants_are_localised(api: Api) -> None:
-    """Variants may override translations."""
+    """A variant may replace a text of a translation."""
     devices = [await register_subscriber(api, client={"locale": "de"}) for _ in range(20)]
-    new = {
+    request = {
         "name": "n",
         "content": {"title": "Sale", "body": "b", "locales": {"de": {"title": "Angebot", "body": "B"}}},
         "audience": {"everyone": True},
@@ -159,9 +161,10 @@ async def test_variants_are_localised(api: Api) -> None:
             {"name": "b", "content": {"locales": {"de": {"title": "Nur {{ device.locale }}"}}}},
         ],
     }
-    await deliver(api, await api.call_ok("POST", "/v1/campaigns", new))
+    await deliver(api, await api.call_ok("POST", "/v1/campaigns", request))
     assert {
-        (shown_notification(subscriber)["title"], shown_notification(subscriber)["body"]) for subscriber in devices
+        (received_notification(subscriber)["title"], received_notification(subscriber)["body"])
+        for subscriber in devices
     } == {("Angebot", "B"), ("Nur de", "B")}
 
 
@@ -191,12 +194,12 @@ async def test_bad_templates_are_reported(api: Api, content: Any, pointer: str) 
 
 
 async def test_template_keeps_versions_for_accepted_sends(api: Api) -> None:
-    """A template keeps its versions, and an accepted notification keeps the one it used."""
-    device = await register_subscriber(api, attributes={"first_name": "Ada"})
+    """Each change of a template is a new version; a notification uses the version at the time of its request."""
+    subscriber = await register_subscriber(api, attributes={"first_name": "Ada"})
     template = await api.call_ok("POST", "/v1/templates", {"name": "hi", "content": {"title": "Hi {{ user.id }}"}})
     path = f"/v1/templates/{template['id']}"
-    new = {"template": {"id": template["id"]}, "audience": {"everyone": True}}
-    sent = await api.call_ok("POST", "/v1/notifications", new)
+    request = {"template": {"id": template["id"]}, "audience": {"everyone": True}}
+    sent = await api.call_ok("POST", "/v1/notifications", request)
     changed = await api.call_ok("PATCH", path, {"content": {"title": "Ho {{ user.attributes.first_name }}"}})
     assert (template["version"], changed["version"]) == (1, 2)
     assert (await api.call_ok("GET", path))["content"] == changed["content"]
@@ -204,19 +207,20 @@ async def test_template_keeps_versions_for_accepted_sends(api: Api) -> None:
     assert (await api.call("GET", f"{path}?version=3")).status == 404
     assert (await api.call_ok("GET", "/v1/templates"))["items"][0]["version"] == 2
     await deliver(api, sent)
-    assert shown_notification(device)["title"] == "Hi "
+    assert received_notification(subscriber)["title"] == "Hi "
     for reference, title in (({"id": template["id"]}, "Ho Ada"), ({"id": template["id"], "version": 1}, "Hi ")):
-        request = {"template": reference, "device_id": await only_device_id(api)}
-        preview = await api.call_ok("POST", "/v1/templates/preview", request)
+        preview_request = {"template": reference, "device_id": await get_device_id(api)}
+        preview = await api.call_ok("POST", "/v1/templates/preview", preview_request)
         assert preview["content"]["title"] == title
     renamed = await api.call_ok("PATCH", path, {"name": "ho", "strict": True})
     assert (renamed["name"], renamed["version"], renamed["strict"]) == ("ho", 3, True)
     assert (await api.call("DELETE", path)).status == 204
-    response = await api.call("POST", "/v1/notifications", new)
+    response = await api.call("POST", "/v1/notifications", request)
     assert (response.status, response.pointers) == (422, ["/template"])
 
 
-async def only_device_id(api: Api) -> str:
+async def get_device_id(api: Api) -> str:
+    """Return the id of the only device."""
     return str((await api.call_ok("GET", "/v1/devices"))["items"][0]["id"])
 
 
@@ -225,7 +229,7 @@ async def test_preview_renders_for_a_device(api: Api) -> None:
     await register_subscriber(
         api, user_id="u-1", attributes={"first_name": "Ada"}, client={"locale": "de-AT", "platform": "ios"}
     )
-    request = {"content": GREETING, "event": {"name": "Sale"}, "device_id": await only_device_id(api)}
+    request = {"content": GREETING, "event": {"name": "Sale"}, "device_id": await get_device_id(api)}
     preview = await api.call_ok("POST", "/v1/templates/preview", request)
     assert preview["content"]["title"] == "Servus"
     assert preview["content"]["body"] == "Sale on ios"

@@ -1,4 +1,4 @@
-"""Areas in SQL, compared with shapely for polygons and with vectors on a sphere for distances, on random points."""
+"""Areas in SQL on random points, compared with shapely for polygons and with vectors on a sphere for distances."""
 
 import math
 import random
@@ -15,7 +15,8 @@ from gateway.records.audiences import EARTH_RADIUS_M, compile_audience
 from gateway.records.postgres.schema import devices
 
 POINTS = 1500
-CLOSE = 1e-5  # degrees: points this close to an edge may go either way
+# In degrees: a point that is closer to an edge may count as inside or outside.
+EDGE_TOLERANCE = 1e-5
 
 
 @pytest.fixture
@@ -24,21 +25,26 @@ async def geometry(engine: AsyncEngine) -> "Geometry":
 
 
 class Geometry:
+    """Evaluates areas in Postgres."""
+
     def __init__(self, engine: AsyncEngine) -> None:
         self.engine = engine
 
     async def inside(self, audience: Any, points: list[tuple[float, float]]) -> list[bool]:
-        """Whether each (longitude, latitude) is in the audience, in one query over devices that last for it alone."""
+        """Return for each (longitude, latitude) whether it is in the audience.
+
+        One query selects from temporary devices at these points; the transaction is rolled back.
+        """
         async with self.engine.connect() as conn:
-            await conn.execute(text("SET LOCAL session_replication_role = replica"))  # no foreign keys for these
-            fill = text("""
+            await conn.execute(text("SET LOCAL session_replication_role = replica"))  # checks no foreign keys
+            insert_devices = text("""
                 INSERT INTO devices (id, application_id, endpoint, endpoint_digest, host, p256dh, auth, vapid_key_id,
                                      user_id, location)
                 SELECT gen_random_uuid(), '00000000-0000-0000-0000-000000000001', '', n::text::bytea, '', '', '',
                        '00000000-0000-0000-0000-000000000001', n, point(x, y)
-                FROM unnest(CAST(:x AS float[]), CAST(:y AS float[])) WITH ORDINALITY AS given (x, y, n)
+                FROM unnest(CAST(:x AS float[]), CAST(:y AS float[])) WITH ORDINALITY AS points (x, y, n)
             """)
-            await conn.execute(fill, {"x": [x for x, _ in points], "y": [y for _, y in points]})
+            await conn.execute(insert_devices, {"x": [x for x, _ in points], "y": [y for _, y in points]})
             rows = await conn.execute(select(devices.c.user_id).where(compile_audience(parse(audience))))
             matching = {int(row.user_id) - 1 for row in rows}
             await conn.rollback()
@@ -46,12 +52,12 @@ class Geometry:
 
 
 def ring(rng: random.Random, lon: float, lat: float, radius: float, corners: int = 9) -> list[list[float]]:
-    """Around a centre, in and out: concave as often as not, never crossing itself."""
-    corners_ = []
+    """Return a random star-shaped ring around a centre, which is mostly concave and never crosses itself."""
+    positions = []
     for corner in range(corners):
-        angle, away = 2 * math.pi * corner / corners, radius * rng.uniform(0.4, 1)
-        corners_.append([lon + away * math.cos(angle), lat + away * math.sin(angle)])
-    return [*corners_, corners_[0]]
+        angle, distance_ = 2 * math.pi * corner / corners, radius * rng.uniform(0.4, 1)
+        positions.append([lon + distance_ * math.cos(angle), lat + distance_ * math.sin(angle)])
+    return [*positions, positions[0]]
 
 
 @pytest.mark.parametrize("seed", range(6))
@@ -73,50 +79,56 @@ async def test_polygon_contains_the_points_shapely_finds(geometry: Geometry, see
         expected = union_all([Polygon(rings[0], rings[1:]) for rings in polygons])
         results = await geometry.inside({"within": area}, points)
         for point, is_in in zip(points, results, strict=True):
-            if expected.boundary.distance(Point(point)) > CLOSE:
+            if expected.boundary.distance(Point(point)) > EDGE_TOLERANCE:
                 assert is_in == expected.contains(Point(point)), (area["type"], point)
         assert 50 < sum(results) < POINTS - 50
 
 
 @pytest.mark.parametrize("unit", [1, 0.1, 0.01])
 async def test_points_level_with_a_corner_match_shapely(geometry: Geometry, unit: float) -> None:
-    """With rounded coordinates a ray from the point meets corners and runs along edges."""
+    """With corners and points on one grid, the ray of the point-in-polygon test meets corners and edges."""
     rng = random.Random(f"grid {unit}")  # noqa: S311 - the same points every time
-    sides = [-1 + half / 2 for half in range(22)]
-    points = [(round(x * unit, 4), round(y * unit, 4)) for x in sides for y in sides]
+    steps = [-1 + half / 2 for half in range(22)]
+    points = [(round(x * unit, 4), round(y * unit, 4)) for x in steps for y in steps]
     checked = 0
     for _ in range(15):
         outer = grid_ring(rng, unit)
         area = {"type": "Polygon", "coordinates": [outer]}
         results = await geometry.inside({"within": area}, points)
         for point, is_in in zip(points, results, strict=True):
-            if shape(area).boundary.distance(Point(point)) > CLOSE:
+            if shape(area).boundary.distance(Point(point)) > EDGE_TOLERANCE:
                 checked += 1
                 assert is_in == shape(area).contains(Point(point)), (outer, point)
     assert checked > 3000
 
 
 def grid_ring(rng: random.Random, unit: float) -> list[list[float]]:
-    """A ring whose corners are whole units from 0 to 8, with level and upright edges among the slanted ones."""
+    """Return a random ring with corners on a grid from 0 to 8 units; some edges are horizontal or vertical."""
     while True:
         corners = {(rng.randint(0, 8), rng.randint(0, 8)) for _ in range(rng.randint(5, 14))}
         lon, lat = (sum(side) / len(corners) + 0.01 for side in zip(*corners, strict=True))
-        around = sorted(corners, key=lambda corner: math.atan2(corner[1] - lat, corner[0] - lon))
-        if len(around) >= 4 and Polygon(around).is_valid:
-            return [[round(x * unit, 4), round(y * unit, 4)] for x, y in [*around, around[0]]]
+        positions = sorted(corners, key=lambda corner: math.atan2(corner[1] - lat, corner[0] - lon))
+        if len(positions) >= 4 and Polygon(positions).is_valid:
+            return [[round(x * unit, 4), round(y * unit, 4)] for x, y in [*positions, positions[0]]]
 
 
 async def test_polygon_in_a_hole_is_inside(geometry: Geometry) -> None:
-    """A polygon inside the hole of another one counts as inside."""
-    box = lambda r: [[-r, -r], [r, -r], [r, r], [-r, r], [-r, -r]]  # noqa: E731 - four numbers
-    area = {"type": "MultiPolygon", "coordinates": [[box(3), box(2)], [box(1)]]}
+    """A point in a polygon that lies in the hole of another polygon is inside."""
+
+    def centred_square(half: int) -> list[list[int]]:
+        return [[-half, -half], [half, -half], [half, half], [-half, half], [-half, -half]]
+
+    area = {
+        "type": "MultiPolygon",
+        "coordinates": [[centred_square(3), centred_square(2)], [centred_square(1)]],
+    }
     assert shape(area).is_valid
     results = await geometry.inside({"within": area}, [(0, 0), (1.5, 0), (2.5, 0), (3.5, 0)])
     assert results == [True, False, True, False]
 
 
-def distance(first: tuple[float, float], second: tuple[float, float]) -> float:
-    """Along a great circle, by the angle between vectors: another formula than the one it tests."""
+def distance_m(first: tuple[float, float], second: tuple[float, float]) -> float:
+    """Return the great-circle distance from the angle between vectors, which is not the formula of the SQL."""
     vectors = []
     for lon, lat in (first, second):
         x, y = math.radians(lon), math.radians(lat)
@@ -149,7 +161,7 @@ async def test_near_uses_great_circle_distance(geometry: Geometry, lon: float, l
     rng = random.Random(f"{lon} {lat}")  # noqa: S311 - the same points every time
     points = [(rng.uniform(-180, 180), math.degrees(math.asin(rng.uniform(-1, 1)))) for _ in range(POINTS)]
     spread = min(math.degrees(radius_m / EARTH_RADIUS_M) * 1.3, 90)
-    for _ in range(POINTS):  # and as many around the place
+    for _ in range(POINTS):  # as many points again near the centre
         y = max(-90.0, min(90.0, lat + rng.uniform(-spread, spread)))
         x = lon + rng.uniform(-1, 1) * min(180, spread / max(0.01, math.cos(math.radians(y))))
         points.append(((x + 180) % 360 - 180, y))
@@ -157,6 +169,6 @@ async def test_near_uses_great_circle_distance(geometry: Geometry, lon: float, l
     results = await geometry.inside({"near": {"lat": lat, "lon": lon, "radius_m": radius_m}}, points)
     assert True in results
     for point, is_in in zip(points, results, strict=True):
-        away = distance((lon, lat), point)
-        if abs(away - radius_m) > 0.5 + radius_m * 1e-7:
-            assert is_in == (away < radius_m), (point, away)
+        expected_m = distance_m((lon, lat), point)
+        if abs(expected_m - radius_m) > 0.5 + radius_m * 1e-7:
+            assert is_in == (expected_m < radius_m), (point, expected_m)

@@ -1,4 +1,4 @@
-"""Audiences use indexes: the plans that EXPLAIN shows for each leaf, with 30,000 devices."""
+"""Audiences use indexes: the plan of EXPLAIN for each kind of leaf, with 30,000 devices."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -19,7 +19,7 @@ from tests.support.gateway_parts import Parts
 
 SQUARE = {"type": "Polygon", "coordinates": [[[12, 45], [13, 45], [13, 46], [12, 46], [12, 45]]]}
 
-FILL = text("""
+INSERT_DEVICES = text("""
     INSERT INTO devices (id, application_id, endpoint, endpoint_digest, host, p256dh, auth, vapid_key_id, user_id,
                          attributes, topics, zones, location)
     SELECT ('00000000-0000-7000-8000-' || lpad(n::text, 12, '0'))::uuid, :application_id,
@@ -33,6 +33,8 @@ FILL = text("""
 
 
 class Explain(Executable, ClauseElement):
+    """An EXPLAIN of a statement, whose result is the plan as JSON."""
+
     inherit_cache = False
 
     def __init__(self, statement: Any) -> None:
@@ -46,21 +48,22 @@ def _explain(element: Explain, compiler: SQLCompiler, **more: Any) -> str:
 
 @pytest.fixture
 async def parts(parts: Parts) -> Parts:
-    """A gateway whose application has many devices."""
+    """A gateway whose application has 30,000 devices."""
     async with parts.engine.begin() as conn:
-        await conn.execute(FILL, {"application_id": parts.application_id})
+        await conn.execute(INSERT_DEVICES, {"application_id": parts.application_id})
         await conn.execute(text("ANALYZE devices"))
     return parts
 
 
 def walk_plan(plan: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    """Yield a node of a plan and all nodes below it."""
     yield plan
     for child in plan.get("Plans", ()):
         yield from walk_plan(child)
 
 
 async def indexes_used(conn: AsyncConnection, application_id: UUID, audience: Any) -> set[str]:
-    """The indexes by which the audience would be counted; fails when the devices would be read one and all."""
+    """Return the indexes that a count of the audience uses; fail when it scans the whole table."""
     query = select(func.count()).select_from(devices).where(match_active(application_id, parse(audience)))
     [plan] = (await conn.execute(Explain(query))).scalar_one()
     plan_nodes = list(walk_plan(plan["Plan"]))
@@ -89,8 +92,8 @@ async def test_each_leaf_uses_its_index(parts: Parts) -> None:
         await raise_work_mem(conn)
         for audience, indexes in expected:
             assert await indexes_used(conn, parts.application_id, audience) == indexes, audience
-        for mixed in (
+        for conjunction in (
             {"all": [weather, {"not": {"attribute": "age", "lt": 18}}]},
             {"all": [{"not": plan}, weather, {"last_seen": {"after": "2020-01-01T00:00:00Z"}}]},
         ):
-            assert topics in await indexes_used(conn, parts.application_id, mixed)
+            assert topics in await indexes_used(conn, parts.application_id, conjunction)

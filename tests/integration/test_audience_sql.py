@@ -1,4 +1,4 @@
-"""The SQL of audiences, compared with a plain evaluation of the same filter on generated devices and filters."""
+"""The SQL of audiences, compared with an evaluation in Python, on generated devices and filters."""
 
 import math
 import re
@@ -26,14 +26,15 @@ ZONE_CODES = ("TXC201", "TXZ213", "DE131", "048201")
 TOPICS = ("weather", "weather.coast", "offers", "news")
 USERS = ("ada", "grace", "Ада", "o'brien")
 NAMES = ("plan", "age", "tags", "vip", 'a"b\\c')
-DETAILS = {  # what devices have, and what filters ask for
+# The values of devices and the values of filters, by detail.
+DETAILS = {
     "locale": (["de", "de-AT", "DE-at", "den", "en-GB", "%"], ["de", "DE-AT", "en", "e", "%", "_e"]),
     "timezone": (["Europe/Vienna", "Asia/Tokyo", "UTC"], ["Europe/Vienna", "europe/vienna", "Europe", "UTC"]),
     "platform": (["android", "ios", "Windows"], ["ANDROID", "ios", "win", "windows"]),
     "browser": (["Firefox 140", "Firefox", "Chrome 141", "Firefoxy 1"], ["firefox", "Chrome 141", "Chrome 14"]),
 }
-MOMENTS = [datetime(2026, month, 1, hour, tzinfo=UTC) for month in (5, 6, 7) for hour in (0, 12)]
-# Points and borders lie on grids that never meet: a point on a border belongs to either side.
+TIMES = [datetime(2026, month, 1, hour, tzinfo=UTC) for month in (5, 6, 7) for hour in (0, 12)]
+# Devices and borders are on different grids, so that no device is on a border, where either result would be right.
 CITIES = [
     (lat + 0.37, lon + 0.41)
     for lat, lon in ((59, 18), (57, 11), (-33, 151), (-18, 178), (-18, -179), (64, -22), (0, 0), (89, 10), (-89, -170))
@@ -49,7 +50,7 @@ attribute_values = st.one_of(
 
 @dataclass(frozen=True)
 class ExpectedDevice:
-    """A device as the plain evaluation needs it."""
+    """The fields of a device that filters use; `location` is (latitude, longitude)."""
 
     id: UUID
     user_id: str | None = None
@@ -57,7 +58,6 @@ class ExpectedDevice:
     zones: tuple[str, ...] = ()
     attributes: dict[str, Any] = field(default_factory=dict)
     location: tuple[float, float] | None = None
-    """(lat, lon)"""
     details: dict[str, str] = field(default_factory=dict)
     last_seen_at: datetime = datetime(2026, 6, 1, tzinfo=UTC)
 
@@ -83,14 +83,15 @@ device_lists = st.lists(
         attributes=st.dictionaries(st.sampled_from(NAMES), attribute_values, max_size=4),
         location=locations,
         details=st.fixed_dictionaries({}, optional={name: st.sampled_from(DETAILS[name][0]) for name in DETAILS}),
-        last_seen_at=st.sampled_from(MOMENTS),
+        last_seen_at=st.sampled_from(TIMES),
     ),
     min_size=1,
     max_size=12,
 )
 
 
-def one_or_list(values: st.SearchStrategy[str]) -> st.SearchStrategy[Any]:
+def value_or_list(values: st.SearchStrategy[str]) -> st.SearchStrategy[Any]:
+    """Generate a value or a list of values: many filters accept both."""
     return st.one_of(values, st.lists(values, min_size=1, max_size=3))
 
 
@@ -98,11 +99,13 @@ def box(west: float, south: float, east: float, north: float) -> list[list[float
     return [[west, south], [east, south], [east, north], [west, north], [west, south]]
 
 
-def polygon_around(city: tuple[float, float], size: int, hole: bool, corner: bool) -> list[Any]:
+def polygon_around(city: tuple[float, float], size: int, hole: bool, is_triangle: bool) -> list[Any]:
+    """Return the rings of a rectangle or triangle of about 2 x `size` degrees, with or without a hole."""
     lat, lon = math.floor(city[0]) + 0.013, math.floor(city[1]) + 0.017
     south, north = max(-89.99, lat - size), min(89.99, lat + size)
     west, east = max(-179.99, lon - size), min(179.99, lon + size)
-    outer = [[west, south], [east, south], [west, north], [west, south]] if corner else box(west, south, east, north)
+    triangle = [[west, south], [east, south], [west, north], [west, south]]
+    outer = triangle if is_triangle else box(west, south, east, north)
     third_x, third_y = (east - west) / 3.0101, (north - south) / 3.0101
     inner = box(west + third_x / 2, south + third_y / 2, west + third_x, south + third_y)
     return [outer, inner[::-1]] if hole else [outer]
@@ -110,15 +113,15 @@ def polygon_around(city: tuple[float, float], size: int, hole: bool, corner: boo
 
 polygons = st.builds(polygon_around, st.sampled_from(CITIES), st.sampled_from([1, 2, 30]), st.booleans(), st.booleans())
 orderable = st.one_of(
-    # Lower-case letters alone: how others sort is the database's collation, not the filter's meaning.
+    # Only lower-case letters, because the order of other characters depends on the collation of the database.
     st.sampled_from(["a", "ab", "abc", "basic", "gold"]),
     numbers,
 )
 leaves = st.one_of(
     st.just({"everyone": True}),
     st.sampled_from(TOPICS).map(lambda name: {"topic": name}),
-    one_or_list(st.sampled_from(ZONE_CODES)).map(lambda codes: {"zone": codes}),
-    one_or_list(st.sampled_from(USERS)).map(lambda who: {"user_id": who}),
+    value_or_list(st.sampled_from(ZONE_CODES)).map(lambda codes: {"zone": codes}),
+    value_or_list(st.sampled_from(USERS)).map(lambda users: {"user_id": users}),
     st.builds(
         lambda name, operator, value: {"attribute": name, operator: value},
         st.sampled_from(NAMES),
@@ -136,11 +139,12 @@ leaves = st.one_of(
         st.sampled_from(NAMES),
         st.lists(scalars, min_size=1, max_size=3),
     ),
-    st.builds(
-        lambda name, filter_json: {"attribute": name, "exists": filter_json}, st.sampled_from(NAMES), st.booleans()
+    st.builds(lambda name, exists: {"attribute": name, "exists": exists}, st.sampled_from(NAMES), st.booleans()),
+    *(
+        value_or_list(st.sampled_from(DETAILS[name][1])).map(lambda values, name=name: {name: values})
+        for name in DETAILS
     ),
-    *(one_or_list(st.sampled_from(DETAILS[name][1])).map(lambda values, name=name: {name: values}) for name in DETAILS),
-    st.fixed_dictionaries({}, optional={limit: st.sampled_from(MOMENTS) for limit in ("after", "before")})
+    st.fixed_dictionaries({}, optional={limit: st.sampled_from(TIMES) for limit in ("after", "before")})
     .filter(bool)
     .map(lambda limits: {"last_seen": {name: moment.isoformat() for name, moment in limits.items()}}),
     polygons.map(lambda rings: {"within": {"type": "Polygon", "coordinates": rings}}),
@@ -156,9 +160,9 @@ leaves = st.one_of(
 filters = st.recursive(
     leaves,
     lambda inner: st.one_of(
-        st.lists(inner, min_size=1, max_size=3).map(lambda of: {"all": of}),
-        st.lists(inner, min_size=1, max_size=3).map(lambda of: {"any": of}),
-        inner.map(lambda of: {"not": of}),
+        st.lists(inner, min_size=1, max_size=3).map(lambda parts: {"all": parts}),
+        st.lists(inner, min_size=1, max_size=3).map(lambda parts: {"any": parts}),
+        inner.map(lambda part: {"not": part}),
     ),
     max_leaves=8,
 )
@@ -170,6 +174,7 @@ def json_equal(left: Any, right: Any) -> bool:
 
 
 def matches(device: ExpectedDevice, filter_json: dict[str, Any]) -> bool:
+    """Evaluate a filter in Python."""
     match filter_json:
         case {"everyone": True}:
             return True
@@ -177,26 +182,27 @@ def matches(device: ExpectedDevice, filter_json: dict[str, Any]) -> bool:
             return name in device.topics
         case {"zone": codes}:
             return bool({*device.zones} & {*(codes if isinstance(codes, list) else [codes])})
-        case {"user_id": who}:
-            return device.user_id in (who if isinstance(who, list) else [who])
-        case {"device_id": which}:
-            return device_id(device) in (which if isinstance(which, list) else [which])
-        case {"all": of}:
-            return all(matches(device, item) for item in of)
-        case {"any": of}:
-            return any(matches(device, item) for item in of)
-        case {"not": of}:
-            return not matches(device, of)
+        case {"user_id": users}:
+            return device.user_id in (users if isinstance(users, list) else [users])
+        case {"device_id": device_ids}:
+            return device_id(device) in (device_ids if isinstance(device_ids, list) else [device_ids])
+        case {"all": parts}:
+            return all(matches(device, part) for part in parts)
+        case {"any": parts}:
+            return any(matches(device, part) for part in parts)
+        case {"not": part}:
+            return not matches(device, part)
         case {"within": geometry}:
             if device.location is None:
                 return False
-            area = geometry["coordinates"]
-            parts = [area] if geometry["type"] == "Polygon" else area
+            coordinates = geometry["coordinates"]
+            polygons_ = [coordinates] if geometry["type"] == "Polygon" else coordinates
             point = ShapelyPoint(device.location[1], device.location[0])
-            return any(shape({"type": "Polygon", "coordinates": part}).contains(point) for part in parts)
+            return any(shape({"type": "Polygon", "coordinates": rings}).contains(point) for rings in polygons_)
         case {"near": near}:
             return (
-                device.location is not None and metres(device.location, (near["lat"], near["lon"])) <= near["radius_m"]
+                device.location is not None
+                and distance_m(device.location, (near["lat"], near["lon"])) <= near["radius_m"]
             )
         case {"last_seen": limits}:
             after, before = (
@@ -205,8 +211,8 @@ def matches(device: ExpectedDevice, filter_json: dict[str, Any]) -> bool:
             return (after is None or device.last_seen_at >= after) and (before is None or device.last_seen_at < before)
         case {"locale": requested} | {"timezone": requested} | {"platform": requested} | {"browser": requested}:
             [name] = filter_json
-            one_of = requested if isinstance(requested, list) else [requested]
-            return name in device.details and any(equals_detail(name, item, device.details[name]) for item in one_of)
+            values = requested if isinstance(requested, list) else [requested]
+            return name in device.details and any(equals_detail(name, value, device.details[name]) for value in values)
         case {"attribute": name}:
             [(operator, operand)] = [(key, value) for key, value in filter_json.items() if key != "attribute"]
             return compares(device.attributes.get(name), operator, operand)
@@ -214,12 +220,13 @@ def matches(device: ExpectedDevice, filter_json: dict[str, Any]) -> bool:
 
 
 def equals_detail(name: str, requested: str, value: str) -> bool:
-    """Compare a detail: `de` matches `de-AT` and `Firefox` every version; time zones and platforms match exactly."""
+    """Compare a detail without case: `de` matches `de-AT`, and `Firefox` any version; other details match exactly."""
     parts, expected = re.split("[- ]", value.lower()), re.split("[- ]", requested.lower())
     return parts[: len(expected)] == expected if name in ("locale", "browser") else value.lower() == requested.lower()
 
 
 def compares(value: Any, operator: str, operand: Any) -> bool:
+    """Evaluate a comparison of an attribute."""
     match operator:
         case "exists":
             return (value is not None) == operand
@@ -233,21 +240,21 @@ def compares(value: Any, operator: str, operand: Any) -> bool:
             if isinstance(value, list):
                 return any(json_equal(item, operand) for item in value)
             return isinstance(value, str) and isinstance(operand, str) and operand in value
-    kind = str if isinstance(operand, str) else (int, float)
-    if isinstance(value, bool) or not isinstance(value, kind):
+    orderable_types = str if isinstance(operand, str) else (int, float)
+    if isinstance(value, bool) or not isinstance(value, orderable_types):
         return False
     return {"lt": value < operand, "lte": value <= operand, "gt": value > operand, "gte": value >= operand}[operator]
 
 
-def metres(first: tuple[float, float], second: tuple[float, float]) -> float:
-    """Haversine on the mean sphere."""
+def distance_m(first: tuple[float, float], second: tuple[float, float]) -> float:
+    """Return the haversine distance in metres on a sphere of the mean radius."""
     (lat1, lon1), (lat2, lon2) = ((math.radians(lat), math.radians(lon)) for lat, lon in (first, second))
     half = math.sin((lat2 - lat1) / 2) ** 2 + math.cos(lat1) * math.cos(lat2) * math.sin((lon2 - lon1) / 2) ** 2
     return 2 * EARTH_RADIUS_M * math.asin(min(1.0, math.sqrt(half)))
 
 
 class Registry:
-    """Stores devices and selects those that a filter matches."""
+    """Stores devices in Postgres and selects those that a filter matches."""
 
     def __init__(self, engine: AsyncEngine) -> None:
         self.engine = engine
@@ -267,7 +274,10 @@ class Registry:
         status: str = "active",
         application_id: UUID | None = None,
     ) -> list[set[UUID]]:
-        """Return the devices that each filter selects among exactly these, for their application or another."""
+        """Return the ids that each filter selects among these devices, which are stored for this call only.
+
+        The query is for the application of the devices unless `application_id` is given.
+        """
         rows = [
             {
                 "id": device.id,
@@ -307,16 +317,16 @@ async def registry(engine: AsyncEngine) -> Registry:
 
 
 def is_on_border(device: ExpectedDevice, filter_json: Any) -> bool:
-    """Within a centimetre of a circle, or within Postgres's tolerance of a polygon's edge."""
+    """Return whether a device is within a centimetre of a circle, or within 1e-4 degrees of a polygon's edge."""
     if device.location is None:
         return False
     match filter_json:
-        case {"all": of} | {"any": of}:
-            return any(is_on_border(device, item) for item in of)
-        case {"not": of}:
-            return is_on_border(device, of)
+        case {"all": parts} | {"any": parts}:
+            return any(is_on_border(device, part) for part in parts)
+        case {"not": part}:
+            return is_on_border(device, part)
         case {"near": near}:
-            return abs(metres(device.location, (near["lat"], near["lon"])) - near["radius_m"]) < 0.01
+            return abs(distance_m(device.location, (near["lat"], near["lon"])) - near["radius_m"]) < 0.01
         case {"within": geometry}:
             return bool(shape(geometry).boundary.distance(ShapelyPoint(device.location[1], device.location[0])) < 1e-4)
     return False
@@ -327,15 +337,15 @@ def is_on_border(device: ExpectedDevice, filter_json: Any) -> bool:
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
     phases=[Phase.explicit, Phase.generate, Phase.shrink],
 )
-@given(population=device_lists, wanted_filters=st.lists(filters, min_size=1, max_size=4))
+@given(population=device_lists, filters_=st.lists(filters, min_size=1, max_size=4))
 async def test_sql_selects_the_devices_of_the_plain_evaluation(
-    registry: Registry, population: list[ExpectedDevice], wanted_filters: list[dict[str, Any]]
+    registry: Registry, population: list[ExpectedDevice], filters_: list[dict[str, Any]]
 ) -> None:
-    """The SQL of an audience selects the devices that a plain evaluation selects."""
-    for filter_, selected in zip(wanted_filters, await registry.select_ids(population, *wanted_filters), strict=True):
-        clear = [device for device in population if not is_on_border(device, filter_)]
-        expected = {device.id for device in clear if matches(device, filter_)}
-        assert selected & {device.id for device in clear} == expected, filter_
+    """The SQL of an audience selects the devices that the evaluation in Python selects."""
+    for filter_, selected in zip(filters_, await registry.select_ids(population, *filters_), strict=True):
+        compared = [device for device in population if not is_on_border(device, filter_)]
+        expected = {device.id for device in compared if matches(device, filter_)}
+        assert selected & {device.id for device in compared} == expected, filter_
 
 
 ATTRIBUTES: list[Any] = ["ab", "", 18, 18.5, True, False, None, [], ["ab", 18], [["ab"]], {"ab": 1}]
@@ -368,14 +378,14 @@ ATTRIBUTES: list[Any] = ["ab", "", 18, 18.5, True, False, None, [], ["ab", 18], 
     ids=str,
 )
 async def test_comparisons_agree_for_every_value_type(registry: Registry, comparison: dict[str, Any]) -> None:
-    """Every comparison means the same in SQL for every JSON type."""
+    """Every comparison has the same result in SQL and in Python, for every JSON type of value."""
     population = [ExpectedDevice(ids.new_id(), attributes={"x": value}) for value in ATTRIBUTES] + [
         ExpectedDevice(ids.new_id())
     ]
     filter_json = {"attribute": "x", **comparison}
-    selected, rest = await registry.select_ids(population, filter_json, {"not": filter_json})
+    selected, negated = await registry.select_ids(population, filter_json, {"not": filter_json})
     assert selected == {device.id for device in population if matches(device, filter_json)}
-    assert rest == {device.id for device in population} - selected, "what is not known is no match, so its negation is"
+    assert negated == {device.id for device in population} - selected, "no comparison is NULL in SQL"
 
 
 async def test_devices_are_selected_by_id(registry: Registry) -> None:
@@ -389,7 +399,7 @@ async def test_devices_are_selected_by_id(registry: Registry) -> None:
 
 
 async def test_hole_is_outside_and_island_inside(registry: Registry) -> None:
-    """A hole is outside, and an island in another polygon inside."""
+    """A device in a hole is outside; a device in another polygon in the hole is inside."""
     lake, shore, island, sea = (
         ExpectedDevice(ids.new_id(), location=point) for point in ((5, 5), (1, 1), (5.0, 5.05), (20, 20))
     )
@@ -410,36 +420,35 @@ async def test_hole_is_outside_and_island_inside(registry: Registry) -> None:
 @pytest.mark.parametrize("lon", [179.99, -179.99, 180.0, -180.0])
 async def test_near_crosses_the_antimeridian(registry: Registry, lon: float) -> None:
     """`near` reaches across the antimeridian."""
-    here = [ExpectedDevice(ids.new_id(), location=(-17.0, east)) for east in (179.5, 180.0, -180.0, -179.5)]
-    far = [ExpectedDevice(ids.new_id(), location=(-17.0, east)) for east in (170.0, -170.0, 0.0)]
+    near_devices = [ExpectedDevice(ids.new_id(), location=(-17.0, east)) for east in (179.5, 180.0, -180.0, -179.5)]
+    far_devices = [ExpectedDevice(ids.new_id(), location=(-17.0, east)) for east in (170.0, -170.0, 0.0)]
     near = {"near": {"lat": -17.0, "lon": lon, "radius_m": 60_000}}
-    assert await registry.select_ids([*here, *far], near) == [{device.id for device in here}]
+    assert await registry.select_ids([*near_devices, *far_devices], near) == [{device.id for device in near_devices}]
 
 
 @pytest.mark.parametrize("lat", [89.9, 90.0, -89.9, -90.0])
 async def test_near_a_pole_covers_every_longitude(registry: Registry, lat: float) -> None:
     """`near` a pole reaches every longitude."""
-    side = math.copysign(1, lat)
-    here = [ExpectedDevice(ids.new_id(), location=(side * 89.5, east)) for east in (-180.0, -90.0, 0.0, 45.0, 180.0)]
-    far = [
-        ExpectedDevice(ids.new_id(), location=(side * 80.0, 0.0)),
-        ExpectedDevice(ids.new_id(), location=(-side * 89.5, 0.0)),
+    sign = math.copysign(1, lat)
+    longitudes = (-180.0, -90.0, 0.0, 45.0, 180.0)
+    near_devices = [ExpectedDevice(ids.new_id(), location=(sign * 89.5, east)) for east in longitudes]
+    far_devices = [
+        ExpectedDevice(ids.new_id(), location=(sign * 80.0, 0.0)),
+        ExpectedDevice(ids.new_id(), location=(-sign * 89.5, 0.0)),
     ]
     near = {"near": {"lat": lat, "lon": 10.0, "radius_m": 80_000}}
-    assert await registry.select_ids([*here, *far], near) == [{device.id for device in here}]
+    assert await registry.select_ids([*near_devices, *far_devices], near) == [{device.id for device in near_devices}]
 
 
 async def test_device_without_location_matches_no_area(registry: Registry) -> None:
-    """A device without a location is neither near nor within anything."""
-    nowhere = ExpectedDevice(ids.new_id())
+    """A device without a location is in no area, so it is in every negation of an area."""
+    device = ExpectedDevice(ids.new_id())
     world = {"type": "Polygon", "coordinates": [box(-180, -90, 180, 90)]}
-    everywhere = {"near": {"lat": 0, "lon": 0, "radius_m": 20_037_508}}
-    assert await registry.select_ids(
-        [nowhere], {"within": world}, {"near": everywhere["near"]}, {"not": everywhere}
-    ) == [
+    near_anything = {"near": {"lat": 0, "lon": 0, "radius_m": 20_037_508}}
+    assert await registry.select_ids([device], {"within": world}, near_anything, {"not": near_anything}) == [
         set(),
         set(),
-        {nowhere.id},
+        {device.id},
     ]
 
 

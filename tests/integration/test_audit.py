@@ -10,7 +10,7 @@ from gateway.worker import maintenance
 from gateway.worker.maintenance.retention_policy import RetentionPolicy
 from tests.support.api import ADMIN, Api
 
-SECRET_URL = "https://hooks.example.org/in?token=a-secret-of-theirs"
+SECRET_URL = "https://hooks.example.org/in?token=a-secret-token"
 UNAUDITED_ROUTES = {
     "POST /v1/devices/import",
     "POST /v1/devices",
@@ -47,7 +47,7 @@ def app_path(api: Api) -> str:
 
 
 def test_only_device_and_sending_routes_are_not_audited() -> None:
-    """Every route that changes something is audited, except those for devices and sending."""
+    """Every route that writes is audited, except those for devices, events and sending."""
     unaudited = {f"{route.method} {route.path}" for route in ROUTES if route.method != "GET" and route.audit is None}
     assert unaudited == UNAUDITED_ROUTES
     actions = {f"{route.method} {route.path}": route.audit for route in ROUTES}
@@ -61,12 +61,12 @@ def test_only_device_and_sending_routes_are_not_audited() -> None:
 
 async def test_audit_entries_are_newest_first(api: Api) -> None:
     """Entries name actor, action, target, details and time, newest first."""
-    new = {"name": "reports", "scopes": ["manage"]}
-    key = await api.call_ok("POST", f"{app_path(api)}/keys", new, key=ADMIN)
+    request = {"name": "reports", "scopes": ["manage"]}
+    key = await api.call_ok("POST", f"{app_path(api)}/keys", request, key=ADMIN)
     segment = await api.call_ok("POST", "/v1/segments", {"name": "s", "audience": {"topic": "t"}}, key=key["key"])
     await api.call_ok("DELETE", f"/v1/segments/{segment['id']}", key=key["key"])
     removed, created, first = await list_entries(api)
-    assert first["details"] == new
+    assert first["details"] == request
     assert created["details"] == {"name": None, "audience": None}
     described = [(entry["actor"], entry["action"], entry["target"]) for entry in (first, created, removed)]
     assert described == [
@@ -80,8 +80,8 @@ async def test_audit_entries_are_newest_first(api: Api) -> None:
 
 async def test_application_reads_only_its_own_entries(api: Api) -> None:
     """An application reads its own entries; the operator reads all or those of one application."""
-    new = {"name": "other", "subject": "mailto:ops@example.org"}
-    other = await api.call_ok("POST", "/v1/applications", new, key=ADMIN)
+    request = {"name": "other", "subject": "mailto:ops@example.org"}
+    other = await api.call_ok("POST", "/v1/applications", request, key=ADMIN)
     await api.call_ok("PATCH", app_path(api), {"name": "Weather 2"}, key=ADMIN)
     assert [entry["action"] for entry in await list_entries(api)] == ["applications.change", "applications.create"]
     assert [entry["action"] for entry in await list_entries(api, key=api.secret)] == ["applications.change"]
@@ -105,10 +105,10 @@ async def test_entries_are_paged_and_filtered_by_action(api: Api) -> None:
 
 async def test_refused_and_replayed_requests_are_not_audited(api: Api) -> None:
     """Refused and replayed requests leave no entry."""
-    new = {"name": "s", "audience": {"topic": "t"}}
+    request = {"name": "s", "audience": {"topic": "t"}}
     once = {"Idempotency-Key": "one"}
     for _ in range(2):
-        assert (await api.call("POST", "/v1/segments", new, headers=once)).status == 201
+        assert (await api.call("POST", "/v1/segments", request, headers=once)).status == 201
     assert (await api.call("POST", "/v1/segments", {"name": "s"})).status == 422
     assert (await api.call("DELETE", f"/v1/segments/seg_{'0' * 32}")).status == 404
     assert (await api.call("POST", f"{app_path(api)}/keys", {"name": "k", "scopes": ["read"]})).status == 403
@@ -117,7 +117,7 @@ async def test_refused_and_replayed_requests_are_not_audited(api: Api) -> None:
 
 
 async def test_action_that_cannot_be_audited_is_not_done(api: Api) -> None:
-    """The entry is written in the transaction of the action: both commit or neither."""
+    """The entry is written in the transaction of the action, so that both commit or neither does."""
     async with api.parts.engine.begin() as conn:
         await conn.execute(text("ALTER TABLE audit ADD CONSTRAINT none CHECK (act <> 'keys.create')"))
     before = await api.rows()
@@ -126,7 +126,7 @@ async def test_action_that_cannot_be_audited_is_not_done(api: Api) -> None:
     assert await api.rows() == before
 
 
-async def test_entries_hold_no_secret_or_person(api: Api) -> None:
+async def test_entries_contain_no_secret_or_user_id(api: Api) -> None:
     """Entries contain no secret and no user id."""
     key = await api.call_ok("POST", f"{app_path(api)}/keys", {"name": "k", "scopes": ["read"]}, key=ADMIN)
     changed = await api.call_ok("PATCH", app_path(api), {"require_identity": True}, key=ADMIN)
@@ -148,20 +148,20 @@ async def test_entries_hold_no_secret_or_person(api: Api) -> None:
 
 async def test_entries_are_deleted_after_400_days(api: Api) -> None:
     """Entries are deleted after 400 days."""
-    old, new = [await api.call_ok("POST", "/v1/categories", {"name": name, "title": "C"}) for name in ("old", "new")]
+    old, recent = [await api.call_ok("POST", "/v1/categories", {"name": name, "title": "C"}) for name in ("old", "new")]
     async with api.parts.engine.begin() as conn:
-        long_ago = "UPDATE audit SET at = now() - CAST(:age AS interval) WHERE target = :target"
-        await conn.execute(text(long_ago), {"age": timedelta(days=401), "target": old["id"]})
+        move_to_past = "UPDATE audit SET at = now() - CAST(:age AS interval) WHERE target = :target"
+        await conn.execute(text(move_to_past), {"age": timedelta(days=401), "target": old["id"]})
     assert (await maintenance.run_once(api.parts.engine, RetentionPolicy()))["audit_log"] == 1
-    assert [entry["target"] for entry in await list_entries(api)] == [new["id"]]
+    assert [entry["target"] for entry in await list_entries(api)] == [recent["id"]]
 
 
 async def test_old_vapid_key_still_registers_after_rotation(api: Api) -> None:
-    """After a rotation pages get the new VAPID key, and devices with the old one still register."""
-    old = api.device()
+    """After a rotation, pages get the new VAPID key, and devices with the old VAPID key can still register."""
+    body = api.device()
     rotated = await api.call_ok("POST", f"{app_path(api)}/vapid/rotate", key=ADMIN)
     assert rotated != {"vapid_public_key": api.parts.application["vapid_public_key"]}
     assert await api.call_ok("GET", "/v1/vapid-public-key") == rotated
-    with_old = old | {"vapid_public_key": api.parts.application["vapid_public_key"]}
-    assert (await api.call("POST", "/v1/devices", with_old)).status == 201
+    with_old_key = body | {"vapid_public_key": api.parts.application["vapid_public_key"]}
+    assert (await api.call("POST", "/v1/devices", with_old_key)).status == 201
     assert (await api.call("POST", f"/v1/applications/app_{'0' * 32}/vapid/rotate", key=ADMIN)).status == 404

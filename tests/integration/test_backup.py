@@ -1,4 +1,4 @@
-"""A backup taken while gateways run is consistent: restored with the master key, it serves and sends."""
+"""A backup that is taken while gateways run is consistent, and a gateway on the restored database serves and sends."""
 
 import asyncio
 import os
@@ -25,14 +25,12 @@ from tests.support.api import serve_api
 from tests.support.gateway_parts import Parts
 
 PG_DUMP, PG_RESTORE = (find_binaries() / name for name in ("pg_dump", "pg_restore"))
-pytestmark = pytest.mark.skipif(
-    not (PG_DUMP.exists() and PG_RESTORE.exists()), reason="Postgres is here without pg_dump"
-)
+pytestmark = pytest.mark.skipif(not (PG_DUMP.exists() and PG_RESTORE.exists()), reason="pg_dump is not installed")
 TABLES = "SELECT relname FROM pg_class WHERE relkind = 'r' AND relnamespace = 'public'::regnamespace"
 
 
 async def run(program: Path, *arguments: str, url: str) -> None:
-    """Run a program as ops/docs/backup.md does, with the password in the environment, not among the arguments."""
+    """Run a program as ops/docs/backup.md does: the password is in the environment and not in the arguments."""
     password = urlsplit(url).password or ""
     process = await asyncio.create_subprocess_exec(
         program,
@@ -49,8 +47,8 @@ def without_password(url: str) -> str:
     return url.replace(f":{urlsplit(url).password}@", "@")
 
 
-async def back_up(url: str, to: Path) -> None:
-    await run(PG_DUMP, "--format=custom", f"--file={to}", without_password(url), url=url)
+async def back_up(url: str, file: Path) -> None:
+    await run(PG_DUMP, "--format=custom", f"--file={file}", without_password(url), url=url)
 
 
 async def restore(file: Path, url: str) -> None:
@@ -90,7 +88,7 @@ async def test_restored_backup_equals_the_original(parts: Parts, empty_database_
 async def test_backup_during_a_campaign_keeps_every_device(
     parts: Parts, empty_database_url: str, tmp_path: Path
 ) -> None:
-    """Settled deliveries are in the backup, and the rest in jobs that come due when their leases end."""
+    """The backup has the settled deliveries, and all other devices in jobs that are due when their leases end."""
     devices = await parts.register(parts.subscribe(Vendor.FCM, 1_500, share_keys=True))
     async with parts.run_worker():
         sent = await parts.submit()
@@ -99,7 +97,7 @@ async def test_backup_during_a_campaign_keeps_every_device(
     await restore(tmp_path / "gateway.dump", empty_database_url)
     async with connect_parts(parts, empty_database_url) as restored:
         async with restored.engine.begin() as conn:
-            await conn.execute(text("UPDATE jobs SET run_at = now()"))  # as when their leases have ended
+            await conn.execute(text("UPDATE jobs SET run_at = now()"))  # end all leases
         async with restored.run_worker():
             progress = await restored.wait_until_done(sent.id)
         assert progress.accepted == len(devices)
@@ -107,7 +105,7 @@ async def test_backup_during_a_campaign_keeps_every_device(
 
 
 async def test_webhooks_continue_after_restore_on_a_new_server(parts: Parts) -> None:
-    """Cursors contain transaction ids, so those of a server far ahead are renumbered after a restore."""
+    """Cursors contain transaction ids; after a restore on a server with lower ids, the events are renumbered."""
     webhook = {"name": "All", "url": "https://shop.example/hooks", "events": ["*"]}
     async with serve_api(parts) as api:
         await api.call_ok("POST", "/v1/webhooks", webhook)
@@ -115,7 +113,7 @@ async def test_webhooks_continue_after_restore_on_a_new_server(parts: Parts) -> 
             await api.register()
     assert not await rebase_outbox(parts)
     async with parts.engine.begin() as conn:
-        # As from a server with far more transactions. One of the three events was sent already.
+        # Simulate a backup of a server with many more transactions, where one of the three events was sent.
         await conn.execute(text("UPDATE happenings SET txid = txid + 1000000000"))
         set_cursor = (
             "UPDATE webhooks SET (outbox_txid, outbox_id) = (SELECT txid, id FROM happenings ORDER BY id LIMIT 1)"
@@ -141,7 +139,7 @@ async def rebase_outbox(parts: Parts) -> bool:
 
 @asynccontextmanager
 async def connect_parts(parts: Parts, url: str) -> AsyncIterator[Parts]:
-    """Connect the parts to another database."""
+    """Yield the parts on another database."""
     engine, notifier_ = open_engine(url), notifier.Notifier(url)
     async with notifier_.running():
         yield replace(parts, url=url, notifier=notifier_, context=replace(parts.context, engine=engine))
@@ -151,7 +149,7 @@ async def connect_parts(parts: Parts, url: str) -> AsyncIterator[Parts]:
 async def test_backup_without_the_master_key_decrypts_nothing(
     parts: Parts, empty_database_url: str, tmp_path: Path
 ) -> None:
-    """A backup holds no usable secret without the master key."""
+    """The secrets of a backup can be decrypted only with the master key."""
     await back_up(parts.url, tmp_path / "gateway.dump")
     await restore(tmp_path / "gateway.dump", empty_database_url)
     engine = open_engine(empty_database_url)

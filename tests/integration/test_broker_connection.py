@@ -1,4 +1,4 @@
-"""Brokers that are down, refuse the credentials, are too old or end the connection: each is one clear line."""
+"""Brokers that are down, refuse the credentials, are too old or close the connection cause a one-line error."""
 
 import asyncio
 import re
@@ -28,20 +28,20 @@ def with_account(url: str, account: str = "me:Hidden") -> str:
 
 
 async def test_unreachable_broker_fails_within_the_timeout() -> None:
-    """The error names the address, without the password."""
+    """The error has the broker's address and not its password."""
     async with asyncio.timeout(10):
-        with pytest.raises(BrokerUnavailable) as refusal:
+        with pytest.raises(BrokerUnavailable) as error:
             async with Broker.connect(["nats://me:Hidden@127.0.0.1:1"], timeout=SECOND):
                 pass
-    assert str(refusal.value).startswith("no NATS server responds at 127.0.0.1:1: ")
-    assert "Hidden" not in str(refusal.value)
+    assert str(error.value).startswith("no NATS server responds at 127.0.0.1:1: ")
+    assert "Hidden" not in str(error.value)
 
 
 async def test_silent_server_fails_within_the_timeout() -> None:
     """A server that accepts the connection and sends nothing counts as unavailable."""
-    silent = await asyncio.start_server(lambda *_: asyncio.sleep(0), "127.0.0.1", 0)
-    async with silent, asyncio.timeout(10):
-        port = silent.sockets[0].getsockname()[1]
+    silent_server = await asyncio.start_server(lambda *_: asyncio.sleep(0), "127.0.0.1", 0)
+    async with silent_server, asyncio.timeout(10):
+        port = silent_server.sockets[0].getsockname()[1]
         with pytest.raises(BrokerUnavailable, match="does not respond"):
             async with Broker.connect([f"nats://127.0.0.1:{port}"], timeout=SECOND):
                 pass
@@ -62,12 +62,12 @@ async def test_broker_that_starts_later_is_reached(tmp_path: Path) -> None:
 
 
 async def test_wrong_password_is_reported_without_it(tmp_path: Path) -> None:
-    """The command fails at once with one line."""
+    """The command fails at once, and its last line has the error without the password."""
     async with start_nodes(1, tmp_path, ACCOUNT, account="me:Hidden") as [node]:
         result = await command("work", GATEWAY_QUEUE=with_account(node.url, "me:Wr0ng"), GATEWAY_MASTER_KEY=MASTER_KEY)
-    last = result.err.splitlines()[-1]
-    assert (result.code, last.partition(" at ")[0]) == (1, "gateway: GATEWAY_QUEUE: NATS")
-    assert "refuses the user or password: Authorization Violation" in last
+    last_line = result.err.splitlines()[-1]
+    assert (result.code, last_line.partition(" at ")[0]) == (1, "gateway: GATEWAY_QUEUE: NATS")
+    assert "refuses the user or password: Authorization Violation" in last_line
     assert "Wr0ng" not in result.err
     assert "Traceback" not in result.err
 
@@ -82,8 +82,8 @@ async def test_password_may_have_any_character(tmp_path: Path) -> None:
 
 
 async def test_server_that_is_too_old_is_refused(tmp_path: Path) -> None:
-    """The error names the version and the minimum."""
-    async with start_nodes(1, tmp_path) as [node], proxied(node.url, version="2.9.10") as proxy:
+    """The error has the broker's version and the minimum version."""
+    async with start_nodes(1, tmp_path) as [node], run_proxy(node.url, version="2.9.10") as proxy:
         with pytest.raises(BrokerIncompatible, match=r"is 2\.9; it must be 2\.10 or newer"):
             async with Broker.connect([proxy.url]):
                 pass
@@ -93,7 +93,7 @@ async def test_server_that_is_too_old_is_refused(tmp_path: Path) -> None:
 
 
 async def test_relay_refuses_a_broker_without_jetstream(tmp_path: Path, database_url: str) -> None:
-    """The command fails with one line, without a traceback."""
+    """The command fails, and its last line has the error, without a traceback."""
     settings = 'accounts { A { users: [{ user: "me", password: "Hidden" }], jetstream: disabled } }\n'
     async with start_nodes(1, tmp_path, settings, account=None) as [node]:
         result = await command(
@@ -102,9 +102,9 @@ async def test_relay_refuses_a_broker_without_jetstream(tmp_path: Path, database
             GATEWAY_MASTER_KEY=MASTER_KEY,
             GATEWAY_DATABASE_URL=database_url,
         )
-    last = result.err.splitlines()[-1]
+    last_line = result.err.splitlines()[-1]
     assert result.code == 1
-    assert last.startswith("gateway: GATEWAY_QUEUE: the streams cannot be created: ")
+    assert last_line.startswith("gateway: GATEWAY_QUEUE: the streams cannot be created: ")
     assert "Traceback" not in result.err
 
 
@@ -128,16 +128,16 @@ async def test_private_ca_is_trusted_when_configured(tmp_path: Path) -> None:
 
 
 async def test_password_is_not_sent_without_tls() -> None:
-    """With a tls:// URL nothing is sent to a server without TLS."""
+    """With a tls:// URL, the client sends nothing to a server without TLS."""
     received = bytearray()
 
-    async def plain(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    async def serve_without_tls(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         writer.write(b'INFO {"version":"2.12.0","auth_required":true,"max_payload":1048576}\r\n')
         with suppress(OSError):
             received.extend(await reader.read())
         writer.close()
 
-    async with await asyncio.start_server(plain, "127.0.0.1", 0) as server:
+    async with await asyncio.start_server(serve_without_tls, "127.0.0.1", 0) as server:
         port = server.sockets[0].getsockname()[1]
         with pytest.raises(BrokerUnavailable, match="secure connection not available"):
             async with Broker.connect([f"tls://me:Hidden@127.0.0.1:{port}"], timeout=SECOND):
@@ -146,7 +146,7 @@ async def test_password_is_not_sent_without_tls() -> None:
 
 
 async def test_worker_ends_when_its_credentials_are_revoked(tmp_path: Path) -> None:
-    """The worker exits, so that its supervisor starts it again; it does not run without a broker."""
+    """The worker exits with 1 instead of running without a broker, so that its supervisor restarts it."""
     async with start_nodes(1, tmp_path, ACCOUNT, account="me:Hidden") as [node]:
         async with Broker.connect([with_account(node.url)]) as broker:
             await broker.prepare()
@@ -162,7 +162,7 @@ async def test_worker_ends_when_its_credentials_are_revoked(tmp_path: Path) -> N
 
 async def test_worker_ends_when_the_client_closes_for_good(tmp_path: Path) -> None:
     """A protocol error makes the client close the connection without reconnecting."""
-    async with start_nodes(1, tmp_path) as [node], proxied(node.url) as proxy:
+    async with start_nodes(1, tmp_path) as [node], run_proxy(node.url) as proxy:
         async with Broker.connect([node.url]) as broker:
             await broker.prepare()
         async with run_in_background("work", GATEWAY_QUEUE=proxy.url, GATEWAY_MASTER_KEY=MASTER_KEY) as work:
@@ -183,7 +183,7 @@ async def test_lost_connection_is_restored(tmp_path: Path) -> None:
         assert not closed.done()
         await node.start()
         async with asyncio.timeout(10):
-            while not broker.client.is_connected:  # noqa: ASYNC110 - the client's events are taken
+            while not broker.client.is_connected:  # noqa: ASYNC110 - the broker uses the client's only callbacks
                 await asyncio.sleep(0.02)
         assert await broker.is_prepared()
         closed.cancel()
@@ -203,15 +203,15 @@ class Proxy:
             client.write(line)
 
     async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        their_reader, their_writer = await asyncio.open_connection(self._host, int(self._port))
-        info = await their_reader.readline()
+        broker_reader, broker_writer = await asyncio.open_connection(self._host, int(self._port))
+        info = await broker_reader.readline()
         if self._version is not None:
             info = re.sub(rb'"version":"[^"]*"', f'"version":"{self._version}"'.encode(), info)
         writer.write(info)
         self._clients.append(writer)
         async with asyncio.TaskGroup() as group:
-            group.create_task(_copy(reader, their_writer))
-            group.create_task(_copy(their_reader, writer))
+            group.create_task(_copy(reader, broker_writer))
+            group.create_task(_copy(broker_reader, writer))
 
 
 async def _copy(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -223,7 +223,7 @@ async def _copy(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> N
 
 
 @asynccontextmanager
-async def proxied(url: str, version: str | None = None) -> AsyncIterator[Proxy]:
+async def run_proxy(url: str, version: str | None = None) -> AsyncIterator[Proxy]:
     """Run a proxy; `version` replaces the server's version."""
     proxy = Proxy(url, version)
     async with await asyncio.start_server(proxy.serve, "127.0.0.1", 0) as server:

@@ -30,11 +30,11 @@ async def test_cancelled_campaign_stops_at_once(
         sent = await parts.submit()
         await parts.sim.wait_for(count=40)
         await cancel(parts, sent)
-        taken = parts.sim.messages.total
+        count = parts.sim.messages.total
         progress = await parts.wait_until_done(sent.id)
 
-    # What was in flight, and what each sender took up before the word had reached it.
-    assert parts.sim.messages.total <= taken + 2 * SENDERS
+    # Each sender may have had a message in flight, and may have begun one before it knew of the cancellation.
+    assert parts.sim.messages.total <= count + 2 * SENDERS
     assert (progress.accepted, progress.cancelled) == (parts.sim.messages.total, 700 - parts.sim.messages.total)
     rows = await parts.list_deliveries(sent.id)
     assert rows.keys() == devices.keys()
@@ -51,8 +51,8 @@ async def test_cancelled_scheduled_notification_is_never_sent(parts: Parts) -> N
     sent = await parts.submit(start_at=datetime.now(UTC) + timedelta(milliseconds=500))
     await cancel(parts, sent)
     async with parts.run_worker():
-        after = await parts.submit(start_at=datetime.now(UTC) + timedelta(seconds=1))
-        await parts.wait_until_done(after.id)
+        later = await parts.submit(start_at=datetime.now(UTC) + timedelta(seconds=1))
+        await parts.wait_until_done(later.id)
     assert await parts.list_deliveries(sent.id) == {}
     assert parts.sim.messages.total == 3
     notification, progress = await parts.get_notification(sent.id)
@@ -81,15 +81,15 @@ async def test_cancellation_without_worker_settles_on_start(parts: Parts) -> Non
     async with parts.run_worker(quick_config(senders=SENDERS, drain=timedelta(0))):
         await parts.sim.wait_for(count=5)
     await cancel(parts, sent)
-    taken = parts.sim.messages.total
+    count = parts.sim.messages.total
     async with parts.run_worker():
         progress = await parts.wait_until_done(sent.id, 10)
-    assert (progress.accepted, progress.cancelled) == (taken, 200 - taken)
-    assert parts.sim.messages.total == taken
+    assert (progress.accepted, progress.cancelled) == (count, 200 - count)
+    assert parts.sim.messages.total == count
 
 
 async def test_cancellation_reaches_a_worker_without_signals(parts: Parts) -> None:
-    """Notifications of Postgres are hints: a worker also polls the status once per lease."""
+    """A worker that receives no NOTIFY of a cancellation finds it when it polls the status, once per lease."""
     await parts.register(parts.subscribe(Vendor.FCM, 400))
     parts.sim.behave(Rule(delay_ms=20))
     async with parts.run_worker(quick_config(senders=2, lease=timedelta(seconds=1))):
@@ -101,7 +101,7 @@ async def test_cancellation_reaches_a_worker_without_signals(parts: Parts) -> No
     assert progress.cancelled > 100
 
 
-async def test_cancelling_twice_equals_once(parts: Parts) -> None:
+async def test_second_cancellation_changes_nothing(parts: Parts) -> None:
     """Cancelling a cancelled notification changes nothing."""
     sent = await parts.submit()
     await cancel(parts, sent)

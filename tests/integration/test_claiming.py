@@ -1,4 +1,4 @@
-"""Claims in Postgres while other transactions lock rows of the jobs table."""
+"""Claims from Postgres while another transaction locks a row of the jobs table."""
 
 import asyncio
 from datetime import timedelta
@@ -17,7 +17,7 @@ LEASE, NO_WAIT = timedelta(minutes=1), timedelta(0)
 
 
 async def test_locked_job_does_not_delay_other_applications(database_url: str) -> None:
-    """A job is locked while it is planned, which may take longer than its lease."""
+    """Planning locks its job, possibly for longer than the lease; claims skip the locked job."""
     engine = open_engine(database_url)
     queue = PostgresQueue(engine, notifier.Notifier(database_url))
     async with PostgresEngine.open(database_url) as first, PostgresEngine.open(database_url) as second:

@@ -1,4 +1,4 @@
-"""The Python client, against the real server."""
+"""The Python client against the real server."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -35,11 +35,11 @@ async def test_import_and_paged_list_work_over_the_client(
         for line in lines:
             yield line
 
-    results_iterator = gateway.devices.import_many(iterate())
-    results = [result async for result in results_iterator]
+    import_results = gateway.devices.import_many(iterate())
+    results = [result async for result in import_results]
     assert [result.status for result in results] == ["created"] * 120 + ["refused"]
     assert {error.pointer for error in results[-1].errors} == {"/subscription/keys/auth", "/subscription/keys/p256dh"}
-    assert results_iterator.sums == {"created": 120, "refreshed": 0, "refused": 1}
+    assert import_results.sums == {"created": 120, "refreshed": 0, "refused": 1}
     device_ids = [device.id async for device in gateway.devices.list(topic="news")]
     assert sorted(device_ids) == sorted(result.id for result in results[:-1] if result.id)
     assert [device.id for device in await gateway.devices.list().fetch(101)] == device_ids[:101]
@@ -54,18 +54,18 @@ async def test_import_and_paged_list_work_over_the_client(
 
 
 async def test_tail_resumes_after_a_broken_connection(api: Api, gateway: Gateway) -> None:
-    """The client's tail resumes after a broken connection and misses nothing."""
+    """The client's tail resumes after a broken connection and misses no delivery."""
     [result] = [item async for item in gateway.devices.import_many(registrations(api, 1, user_id="ann"))]
     tail = gateway.deliveries.tail(user_id="ann")
     deliveries = aiter(tail)
-    following = asyncio.ensure_future(anext(deliveries))
+    next_delivery = asyncio.ensure_future(anext(deliveries))
     async with asyncio.timeout(30), api.parts.run_worker():
         while tail.last_event_id is None:  # noqa: ASYNC110 - the start position arrives before any delivery
             await asyncio.sleep(0.01)
         for task in api.state.open_streams:
-            task.cancel()  # as when the server stops
+            task.cancel()  # breaks the connection as a stopping server does
         sent = await gateway.notifications.send(content={"title": "Hi"}, audience={"user_id": "ann"})
-        delivery = await following
+        delivery = await next_delivery
         assert (delivery.notification_id, delivery.device_id) == (sent.id, result.id)
         assert delivery.outcome == "accepted"
         resumed = gateway.deliveries.tail(last_event_id="0")
@@ -86,20 +86,20 @@ async def test_errors_are_raised_as_their_types(api: Api, gateway: Gateway) -> N
     with pytest.raises(client.Forbidden):
         await gateway.applications.create(name="n", subject="mailto:ops@example.org")
     async with Gateway(api.origin, ADMIN) as operator:
-        created = await operator.applications.create(name="n", subject="mailto:ops@example.org")
-        assert {application.name async for application in operator.applications.list()} == {"Weather", "n"}
-        [secret] = [key.id for key in created.keys if "send" in key.scopes]
-        await operator.applications.remove_key(created.id, secret)
+        application = await operator.applications.create(name="n", subject="mailto:ops@example.org")
+        assert {item.name async for item in operator.applications.list()} == {"Weather", "n"}
+        [secret_key_id] = [key.id for key in application.keys if "send" in key.scopes]
+        await operator.applications.remove_key(application.id, secret_key_id)
         assert (await anext(aiter(operator.audit.list()))).action == "keys.remove"
-    async with Gateway(api.origin, created.secret_key) as stranger:
+    async with Gateway(api.origin, application.secret_key) as with_removed_key:
         with pytest.raises(client.Unauthenticated):
-            await stranger.notifications.list().fetch_page()
+            await with_removed_key.notifications.list().fetch_page()
     assert (await gateway.check_readiness()).status == "ready"
     assert await gateway.get_vapid_public_key() == api.parts.application["vapid_public_key"]
 
 
 async def test_same_idempotency_key_sends_once(gateway: Gateway) -> None:
-    """One idempotency key sends one notification; another body raises IdempotencyMismatch."""
+    """A second call with the same key returns the first notification; another body raises IdempotencyMismatch."""
     for title, is_same in (("Storm", True), ("Snow", False)):
         sending = gateway.notifications.send(
             content={"title": title}, audience={"everyone": True}, idempotency_key="order-7"

@@ -1,4 +1,4 @@
-"""Pause, resume and cancel are exact at any moment, and every delivery is accounted for."""
+"""Pause, resume and cancel take effect at any stage of a notification, and every delivery is accounted for."""
 
 import asyncio
 from collections import Counter
@@ -25,9 +25,10 @@ from tests.support.gateway_parts import Parts, quick_config
 SENDERS = 4
 
 
-async def apply_order(parts: Parts, order: object, notification: Notification) -> None:
+async def apply(parts: Parts, transition: lifecycle.Transition, notification: Notification) -> None:
+    """Apply a life-cycle transition to a notification."""
     async with parts.engine.begin() as conn:
-        await order(conn, parts.application_id, notification.id)  # type: ignore[operator] - one of control's orders
+        await transition(conn, parts.application_id, notification.id)
 
 
 async def status(parts: Parts, notification: Notification) -> Status:
@@ -35,7 +36,7 @@ async def status(parts: Parts, notification: Notification) -> Status:
 
 
 async def wait_until_nothing_claimed(parts: Parts) -> None:
-    """Wait until no worker holds a job."""
+    """Wait until no worker has the lease of a job."""
     query = "SELECT count(*) FROM jobs WHERE NOT parked AND (attempt > 0 OR run_at <= now())"
     async with asyncio.timeout(20):
         with parts.notifier.subscribe(notifier.LOG) as waiter:
@@ -50,22 +51,22 @@ async def test_paused_campaign_resumes_where_it_stopped(parts: Parts) -> None:
     async with parts.run_worker(quick_config(senders=SENDERS, jobs=2)):
         sent = await parts.submit()
         await parts.sim.wait_for(count=40)
-        await apply_order(parts, lifecycle.pause, sent)
-        taken = parts.sim.messages.total
+        await apply(parts, lifecycle.pause, sent)
+        count = parts.sim.messages.total
         assert await status(parts, sent) is Status.PAUSED
         await wait_until_nothing_claimed(parts)
         paused_at = parts.sim.messages.total
-        # What was in flight, and what each sender took up before the word had reached it.
-        assert paused_at <= taken + 2 * SENDERS
+        # Each sender may have had a message in flight, and may have begun one before it knew of the pause.
+        assert paused_at <= count + 2 * SENDERS
         assert await parts.scalar("SELECT bool_and(parked) FROM jobs")
         assert len(await parts.list_deliveries(sent.id)) == paused_at
 
         parts.sim.behave()
-        other = await parts.submit()  # others go on meanwhile
+        other = await parts.submit()  # another notification is sent meanwhile
         await parts.wait_until_done(other.id)
         assert parts.sim.messages.total == paused_at + 900
 
-        await apply_order(parts, lifecycle.resume, sent)
+        await apply(parts, lifecycle.resume, sent)
         progress = await parts.wait_until_done(sent.id)
     assert progress.accepted == 900
     assert {len(subscriber.messages) for subscriber in devices.values()} == {2}
@@ -76,15 +77,15 @@ async def test_notification_paused_before_start_plans_on_resume(parts: Parts) ->
     """A notification that is paused before its start is planned when it resumes."""
     await parts.register(parts.subscribe(Vendor.FCM, 3))
     sent = await parts.submit(start_at=datetime.now(UTC) + timedelta(milliseconds=300))
-    await apply_order(parts, lifecycle.pause, sent)
+    await apply(parts, lifecycle.pause, sent)
     async with parts.run_worker():
-        after = await parts.submit(start_at=datetime.now(UTC) + timedelta(milliseconds=600))
-        await parts.wait_until_done(after.id)
+        later = await parts.submit(start_at=datetime.now(UTC) + timedelta(milliseconds=600))
+        await parts.wait_until_done(later.id)
         assert await parts.list_deliveries(sent.id) == {}
-        late = await parts.register(parts.subscribe(Vendor.FCM, 1))
-        await apply_order(parts, lifecycle.resume, sent)
+        new_devices = await parts.register(parts.subscribe(Vendor.FCM, 1))
+        await apply(parts, lifecycle.resume, sent)
         await parts.wait_until_done(sent.id)
-    assert late.keys() <= (await parts.list_deliveries(sent.id)).keys()
+    assert new_devices.keys() <= (await parts.list_deliveries(sent.id)).keys()
 
 
 async def test_paused_past_expiry_settles_as_expired(parts: Parts) -> None:
@@ -94,17 +95,17 @@ async def test_paused_past_expiry_settles_as_expired(parts: Parts) -> None:
     async with parts.run_worker(quick_config(senders=SENDERS)):
         sent = await parts.submit()
         await parts.sim.wait_for(count=5)
-        await apply_order(parts, lifecycle.pause, sent)
+        await apply(parts, lifecycle.pause, sent)
         await wait_until_nothing_claimed(parts)
-        taken = parts.sim.messages.total
+        count = parts.sim.messages.total
         async with parts.engine.begin() as conn:
             soon = datetime.now(UTC) + timedelta(milliseconds=200)
             await conn.execute(update(table).where(table.c.id == sent.id).values(expires_at=soon))
-            # As it would have been parked, had it had so little time from the beginning.
+            # A parked job is due at the expiry of its notification.
             await conn.execute(update(jobs).values(run_at=soon))
             await notifier.notify(conn, notifier.JOBS)
         progress = await parts.wait_until_done(sent.id)
-    assert (progress.accepted, progress.expired) == (taken, 300 - taken)
+    assert (progress.accepted, progress.expired) == (count, 300 - count)
     assert await status(parts, sent) is Status.DONE
 
 
@@ -113,7 +114,7 @@ async def test_unplanned_paused_past_expiry_is_settled(parts: Parts) -> None:
     await parts.register(parts.subscribe(Vendor.FCM, 3))
     now = datetime.now(UTC)
     sent = await parts.submit(start_at=now + timedelta(seconds=0.2), expires_at=now + timedelta(seconds=1))
-    await apply_order(parts, lifecycle.pause, sent)
+    await apply(parts, lifecycle.pause, sent)
     async with parts.run_worker():
         progress = await parts.wait_until_done(sent.id)
     assert progress.expired == 3
@@ -127,9 +128,9 @@ async def test_paused_campaign_can_be_cancelled(parts: Parts) -> None:
     async with parts.run_worker(quick_config(senders=SENDERS)):
         sent = await parts.submit()
         await parts.sim.wait_for(count=5)
-        await apply_order(parts, lifecycle.pause, sent)
+        await apply(parts, lifecycle.pause, sent)
         await wait_until_nothing_claimed(parts)
-        await apply_order(parts, lifecycle.cancel, sent)
+        await apply(parts, lifecycle.cancel, sent)
         progress = await parts.wait_until_done(sent.id)
     assert progress.accepted + progress.cancelled == 700
     assert progress.accepted == parts.sim.messages.total
@@ -144,28 +145,28 @@ async def test_retries_wait_while_paused(parts: Parts) -> None:
     async with parts.run_worker():
         sent = await parts.submit()
         await parts.wait_until(sent.id, lambda progress: progress.retries == 5)
-        await apply_order(parts, lifecycle.pause, sent)
+        await apply(parts, lifecycle.pause, sent)
         parts.sim.behave()
         with parts.notifier.subscribe(notifier.JOBS) as waiter:
             async with asyncio.timeout(20):
                 while not await parts.scalar("SELECT bool_and(parked) FROM jobs"):
                     await waiter.wait(0.1)
         assert parts.sim.messages.total == 0
-        await apply_order(parts, lifecycle.resume, sent)
+        await apply(parts, lifecycle.resume, sent)
         assert (await parts.wait_until_done(sent.id)).accepted == 5
 
 
-async def test_pausing_and_resuming_twice_equals_once(parts: Parts) -> None:
-    """A second pause or resume changes nothing."""
+async def test_second_pause_or_resume_changes_nothing(parts: Parts) -> None:
+    """Pausing a paused notification and resuming a resumed one keep the status."""
     sent = await parts.submit(start_at=datetime.now(UTC) + timedelta(hours=1))
-    for order, expected in (
+    for transition, expected in (
         (lifecycle.resume, Status.SCHEDULED),
         (lifecycle.pause, Status.PAUSED),
         (lifecycle.pause, Status.PAUSED),
         (lifecycle.resume, Status.SCHEDULED),
         (lifecycle.resume, Status.SCHEDULED),
     ):
-        await apply_order(parts, order, sent)
+        await apply(parts, transition, sent)
         assert await status(parts, sent) is expected
 
 
@@ -176,12 +177,12 @@ async def test_ended_notification_cannot_be_paused_or_resumed(parts: Parts) -> N
         done = await parts.submit()
         await parts.wait_until_done(done.id)
     cancelled = await parts.submit()
-    await apply_order(parts, lifecycle.cancel, cancelled)
+    await apply(parts, lifecycle.cancel, cancelled)
     for sent in (done, cancelled):
         before = await status(parts, sent)
-        for order in (lifecycle.pause, lifecycle.resume):
+        for transition in (lifecycle.pause, lifecycle.resume):
             with pytest.raises(Conflict):
-                await apply_order(parts, order, sent)
+                await apply(parts, transition, sent)
         assert await status(parts, sent) is before
 
 
@@ -199,26 +200,26 @@ async def test_worker_without_signals_stops_on_pause(parts: Parts) -> None:
                 while not await parts.scalar("SELECT bool_and(parked) FROM jobs"):
                     await waiter.wait(0.2)
         assert parts.sim.messages.total < 300
-        await apply_order(parts, lifecycle.resume, sent)
+        await apply(parts, lifecycle.resume, sent)
         parts.sim.behave()
         assert (await parts.wait_until_done(sent.id)).accepted == 400
 
 
 async def test_pause_between_claim_and_park_keeps_the_resume(parts: Parts) -> None:
-    """A requeue reads the status under the lock that pause and resume take."""
+    """A requeue reads the status under the lock of pause and resume, so a pause or resume since the claim counts."""
     await parts.register(parts.subscribe(Vendor.FCM, 3))
     sent = await parts.submit()
-    queue_ = parts.queue()
-    [plan] = await queue_.claim(lanes=[sent.delivery.lane], limit=1, lease=timedelta(minutes=1), wait=timedelta(0))
-    await apply_order(parts, lifecycle.pause, sent)
+    queue = parts.queue()
+    [plan] = await queue.claim(lanes=[sent.delivery.lane], limit=1, lease=timedelta(minutes=1), wait=timedelta(0))
+    await apply(parts, lifecycle.pause, sent)
     async with parts.engine.begin() as conn:
         await lifecycle.requeue(conn, plan)
     assert await parts.scalar("SELECT parked FROM jobs")
-    await apply_order(parts, lifecycle.resume, sent)
+    await apply(parts, lifecycle.resume, sent)
     assert await parts.scalar("SELECT NOT parked AND run_at <= now() FROM jobs")
-    [plan] = await queue_.claim(lanes=[sent.delivery.lane], limit=1, lease=timedelta(minutes=1), wait=timedelta(0))
-    await apply_order(parts, lifecycle.pause, sent)
-    await apply_order(parts, lifecycle.resume, sent)
+    [plan] = await queue.claim(lanes=[sent.delivery.lane], limit=1, lease=timedelta(minutes=1), wait=timedelta(0))
+    await apply(parts, lifecycle.pause, sent)
+    await apply(parts, lifecycle.resume, sent)
     async with parts.engine.begin() as conn:
         await lifecycle.requeue(conn, plan)
     assert await parts.scalar("SELECT NOT parked AND run_at <= now() FROM jobs")
@@ -226,19 +227,20 @@ async def test_pause_between_claim_and_park_keeps_the_resume(parts: Parts) -> No
         assert await job_records.last_due(conn, sent.id) is None
 
 
-orders = st.tuples(st.sampled_from([lifecycle.pause, lifecycle.resume]), st.integers(0, 25))
+# (transition, messages to wait for before the next transition)
+transitions = st.tuples(st.sampled_from([lifecycle.pause, lifecycle.resume]), st.integers(0, 25))
 
 
 @settings(
     max_examples=10,
     suppress_health_check=[HealthCheck.function_scoped_fixture],
-    phases=[Phase.explicit, Phase.generate],  # an interleaving of real workers does not shrink
+    phases=[Phase.explicit, Phase.generate],  # no shrinking: the interleaving of workers is not reproducible
 )
-@given(steps=st.lists(orders, max_size=8), cancelled=st.booleans())
-async def test_any_order_of_orders_delivers_at_most_once(
+@given(steps=st.lists(transitions, max_size=8), cancelled=st.booleans())
+async def test_random_transitions_deliver_at_most_once(
     parts: Parts, steps: list[tuple[lifecycle.Transition, int]], cancelled: bool
 ) -> None:
-    """Random orders between messages, with two workers and retries: every device gets at most one message."""
+    """With two workers, retries and random pauses and resumes, every device gets at most one message."""
     topic = new_id().hex
     devices = await parts.register(parts.subscribe(Vendor.FCM, 150), topics=(topic,))
     slow = Rule(delay_ms=5)
@@ -246,14 +248,14 @@ async def test_any_order_of_orders_delivers_at_most_once(
     config = quick_config(senders=SENDERS, jobs=2)
     async with parts.run_worker(config), parts.run_worker(config):
         sent = await parts.submit(audience={"topic": topic})
-        for order, messages in steps:
-            with suppress(Conflict):  # it may be done by now
-                await apply_order(parts, order, sent)
+        for transition, messages in steps:
+            with suppress(Conflict):  # the notification may be done
+                await apply(parts, transition, sent)
             if await status(parts, sent) is not Status.PAUSED:
-                left = sum(not subscriber.messages for subscriber in devices.values())
-                await parts.sim.wait_for(count=parts.sim.messages.total + min(messages, left), timeout=20)
+                remaining = sum(not subscriber.messages for subscriber in devices.values())
+                await parts.sim.wait_for(count=parts.sim.messages.total + min(messages, remaining), timeout=20)
         with suppress(Conflict):
-            await apply_order(parts, lifecycle.cancel if cancelled else lifecycle.resume, sent)
+            await apply(parts, lifecycle.cancel if cancelled else lifecycle.resume, sent)
         progress = await parts.wait_until_done(sent.id)
     outcomes = Counter(row.outcome for row in (await parts.list_deliveries(sent.id)).values())
     assert outcomes.total() == progress.targets
@@ -266,12 +268,12 @@ async def test_any_order_of_orders_delivers_at_most_once(
 
 
 async def test_failing_campaign_is_paused_once(parts: Parts) -> None:
-    """A campaign over its failure limit is paused once and may be resumed."""
+    """A campaign that exceeds its failure limit is paused once; after a resume it is not paused again."""
     await parts.register(parts.subscribe(Vendor.FCM, 1200))
     parts.sim.behave(Rule(status=413))
-    limited = SendPolicy(pause_when=FailureLimit(0.3, 50))
+    policy = SendPolicy(pause_when=FailureLimit(0.3, 50))
     async with parts.run_worker(quick_config(senders=SENDERS, jobs=1)):
-        sent = await parts.submit(policy=limited)
+        sent = await parts.submit(policy=policy)
         async with asyncio.timeout(30):
             with parts.notifier.subscribe(notifier.LOG) as waiter:
                 while await status(parts, sent) is not Status.PAUSED:
@@ -280,6 +282,6 @@ async def test_failing_campaign_is_paused_once(parts: Parts) -> None:
         assert notification.auto_paused is not None
         assert "more than the limit of 30%" in notification.auto_paused
         assert 0 < progress.rejected < 1200
-        await apply_order(parts, lifecycle.resume, sent)
+        await apply(parts, lifecycle.resume, sent)
         progress = await parts.wait_until_done(sent.id)
-    assert progress.rejected == 1200  # after a manual resume the limit does not pause it again
+    assert progress.rejected == 1200

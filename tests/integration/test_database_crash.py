@@ -1,4 +1,4 @@
-"""Postgres crashes and restarts while workers keep running: lost claims must not be confused with other jobs."""
+"""Postgres crashes and restarts while workers run: a worker whose claim was lost must not settle another job."""
 
 import asyncio
 import os
@@ -22,14 +22,14 @@ from gateway.sim import Vendor
 from tests.support.gateway_parts import Parts, gateway
 from tests.support.queues import accepted_batch, retry_batch
 
-# What a commit does not wait for is written by itself only much later than the crash.
-LATE = {"wal_writer_delay": "10s", "wal_writer_flush_after": "1GB", "shared_buffers": "64MB"}
+# Postgres writes asynchronous commits to disk after 10 s, so that the crash in the test comes before.
+DELAYED_WAL_SETTINGS = {"wal_writer_delay": "10s", "wal_writer_flush_after": "1GB", "shared_buffers": "64MB"}
 
 
 @pytest.fixture
 async def crashing(reachable_tmp: Path) -> AsyncIterator[Parts]:
-    """A gateway on a Postgres of its own."""
-    postgres = EmbeddedPostgres(reachable_tmp / "crashing", LATE)
+    """A gateway on a Postgres server that no other test uses."""
+    postgres = EmbeddedPostgres(reachable_tmp / "crashing", DELAYED_WAL_SETTINGS)
     url = await asyncio.to_thread(postgres.start)
     try:
         await asyncio.to_thread(migrate.upgrade, url)
@@ -40,7 +40,10 @@ async def crashing(reachable_tmp: Path) -> AsyncIterator[Parts]:
 
 
 async def test_database_crash_undoes_claims_but_no_plan(crashing: Parts) -> None:
-    """Otherwise jobs would reuse ids after a crash, and the holder of an old id would settle another job."""
+    """Claims are committed asynchronously, plans are not: after the crash the claimed job exists, unclaimed.
+
+    If the plan were lost, another job could get the same id, and the worker with the old claim would settle it.
+    """
     await crashing.register(crashing.subscribe(Vendor.FCM, 3))
     sent = await crashing.submit()
     [plan] = await claim(crashing)
@@ -52,10 +55,10 @@ async def test_database_crash_undoes_claims_but_no_plan(crashing: Parts) -> None
     async with crashing.engine.begin() as conn:
         rows = (await conn.execute(select(jobs.c.id, jobs.c.device_ids))).all()
         assert rows == [(before.id, list(before.device_ids))]
-        # On a slow machine the claim may have been written in time.
+        # On a slow machine the claim may have been written before the crash; undo it.
         await conn.execute(update(jobs).values(attempt=0, run_at=func.now()))
     [reclaimed] = await claim(crashing)
-    assert reclaimed == before, "two hold it, and neither knows"
+    assert reclaimed == before, "two workers now have the same job with the same lease generation"
     *first, last = before.device_ids
     await crashing.queue().settle(reclaimed, retry_batch(datetime.now(UTC) + timedelta(hours=1), *first), [last])
     with pytest.raises(LeaseLost):

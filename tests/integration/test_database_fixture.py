@@ -20,8 +20,9 @@ async def test_database_starts_empty(engine: AsyncEngine) -> None:
     """The test database has no rows or tables of another test."""
     async with engine.begin() as conn:
         assert (await conn.execute(text("SELECT count(*) FROM applications"))).scalar_one() == 0
-        assert (await conn.execute(text("SELECT to_regclass('scribble')"))).scalar_one() is None
-        await conn.execute(text("CREATE TABLE scribble ()"))
+        assert (await conn.execute(text("SELECT to_regclass('left_behind')"))).scalar_one() is None
+        await conn.execute(text("CREATE TABLE left_behind ()"))
 
 
+# The second run of the test must not find the table of the first run.
 test_database_starts_empty_again = test_database_starts_empty

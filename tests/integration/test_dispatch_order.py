@@ -1,4 +1,4 @@
-"""The credential is checked before the body is read, and again in the transaction."""
+"""The server checks the credential before it reads the body, and again in the transaction."""
 
 import asyncio
 import json
@@ -30,7 +30,7 @@ class RawConnection:
         self.reader, self.writer = reader, writer
 
     async def send(self, key: str, *headers: str, body: bytes = b"", path: str = "/v1/segments") -> None:
-        """Send a POST; the headers decide how long its body is."""
+        """Send a POST request; `headers` must contain Content-Length or Transfer-Encoding."""
         head = [f"POST {path} HTTP/1.1", "Host: x", f"Authorization: Bearer {key}", *headers]
         if not any(header.startswith("Content-Type") for header in headers):
             head.append("Content-Type: application/json")
@@ -60,7 +60,7 @@ async def connect(api: Api) -> AsyncIterator[RawConnection]:
 @pytest.mark.parametrize("length", ["Transfer-Encoding: chunked", "Content-Length: 900000000"])
 @pytest.mark.parametrize("key", [UNKNOWN_KEY, "publishable"])
 async def test_unsent_body_does_not_delay_refusal(api: Api, key: str, length: str) -> None:
-    """A request without a valid credential or scope is answered before its body arrives, and its connection closes."""
+    """A request without a valid credential or scope gets its response before its body arrives, and a close."""
     async with connect(api) as connection:
         await connection.send(api.publishable if key == "publishable" else key, length)
         status, headers, body = await connection.response()
@@ -77,15 +77,15 @@ async def test_short_unread_body_keeps_connection_usable(api: Api) -> None:
         await connection.send(UNKNOWN_KEY, f"Content-Length: {len(smuggled)}")
         assert (await connection.response())[0] == 401
         connection.writer.write(smuggled)
-        valid = json.dumps({"name": "s", "audience": {"topic": "t"}}).encode()
-        await connection.send(api.secret, f"Content-Length: {len(valid)}", body=valid)
+        raw = json.dumps({"name": "s", "audience": {"topic": "t"}}).encode()
+        await connection.send(api.secret, f"Content-Length: {len(raw)}", body=raw)
         status, _, body = await connection.response()
         assert (status, body["name"]) == (201, "s")
 
 
 @pytest.mark.parametrize("case", BODIES)
 async def test_credential_is_refused_before_the_body(api: Api, case: str) -> None:
-    """401 and 403 take precedence over 413, 415, 400 and 422."""
+    """The statuses 401 and 403 take precedence over 413, 415, 400 and 422."""
     content_type, raw = BODIES[case]
     headers = {"Content-Type": content_type}
     expected = {None: 401, UNKNOWN_KEY: 401, api.publishable: 403}
@@ -98,31 +98,31 @@ async def test_credential_is_refused_before_the_body(api: Api, case: str) -> Non
 
 @pytest.mark.parametrize("path", ["/v1/segments", "/v1/devices"])
 async def test_key_removed_while_the_body_is_sent_is_refused(api: Api, path: str) -> None:
-    """The credential is checked again once the body is complete: in the transaction, and before a shared one."""
+    """When the body is complete, the credential is checked again, in the transaction or before a batched one."""
     async with api.parts.engine.begin() as conn:
         added = await applications.add_key(conn, api.parts.application_id, "short-lived", ["manage"])
     key_id = ids.parse(ids.KEY, added["id"])
     assert key_id is not None
-    new = {"name": "s", "audience": {"topic": "t"}} if path == "/v1/segments" else api.device()
-    valid = json.dumps(new).encode()
+    request = {"name": "s", "audience": {"topic": "t"}} if path == "/v1/segments" else api.device()
+    raw = json.dumps(request).encode()
     before = await api.rows()
     async with connect(api) as connection:
-        await connection.send(added["key"], f"Content-Length: {len(valid)}", body=valid[:5], path=path)
+        await connection.send(added["key"], f"Content-Length: {len(raw)}", body=raw[:5], path=path)
         async with asyncio.timeout(10):
             while not api.state.limits.requests.octets_in_use:  # noqa: ASYNC110 - the limiter raises no event
                 await asyncio.sleep(0.01)
         async with api.parts.engine.begin() as conn:
             await applications.remove_key(conn, api.parts.application_id, key_id)
-        connection.writer.write(valid[5:])
+        connection.writer.write(raw[5:])
         status, _, body = await connection.response()
     assert (status, body["code"]) == (401, "unauthenticated")
     assert await api.rows() == before | {"api_keys": before["api_keys"] - 1}
 
 
 async def test_expect_continue_is_sent_after_the_credential_check(api: Api) -> None:
-    """A client that waits for 100 Continue learns of a refused credential without sending its body."""
-    valid = json.dumps({"name": "s", "audience": {"topic": "t"}}).encode()
-    expecting = (f"Content-Length: {len(valid)}", "Expect: 100-continue")
+    """A client that waits for 100 Continue gets 401 without sending its body."""
+    raw = json.dumps({"name": "s", "audience": {"topic": "t"}}).encode()
+    expecting = (f"Content-Length: {len(raw)}", "Expect: 100-continue")
     async with connect(api) as connection:
         await connection.send(UNKNOWN_KEY, *expecting)
         assert (await connection.response())[0] == 401
@@ -130,7 +130,7 @@ async def test_expect_continue_is_sent_after_the_credential_check(api: Api) -> N
         await connection.send(api.secret, *expecting)
         async with asyncio.timeout(10):
             assert await connection.reader.readuntil(b"\r\n\r\n") == b"HTTP/1.1 100 Continue\r\n\r\n"
-        connection.writer.write(valid)
+        connection.writer.write(raw)
         assert (await connection.response())[0] == 201
 
 

@@ -1,4 +1,4 @@
-"""The doctor's findings, their levels and their advice."""
+"""`gateway doctor`: the level and the advice of each finding."""
 
 import time
 
@@ -13,7 +13,7 @@ from tests.support.gateway_parts import MASTER_KEY, Parts
 
 @pytest.fixture
 def parts(parts: Parts, own_clock: None, monkeypatch: pytest.MonkeyPatch) -> Parts:
-    """The gateway, with the settings by which the command finds it."""
+    """A gateway, with the environment variables that the command reads."""
     monkeypatch.setenv("GATEWAY_DATABASE_URL", parts.url)
     monkeypatch.setenv("GATEWAY_MASTER_KEY", MASTER_KEY.decode())
     monkeypatch.setenv("GATEWAY_ADMIN_TOKEN", "an admin token")
@@ -22,18 +22,18 @@ def parts(parts: Parts, own_clock: None, monkeypatch: pytest.MonkeyPatch) -> Par
     return parts
 
 
-def levels(findings: list[Finding]) -> dict[str, str]:
-    """What is not as it should be. Each of them says what to do."""
+def problem_levels(findings: list[Finding]) -> dict[str, str]:
+    """Return the level of each finding that is not ok, by check, after asserting that each has an advice."""
     problems = [finding for finding in findings if finding.level != "ok"]
     assert all(finding.advice for finding in problems), problems
     return {finding.check: finding.level for finding in problems}
 
 
 async def test_doctor_reports_each_fault_with_advice(parts: Parts, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A healthy installation has no findings; every fault is reported with advice."""
+    """A healthy installation has only findings with the level ok; each fault is an error with advice."""
     await parts.register(parts.subscribe(Vendor.FCM, 1))
     findings = await run_checks(None, offline=False)
-    assert levels(findings) == {}, findings
+    assert problem_levels(findings) == {}, findings
     assert [finding.check for finding in findings].count("push service") == 4
 
     await parts.submit()
@@ -46,8 +46,8 @@ async def test_doctor_reports_each_fault_with_advice(parts: Parts, monkeypatch: 
             await conn.exec_driver_sql(statement)
     monkeypatch.setattr(time, "time", lambda now=time.time: now() + 7200)
     findings = await run_checks(None, offline=False)
-    wrong = dict.fromkeys(("clock", "VAPID subject", "queue", "push service"), "error")
-    assert levels(findings) == wrong, findings
+    expected = dict.fromkeys(("clock", "VAPID subject", "queue", "push service"), "error")
+    assert problem_levels(findings) == expected, findings
     [unreachable] = [
         finding.message for finding in findings if finding.check == "push service" and finding.level == "error"
     ]
@@ -70,6 +70,6 @@ async def test_doctor_reports_risks_as_warnings(parts: Parts, monkeypatch: pytes
     monkeypatch.setenv("GATEWAY_PUSH_HOSTS", "http://127.0.0.1:1")
     monkeypatch.setenv("GATEWAY_PUBLIC_URL", "http://push.example.org")
     findings = await run_checks(None, offline=False)
-    assert levels(findings) == dict.fromkeys(("public url", "clock", "maintenance", "push service"), "warning"), (
-        findings
-    )
+    assert problem_levels(findings) == dict.fromkeys(
+        ("public url", "clock", "maintenance", "push service"), "warning"
+    ), findings

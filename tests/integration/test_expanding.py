@@ -1,8 +1,9 @@
-"""Every revision is compatible with the previous code: its queries keep working, no lock lasts, no table is rewritten.
+"""Every revision is compatible with the previous code.
 
-A shallow clone does not contain the previous code, so these tests run the queries that it could send: reads and writes
-of all columns that the previous revision left. `tests/e2e/test_rolling_upgrade.py` runs the real code of the last
-revision.
+During and after a revision, the queries of the previous code work; no lock is held for long, and no table is
+rewritten. A shallow clone does not contain the previous code, so these tests run the queries that the code could send:
+reads and writes of all columns of the previous schema. tests/e2e/test_rolling_upgrade.py runs the real code of the
+previous revision.
 """
 
 import asyncio
@@ -20,18 +21,19 @@ from sqlalchemy import Engine, event
 
 from gateway.records.postgres import migrate
 
+# The constraints that a revision may change, each with the reason why the previous code is not affected.
 REASONS = {
-    "0003": {"notifications_status_check": "allows what it allowed before, and one status more"},
+    "0003": {"notifications_status_check": "it allows all earlier statuses and a new one"},
     "0005": {
-        "notifications_reminder_id_fkey": "is about a new column, which the code of before leaves null",
-        "notifications_occurrence_key": "is about new columns, and any number of rows may have null in them",
+        "notifications_reminder_id_fkey": "it is on a new column, which is null in rows of the previous code",
+        "notifications_occurrence_key": "it is on new columns, and many rows may have null in them",
     },
 }
-"""What a revision may change of the rules that the code of before meets, and why."""
 
+# Statements that need no lock_timeout, because they block neither reads nor writes, not even while they wait.
 NON_BLOCKING = re.compile(r"CONCURRENTLY|^\s*ALTER TABLE \w+ VALIDATE CONSTRAINT")
-"""May run without limits, since they keep nobody from reading and writing, also while they wait."""
 
+# Every column with its type, default and nullability.
 COLUMNS = """
     SELECT relname::text AS table, attname::text AS name, format_type(atttypid, atttypmod) AS type, attnotnull,
         pg_get_expr(adbin, adrelid) AS default, attidentity <> '' AS identity
@@ -40,6 +42,7 @@ COLUMNS = """
     WHERE relnamespace = 'public'::regnamespace AND relkind IN ('r', 'p') AND NOT relispartition
         AND attnum > 0 AND NOT attisdropped AND relname <> 'alembic_version'
 """
+# Every constraint and unique index with its definition.
 RULES = """
     SELECT conrelid::regclass::text AS table, conname::text AS name, false AS index, pg_get_constraintdef(oid) AS rule
     FROM pg_constraint WHERE connamespace = 'public'::regnamespace AND contype IN ('c', 'f', 'p', 'u', 'x')
@@ -47,12 +50,15 @@ RULES = """
     FROM pg_index JOIN pg_class ON pg_class.oid = indexrelid
     WHERE indisunique AND relnamespace = 'public'::regnamespace
 """
+# The file of every table, which changes when a table is rewritten.
 FILES = "SELECT relname::text, relfilenode FROM pg_class WHERE relnamespace = 'public'::regnamespace AND relkind = 'r'"
 
 
 class Schema(NamedTuple):
+    """The columns and rules of the tables, and the file of each table."""
+
     columns: dict[tuple[str, str], asyncpg.Record]
-    # By table, name and whether the rule is an index: a primary key is a constraint and an index of the same name.
+    # By table, name and whether the rule is an index: a primary key and its index have the same name.
     rules: dict[tuple[str, str, bool], str]
     files: dict[str, int]
 
@@ -71,7 +77,7 @@ async def read_schema(conn: asyncpg.Connection) -> Schema:
 
 @contextmanager
 def record_statements() -> Iterator[list[tuple[str, str]]]:
-    """Each statement that changes something, and the lock_timeout that it runs with."""
+    """Yield a list to which each statement that writes or changes the schema is added, with its lock_timeout."""
     statements: list[tuple[str, str]] = []
 
     def on_statement(_conn: Any, cursor: Any, statement: str, *_: Any) -> None:
@@ -88,10 +94,13 @@ def record_statements() -> Iterator[list[tuple[str, str]]]:
 
 @asynccontextmanager
 async def run_previous_queries(url: str, schema: Schema) -> AsyncIterator[list[str]]:
-    """The code of before: reads and writes of every column it knows, until the revision is there and once more."""
+    """Read and write every column of the previous schema repeatedly, and once more at the end of the context.
+
+    Yields the list of the queries that fail.
+    """
     queries = ["SELECT 1"]
     for table in sorted(schema.tables):
-        columns = [row for (of, _), row in schema.columns.items() if of == table]
+        columns = [row for (column_table, _), row in schema.columns.items() if column_table == table]
         columns_sql = ", ".join(f'"{row["name"]}"' for row in columns)
         writable = ", ".join(f'"{row["name"]}"' for row in columns if not row["identity"])
         first = writable.partition(",")[0]
@@ -101,81 +110,82 @@ async def run_previous_queries(url: str, schema: Schema) -> AsyncIterator[list[s
             f"UPDATE {table} SET {first} = {first}",  # noqa: S608
             f"DELETE FROM {table} WHERE false",  # noqa: S608
         ]
-    refused: list[str] = []
-    last = asyncio.Event()
+    failures: list[str] = []
+    is_ending = asyncio.Event()
     conn = await asyncpg.connect(url, server_settings={"lock_timeout": "3s"})
 
     async def run_queries() -> None:
         while True:
-            is_last = last.is_set()
+            is_last = is_ending.is_set()
             for query in queries:
                 try:
                     await conn.execute(query)
                 except asyncpg.PostgresError as error:
-                    refused.append(f"{query[:60]}: {error}")
+                    failures.append(f"{query[:60]}: {error}")
             if is_last:
                 return
 
     task = asyncio.create_task(run_queries())
     try:
-        yield refused
+        yield failures
     finally:
-        last.set()
+        is_ending.set()
         await task
         await conn.close()
 
 
 async def find_problems(url: str, revision: str, excepted: Collection[str] = ()) -> list[str]:
-    """What of a revision the code of before would notice."""
+    """Migrate to a revision, and return the problems that the previous code would have with it."""
     conn = await asyncpg.connect(url)
     before = await read_schema(conn)
     with record_statements() as statements:
-        async with run_previous_queries(url, before) as refused:
+        async with run_previous_queries(url, before) as failures:
             await asyncio.to_thread(migrate.upgrade, url, revision)
     after = await read_schema(conn)
     await conn.close()
     return [
-        *refused,
+        *failures,
         *find_schema_changes(before, after, excepted),
         *find_blocking_statements(statements, before.tables),
     ]
 
 
 def find_schema_changes(before: Schema, after: Schema, excepted: Collection[str]) -> Iterator[str]:
+    """Yield the incompatible changes between two schemas, except those of the rules in `excepted`."""
     for (table, name), old in before.columns.items():
         new = after.columns.get((table, name))
         if new is None or (new["type"], new["default"]) != (old["type"], old["default"]):
-            yield f"{table}.{name} is gone, or of another type or default"
+            yield f"{table}.{name} is removed, or has another type or default"
         elif new["attnotnull"] > old["attnotnull"]:
-            yield f"{table}.{name} must not be null any more"
+            yield f"{table}.{name} became NOT NULL"
     for (table, name), column in after.columns.items():
         is_known = table not in before.tables or (table, name) in before.columns
         if not is_known and column["attnotnull"] and column["default"] is None:
-            yield f"{table}.{name} is new and must be given"
+            yield f"{table}.{name} is new and NOT NULL without a default"
     for (table, name, index), rule in {**before.rules, **after.rules}.items():
-        same = before.rules.get((table, name, index)) == after.rules.get((table, name, index))
-        if table in before.tables and not same and name not in excepted:
-            yield f"{table} has another rule: {name} {rule}"
+        is_same = before.rules.get((table, name, index)) == after.rules.get((table, name, index))
+        if table in before.tables and not is_same and name not in excepted:
+            yield f"a rule of {table} changed: {name} {rule}"
     for table, file in before.files.items():
         if after.files.get(table) != file:
-            yield f"{table} is gone or was written anew"
+            yield f"{table} is removed or rewritten"
 
 
 def find_blocking_statements(statements: list[tuple[str, str]], tables: Collection[str]) -> Iterator[str]:
-    """Statements that others may wait for longer than a moment."""
+    """Yield the statements that may block other transactions for long."""
     for statement, lock_timeout in statements:
         if lock_timeout != f"{migrate.LOCK_WAIT_S}s" and not NON_BLOCKING.search(statement):
-            yield f"waits for its lock for ever: {statement}"
+            yield f"waits for its lock without a limit: {statement}"
         index = re.match(r"CREATE (?:UNIQUE )?INDEX (CONCURRENTLY )?(?:IF NOT EXISTS )?\w+ ON (ONLY )?(\w+)", statement)
         if index and index[3] in tables and not (index[1] or index[2]):
-            yield f"nobody writes while it is built: {statement}"
+            yield f"blocks writes while the index is built: {statement}"
         constraint = re.match(r"ALTER TABLE (\w+) ADD CONSTRAINT", statement)
         if constraint and constraint[1] in tables and "NOT VALID" not in statement:
-            yield f"nobody writes while it is checked: {statement}"
+            yield f"blocks writes while the rows are checked: {statement}"
 
 
 async def test_every_revision_keeps_the_previous_code_working(empty_database_url: str) -> None:
-    """The queries of the previous code keep working while a revision runs and afterwards."""
+    """The queries of the previous code work while a revision runs and after it."""
     scripts = ScriptDirectory.from_config(migrate.config(empty_database_url))
     revisions = [script.revision for script in scripts.walk_revisions()][::-1]
     assert set(revisions) >= set(REASONS)
@@ -183,7 +193,8 @@ async def test_every_revision_keeps_the_previous_code_working(empty_database_url
         assert await find_problems(empty_database_url, revision, REASONS.get(revision, {})) == [], revision
 
 
-HARMFUL = (
+# Statements that break the previous code or block other transactions.
+HARMFUL_STATEMENTS = (
     "ALTER TABLE devices DROP COLUMN platform",
     "ALTER TABLE devices RENAME COLUMN browser TO user_agent",
     "ALTER TABLE devices ALTER COLUMN locale SET NOT NULL",
@@ -205,24 +216,25 @@ revision, down_revision, branch_labels, depends_on = "{number}", "{last}", None,
 
 
 def upgrade():
-    with {where}:
+    with {context}:
         op.execute({statement!r})
 """
-WITHIN_LIMITS, WITHOUT = "nullcontext()", "op.get_context().autocommit_block()"
+# The contexts in which a revision runs a statement, with and without the lock_timeout of migrations.
+WITHIN_LIMITS, WITHOUT_LIMITS = "nullcontext()", "op.get_context().autocommit_block()"
 
 
 async def test_breaking_or_blocking_revision_is_detected(
     database_url: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    """A revision that removes something or blocks others is detected."""
-    copied = shutil.copytree(migrate.migrations_dir(), tmp_path / "migrations")
-    monkeypatch.setattr(migrate, "migrations_dir", lambda: copied)
-    last = ScriptDirectory(str(copied)).get_current_head()
-    cases = [(statement, WITHIN_LIMITS, True) for statement in HARMFUL]
-    cases += [("ALTER TABLE devices ADD COLUMN sound text", WITHIN_LIMITS, False)]
-    cases += [("ALTER TABLE devices ADD COLUMN impatient text", WITHOUT, True)]
-    for number, (statement, where, detected) in enumerate(cases, 9001):
-        revision = REVISION.format(number=number, last=last, statement=statement, where=where)
-        (copied / "versions" / f"{number}.py").write_text(revision)
+    """`find_problems` detects each harmful statement, and accepts a new nullable column."""
+    migrations = shutil.copytree(migrate.migrations_dir(), tmp_path / "migrations")
+    monkeypatch.setattr(migrate, "migrations_dir", lambda: migrations)
+    last = ScriptDirectory(str(migrations)).get_current_head()
+    cases = [(statement, WITHIN_LIMITS, True) for statement in HARMFUL_STATEMENTS]
+    cases += [("ALTER TABLE devices ADD COLUMN harmless text", WITHIN_LIMITS, False)]
+    cases += [("ALTER TABLE devices ADD COLUMN unlimited text", WITHOUT_LIMITS, True)]
+    for number, (statement, context, is_harmful) in enumerate(cases, 9001):
+        revision = REVISION.format(number=number, last=last, statement=statement, context=context)
+        (migrations / "versions" / f"{number}.py").write_text(revision)
         last = str(number)
-        assert bool(await find_problems(database_url, last)) == detected, statement
+        assert bool(await find_problems(database_url, last)) == is_harmful, statement
