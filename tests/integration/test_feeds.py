@@ -1,4 +1,4 @@
-"""Feeds: real alerts fetched from a server on loopback, once, with caching, by one process at a time."""
+"""Feeds: real alerts are fetched from a server on loopback, each once, with caching, by one process at a time."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -30,7 +30,7 @@ RSS = """<?xml version="1.0"?><rss version="2.0"><channel><title>Alerts</title>{
 
 @dataclass
 class FeedServer:
-    """A web server that publishes feeds; paths in `failing` are answered 503."""
+    """A web server that publishes `files` by path; paths in `failing` get 503. `requests` has (path, status)."""
 
     origin: str = ""
     files: dict[str, bytes] = field(default_factory=dict)
@@ -63,9 +63,10 @@ class FeedServer:
         return web.Response(body=body, headers={"ETag": etag, "Content-Type": "application/xml"})
 
     def statuses(self, path: str) -> list[int]:
-        return [status for requests, status in self.requests if requests == path]
+        return [status for requested_path, status in self.requests if requested_path == path]
 
     async def wait_until(self, path: str, *statuses: int) -> None:
+        """Wait until the last responses for a path have these statuses."""
         async with asyncio.timeout(TIMEOUT_S), self.received:
             await self.received.wait_for(lambda: self.statuses(path)[-len(statuses) :] == list(statuses))
 
@@ -85,7 +86,7 @@ async def server() -> AsyncIterator[FeedServer]:
 
 @pytest.fixture
 async def parts(parts: Parts, server: FeedServer) -> Parts:
-    """The gateway, allowed to fetch from the test's server."""
+    """A gateway that may fetch from the test's server."""
     parts.context = replace(parts.context, outbound=OutboundPolicy([server.origin]))
     return parts
 
@@ -106,29 +107,29 @@ async def create_feed(api: Api, server: FeedServer, path: str, **fields: Any) ->
     return await api.call_ok("POST", "/v1/feeds", {"name": path, "url": server.origin + path, **fields})
 
 
-async def refetch(api: Api, feed: Any, server: FeedServer, path: str, *statuses: int) -> Any:
+async def refetch(api: Api, feed: Any, server: FeedServer, path: str) -> Any:
     """Make the feed due, wait until it has been fetched, and return it."""
     id_ = ids.parse(ids.FEED, feed["id"])
-    requests_before = len(server.requests)
+    count_before = len(server.requests)
     async with api.parts.engine.begin() as conn:
         await conn.execute(update(feeds).where(feeds.c.id == id_).values(run_at=func.now()))
         await notifier.notify(conn, notifier.FEEDS)
     async with asyncio.timeout(TIMEOUT_S), server.received:
-        await server.received.wait_for(lambda: path in [requests for requests, _ in server.requests[requests_before:]])
+        await server.received.wait_for(lambda: path in [requested for requested, _ in server.requests[count_before:]])
     return await wait_until_fetched(api, feed)
 
 
 async def wait_until_fetched(api: Api, feed: Any) -> Any:
-    """Wait until the feed has been fetched after the given state, and return it."""
+    """Wait until the feed differs from the given state by a fetch, and return the feed."""
     async with asyncio.timeout(TIMEOUT_S):
         while True:
-            feed_body = await api.call_ok("GET", f"/v1/feeds/{feed['id']}")
-            if (feed_body["last_ok_at"], feed_body["failures"]) != (feed["last_ok_at"], feed["failures"]):
-                return feed_body
+            feed_state = await api.call_ok("GET", f"/v1/feeds/{feed['id']}")
+            if (feed_state["last_ok_at"], feed_state["failures"]) != (feed["last_ok_at"], feed["failures"]):
+                return feed_state
             await asyncio.sleep(0.02)
 
 
-def entry(server: FeedServer, name: str, updated: str = "2026-11-01T00:00:00Z") -> str:
+def atom_entry(name: str, updated: str = "2026-11-01T00:00:00Z") -> str:
     link = f'<link type="application/cap+xml" href="/{name}"/>'
     return f"<entry><id>{name}</id><updated>{updated}</updated><title>x</title>{link}</entry>"
 
@@ -139,18 +140,18 @@ async def list_identifiers(api: Api) -> list[str]:
 
 
 async def test_unchanged_nws_collection_is_not_sent_again(api: Api, server: FeedServer) -> None:
-    """The alerts of an NWS collection are sent once; an unchanged one is answered 304."""
+    """The alerts of an NWS collection are sent once; an unchanged collection is fetched with a 304."""
     server.files["/active"] = alerts.move_to_now("nws/nws_alerts-api-phoenix.json")
     async with run_poller(api):
         feed = await create_feed(api, server, "/active")
         await server.wait_until("/active", 200)
-        feed_body = await wait_until_fetched(api, feed)
-        assert feed_body["counts"] == {"accepted": 2}
-        assert feed_body["last_ok_at"] is not None
-        feed_body = await refetch(api, feed_body, server, "/active")
+        feed_state = await wait_until_fetched(api, feed)
+        assert feed_state["counts"] == {"accepted": 2}
+        assert feed_state["last_ok_at"] is not None
+        feed_state = await refetch(api, feed_state, server, "/active")
     assert server.statuses("/active") == [200, 304]
-    assert feed_body["counts"] == {"accepted": 2}
-    assert feed_body["failures"] == 0
+    assert feed_state["counts"] == {"accepted": 2}
+    assert feed_state["failures"] == 0
 
 
 async def test_atom_feed_documents_are_fetched_once(api: Api, server: FeedServer) -> None:
@@ -158,28 +159,28 @@ async def test_atom_feed_documents_are_fetched_once(api: Api, server: FeedServer
     names = ["cap/gb-metoffice-ni-ice.xml", "cap/ie-smallcraft-20250413.xml", "cap/bad-missing-scope.xml"]
     for name in names:
         server.files[f"/{name}"] = alerts.move_to_now(name)
-    [farmer] = api.parts.subscribe(Vendor.MOZILLA, 1)
-    await api.call_ok("POST", "/v1/devices", {"subscription": farmer.to_json(), "zones": ["UK113"]})
-    server.files["/atom"] = ATOM.format("".join(entry(server, name) for name in names)).encode()
+    [subscriber] = api.parts.subscribe(Vendor.MOZILLA, 1)
+    await api.call_ok("POST", "/v1/devices", {"subscription": subscriber.to_json(), "zones": ["UK113"]})
+    server.files["/atom"] = ATOM.format("".join(atom_entry(name) for name in names)).encode()
     async with run_poller(api), api.parts.run_worker():
         feed = await create_feed(api, server, "/atom")
         await server.wait_until("/atom", 200)
-        feed_body = await wait_until_fetched(api, feed)
-        assert feed_body["counts"] == {"accepted": 2, "refused": 1}
-        assert feed_body["refusals"] == [{"identifier": "12345", "detail": "scope is '': only Public alerts are sent"}]
+        feed_state = await wait_until_fetched(api, feed)
+        assert feed_state["counts"] == {"accepted": 2, "refused": 1}
+        assert feed_state["refusals"] == [{"identifier": "12345", "detail": "scope is '': only Public alerts are sent"}]
         server.files["/atom"] += b"<!-- changed -->"
-        feed_body = await refetch(api, feed_body, server, "/atom")
+        feed_state = await refetch(api, feed_state, server, "/atom")
         assert [server.statuses(f"/{name}") for name in names] == [[200]] * 3
-        changed = entry(server, names[0], "2026-11-02T00:00:00Z")
-        server.files["/atom"] = ATOM.format(changed).encode()
-        feed_body = await refetch(api, feed_body, server, "/atom")
+        changed_entry = atom_entry(names[0], "2026-11-02T00:00:00Z")
+        server.files["/atom"] = ATOM.format(changed_entry).encode()
+        feed_state = await refetch(api, feed_state, server, "/atom")
         assert server.statuses(f"/{names[0]}") == [200, 200]
-        assert feed_body["counts"] == {"accepted": 2, "refused": 1, "repeated": 1}
+        assert feed_state["counts"] == {"accepted": 2, "refused": 1, "repeated": 1}
         for notification in (await api.call_ok("GET", "/v1/notifications?kind=alert"))["items"]:
-            parsed = ids.parse(ids.NOTIFICATION, notification["id"])
-            assert parsed is not None
-            await api.parts.wait_until_done(parsed)
-    assert len(farmer.messages) == 1
+            id_ = ids.parse(ids.NOTIFICATION, notification["id"])
+            assert id_ is not None
+            await api.parts.wait_until_done(id_)
+    assert len(subscriber.messages) == 1
 
 
 @pytest.mark.parametrize(
@@ -194,8 +195,8 @@ async def test_rss_feed_names_documents_by_link_or_enclosure(api: Api, server: F
     server.files["/a.xml"] = alerts.move_to_now("cap/no-metno-gale-20210921.xml")
     server.files["/rss"] = RSS.format(item.format(url=server.origin + "/a.xml")).encode()
     async with run_poller(api):
-        feed_body = await wait_until_fetched(api, await create_feed(api, server, "/rss"))
-    assert feed_body["counts"] == {"accepted": 1}
+        feed_state = await wait_until_fetched(api, await create_feed(api, server, "/rss"))
+    assert feed_state["counts"] == {"accepted": 1}
 
 
 async def test_inline_alerts_of_a_feed_are_ingested(api: Api, server: FeedServer) -> None:
@@ -209,17 +210,19 @@ async def test_inline_alerts_of_a_feed_are_ingested(api: Api, server: FeedServer
 
 
 async def test_failing_feed_is_polled_less_often(api: Api, server: FeedServer) -> None:
-    """A failing feed is polled with growing pauses and shows the error."""
+    """A failing feed is polled with growing pauses, and the feed resource has the error."""
     server.failing.add("/feed")
     async with run_poller(api):
         feed = await create_feed(api, server, "/feed", interval=60)
         await server.wait_until("/feed", 503)
-        feed_body, waits = feed, []
+        feed_state, waits = feed, []
         for failures in (1, 2):
-            feed_body = (
-                await wait_until_fetched(api, feed) if failures == 1 else await refetch(api, feed_body, server, "/feed")
+            feed_state = (
+                await wait_until_fetched(api, feed)
+                if failures == 1
+                else await refetch(api, feed_state, server, "/feed")
             )
-            assert (feed_body["failures"], feed_body["last_error"]) == (
+            assert (feed_state["failures"], feed_state["last_error"]) == (
                 failures,
                 "the server responded with status 503",
             )
@@ -229,27 +232,27 @@ async def test_failing_feed_is_polled_less_often(api: Api, server: FeedServer) -
         assert 200 < waits[1] <= 264
         server.failing.clear()
         server.files["/feed"] = alerts.move_to_now("nws/heavy-freezing-spray-arctic.json")
-        feed_body = await refetch(api, feed_body, server, "/feed")
-    assert (feed_body["failures"], feed_body["last_error"], feed_body["counts"]) == (0, None, {"accepted": 1})
+        feed_state = await refetch(api, feed_state, server, "/feed")
+    assert (feed_state["failures"], feed_state["last_error"], feed_state["counts"]) == (0, None, {"accepted": 1})
 
 
 async def test_failing_document_does_not_delay_others(api: Api, server: FeedServer) -> None:
-    """A document that cannot be fetched delays no other and is fetched later."""
+    """When a document cannot be fetched, the other documents are ingested, and the document is fetched later."""
     names = ["cap/gb-metoffice-ni-ice.xml", "cap/ie-smallcraft-20250413.xml"]
     for name in names:
         server.files[f"/{name}"] = alerts.move_to_now(name)
     server.failing.add(f"/{names[0]}")
-    server.files["/atom"] = ATOM.format("".join(entry(server, name) for name in names)).encode()
+    server.files["/atom"] = ATOM.format("".join(atom_entry(name) for name in names)).encode()
     async with run_poller(api):
         feed = await create_feed(api, server, "/atom")
         await server.wait_until("/atom", 200)
-        feed_body = await wait_until_fetched(api, feed)
-        assert feed_body["counts"] == {"accepted": 1}
-        assert feed_body["last_error"] == "1 of 2 documents could not be fetched: the server responded with status 503"
+        feed_state = await wait_until_fetched(api, feed)
+        assert feed_state["counts"] == {"accepted": 1}
+        assert feed_state["last_error"] == "1 of 2 documents could not be fetched: the server responded with status 503"
         server.failing.clear()
-        feed_body = await refetch(api, feed_body, server, "/atom")
-    assert server.statuses("/atom") == [200, 200]  # without an ETag, since it was not read whole
-    assert feed_body["counts"] == {"accepted": 2}
+        feed_state = await refetch(api, feed_state, server, "/atom")
+    assert server.statuses("/atom") == [200, 200]  # no ETag is sent, because not all documents were fetched
+    assert feed_state["counts"] == {"accepted": 2}
     assert server.statuses(f"/{names[1]}") == [200]
 
 
@@ -273,7 +276,7 @@ async def test_killed_worker_loses_no_alert(api: Api, server: FeedServer, tmp_pa
     ]
     for name in names:
         server.files[f"/{name}"] = alerts.move_to_now(name)
-    server.files["/atom"] = ATOM.format("".join(entry(server, name) for name in names)).encode()
+    server.files["/atom"] = ATOM.format("".join(atom_entry(name) for name in names)).encode()
     server.delay_s = 0.5
     feed = await create_feed(api, server, "/atom")
     async with worker_process(api.parts, tmp_path, outbound_hosts=server.origin) as worker:
@@ -282,8 +285,8 @@ async def test_killed_worker_loses_no_alert(api: Api, server: FeedServer, tmp_pa
     assert (await api.call_ok("GET", f"/v1/feeds/{feed['id']}"))["last_ok_at"] is None
     server.delay_s = 0.0
     async with run_poller(api):
-        feed_body = await refetch(api, feed, server, "/atom")
-    assert sum(feed_body["counts"].values()) >= 3
+        feed_state = await refetch(api, feed, server, "/atom")
+    assert sum(feed_state["counts"].values()) >= 3
     assert len(await list_identifiers(api)) == 3
 
 
@@ -294,16 +297,16 @@ async def test_invalid_feed_is_reported_and_retried(api: Api, server: FeedServer
     async with run_poller(api):
         feed = await create_feed(api, server, "/feed")
         await server.wait_until("/feed", 200)
-        feed_body = await wait_until_fetched(api, feed)
-    assert feed_body["failures"] == 1
-    assert feed_body["last_error"]
+        feed_state = await wait_until_fetched(api, feed)
+    assert feed_state["failures"] == 1
+    assert feed_state["last_error"]
 
 
 async def test_feed_of_an_internal_address_is_refused(api: Api) -> None:
-    """A feed may not have an address in the operator's network."""
+    """A feed whose URL leads to a private or local address is refused."""
     for url in ("http://127.0.0.1:1/x", "https://10.0.0.1/x", "https://localhost/x", "file:///etc/passwd"):
-        fields = await api.call("POST", "/v1/feeds", {"name": "f", "url": url})
-        assert (fields.status, fields.body["code"]) == (422, "address_not_allowed")
+        response = await api.call("POST", "/v1/feeds", {"name": "f", "url": url})
+        assert (response.status, response.body["code"]) == (422, "address_not_allowed")
 
 
 async def test_feed_is_restricted_changed_paused_and_removed(api: Api, server: FeedServer) -> None:

@@ -1,4 +1,4 @@
-"""Following the delivery log: a follower that resumes after a position misses nothing and sees nothing twice."""
+"""The tail of the delivery log: a follower that resumes after a position gets every later entry once."""
 
 import asyncio
 from contextlib import aclosing
@@ -13,7 +13,7 @@ from gateway.records.delivery_log import reader
 from gateway.records.delivery_log.reader import LogFilters
 from gateway.service.access import applications
 from gateway.service.reporting import log_tail
-from gateway.service.reporting.log_tail import follow as following
+from gateway.service.reporting.log_tail import follow
 from gateway.sim import Rule, Vendor
 from tests.support.gateway_parts import Parts, quick_config
 
@@ -27,28 +27,26 @@ def pool_size() -> int:
 
 async def read_entries(parts: Parts, count: int, position: int | None, filters: LogFilters | None = None) -> Entries:
     """Return (position, device) of the next `count` entries."""
-    entries_seen: Entries = []
-    entries = following(parts.engine, parts.notifier, parts.application_id, filters or LogFilters(), position)
-    async with asyncio.timeout(30), aclosing(entries):
-        async for batch in entries:
-            entries_seen += [(entry.row.position, str(entry.row.device_id)) for entry in batch]
-            if len(entries_seen) >= count:
+    entries: Entries = []
+    batches = follow(parts.engine, parts.notifier, parts.application_id, filters or LogFilters(), position)
+    async with asyncio.timeout(30), aclosing(batches):
+        async for batch in batches:
+            entries += [(entry.row.position, str(entry.row.device_id)) for entry in batch]
+            if len(entries) >= count:
                 break
-    return entries_seen
+    return entries
 
 
 async def read_with_interruptions(parts: Parts, count: int, chunk: int) -> Entries:
     """Read from the beginning with a client that disconnects after about `chunk` entries and resumes."""
-    entries_seen: Entries = []
-    while len(entries_seen) < count:
-        entries_seen += await read_entries(
-            parts, min(chunk, count - len(entries_seen)), entries_seen[-1][0] if entries_seen else 0
-        )
-    return entries_seen
+    entries: Entries = []
+    while len(entries) < count:
+        entries += await read_entries(parts, min(chunk, count - len(entries)), entries[-1][0] if entries else 0)
+    return entries
 
 
 async def test_followers_miss_nothing_with_many_writers(parts: Parts, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Followers miss nothing while several workers settle concurrently."""
+    """Each follower gets every entry in order while three workers settle concurrently."""
     monkeypatch.setattr(log_tail, "BATCH", 70)
     devices = await parts.register(
         [subscriber for vendor in Vendor for subscriber in parts.subscribe(vendor, 100, share_keys=True)]
@@ -62,34 +60,34 @@ async def test_followers_miss_nothing_with_many_writers(parts: Parts, monkeypatc
         for notification in sent:
             await parts.wait_until_done(notification.id)
 
-    for entries_seen in await asyncio.gather(*followers):
-        assert [position for position, _ in entries_seen] == list(range(1, total + 1))
-        assert {device for _, device in entries_seen} == {str(device_id) for device_id in devices}
+    for entries in await asyncio.gather(*followers):
+        assert [position for position, _ in entries] == list(range(1, total + 1))
+        assert {device for _, device in entries} == {str(device_id) for device_id in devices}
 
 
 async def test_new_follower_starts_at_the_end(parts: Parts, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A new follower sees only the deliveries that settle from then on."""
+    """A follower without a position gets only the deliveries that settle after it has started."""
     await parts.register(parts.subscribe(Vendor.FCM, 3))
-    queried, last_position = asyncio.Event(), reader.last_position
+    position_read, last_position = asyncio.Event(), reader.last_position
 
     async def signalling_last_position(conn: AsyncConnection, application_id: UUID) -> int:
         position = await last_position(conn, application_id)
-        queried.set()
+        position_read.set()
         return position
 
     async with parts.run_worker():
         await parts.wait_until_done((await parts.submit()).id)
         monkeypatch.setattr(reader, "last_position", signalling_last_position)
         follower = asyncio.create_task(read_entries(parts, 3, None))
-        await asyncio.wait_for(queried.wait(), 10)
+        await asyncio.wait_for(position_read.wait(), 10)
         await parts.wait_until_done((await parts.submit()).id)
     assert [position for position, _ in await follower] == [4, 5, 6]
 
 
 async def test_filtered_follower_still_advances(parts: Parts) -> None:
     """A filtered follower advances past the entries that do not match."""
-    good, gone = parts.subscribe(Vendor.FCM, 2)
-    devices = await parts.register([good, gone])
+    active, gone = parts.subscribe(Vendor.FCM, 2)
+    devices = await parts.register([active, gone])
     parts.sim.unsubscribe(gone)
     async with parts.run_worker():
         await parts.wait_until_done((await parts.submit()).id)
@@ -99,14 +97,14 @@ async def test_filtered_follower_still_advances(parts: Parts) -> None:
 
 
 async def test_idle_follower_gets_heartbeats_only(parts: Parts, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A quiet log sends heartbeats and no entries of other applications."""
+    """A follower without new entries gets empty batches as heartbeats, and no entries of other applications."""
     monkeypatch.setattr(log_tail, "HEARTBEAT_S", 0.3)
     async with parts.engine.begin() as conn:
         other = await applications.create(conn, parts.context.keyring, "Other", "mailto:ops@example.org", [])
     other_id = ids.parse(ids.APPLICATION, other["id"])
     assert other_id is not None
     await parts.register(parts.subscribe(Vendor.FCM, 3))
-    entries = following(parts.engine, parts.notifier, other_id, LogFilters(), 0)
+    entries = follow(parts.engine, parts.notifier, other_id, LogFilters(), 0)
     async with parts.run_worker(), aclosing(entries), asyncio.timeout(10):
         heartbeat = asyncio.ensure_future(anext(entries))
         await parts.wait_until_done((await parts.submit()).id)

@@ -1,4 +1,4 @@
-"""Requests that no HTTP library would send: they get a problem document and do not affect other requests."""
+"""Requests that no HTTP library sends get a problem document and do not affect other requests."""
 
 import asyncio
 import json
@@ -17,6 +17,7 @@ JSON = "Content-Type: application/json\r\n"
 KEY = "Authorization: Bearer KEY\r\n"
 POST = f"POST /v1/devices HTTP/1.1\r\nHost: x\r\n{KEY}{JSON}"
 SIGN_IN = f"POST /v1/session HTTP/1.1\r\nHost: x\r\n{JSON}"
+# Requests with the expected status; KEY is replaced by the secret key.
 RAW_REQUESTS = {
     "no HTTP\r\n\r\n": 400,
     f"GET /v1/devices HTTP/1.1\r\nHost: x\r\nX: {SECRET * 10_000}\r\n\r\n": 400,
@@ -38,7 +39,7 @@ RAW_REQUESTS = {
 
 
 async def send_raw(api: Api, request: str) -> list[str]:
-    """Send bytes and return the header lines of the response."""
+    """Send a request as it is, and return the status line and the header lines of the response."""
     url = urlsplit(api.origin)
     reader, writer = await asyncio.open_connection(url.hostname, url.port)
     writer.write(request.replace("KEY", api.secret).encode("utf-8", "surrogateescape"))
@@ -52,10 +53,10 @@ async def test_malformed_requests_are_refused_and_not_logged(api: Api, caplog: p
     """Malformed requests get a problem document, and their content is not logged."""
     caplog.set_level(logging.DEBUG)
     for request, status in RAW_REQUESTS.items():
-        first, *headers = await send_raw(api, request)
-        assert first.split()[1] == str(status), (request[:200], first)
+        status_line, *headers = await send_raw(api, request)
+        assert status_line.split()[1] == str(status), (request[:200], status_line)
         assert {f"{name}: {value}" for name, value in SECURITY_HEADERS.items()} <= set(headers), request[:200]
-        # aiohttp itself refuses unknown expectations, and the response has the security headers too.
+        # aiohttp itself refuses unknown expectations with 417, without a problem document.
         assert status in (200, 417) or "Content-Type: application/problem+json; charset=utf-8" in headers, request[:200]
     for record in caplog.records:
         assert record.levelno < logging.ERROR, record.getMessage()
@@ -63,20 +64,20 @@ async def test_malformed_requests_are_refused_and_not_logged(api: Api, caplog: p
 
 
 async def test_concurrent_sign_ins_do_not_exhaust_connections(api: Api) -> None:
-    """A sign-in uses one database connection; with two, twenty would wait for each other forever."""
+    """A sign-in uses one database connection; if it used two, twenty sign-ins would deadlock at the pool."""
     async with asyncio.timeout(20):
-        refused = await asyncio.gather(
+        responses = await asyncio.gather(
             *(api.call("POST", "/v1/session", {"key": f"dt_{n}"}, key=None) for n in range(20)),
             api.call("GET", "/v1/devices"),
         )
-    assert [answer.status for answer in refused] == [401] * 20 + [200]
+    assert [response.status for response in responses] == [401] * 20 + [200]
 
 
 async def test_removed_key_ends_a_running_import(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A stream may last for hours after its key was checked."""
+    """An import checks its key again with each batch, and stops when the key is removed."""
     monkeypatch.setattr(ndjson, "BATCH", 2)
     application = f"/v1/applications/{api.parts.application['id']}"
-    key = await api.call_ok("POST", f"{application}/keys", {"name": "leaver", "scopes": ["manage"]}, key=ADMIN)
+    key = await api.call_ok("POST", f"{application}/keys", {"name": "import", "scopes": ["manage"]}, key=ADMIN)
 
     async def lines() -> AsyncIterator[bytes]:
         for number in range(8):

@@ -1,4 +1,4 @@
-"""Idempotency keys: the work is done once, and its response is replayed."""
+"""Idempotency keys: the first request with a key is processed, and others get its stored response."""
 
 import asyncio
 from typing import Any
@@ -20,7 +20,7 @@ def pool_size() -> int:
 
 
 class RequestHandler:
-    """A request handler that counts how often it really worked."""
+    """A request handler that counts the requests that it processed, as opposed to replayed."""
 
     def __init__(self, parts: Parts) -> None:
         self.parts = parts
@@ -37,9 +37,9 @@ class RequestHandler:
     ) -> StoredResponse | dict[str, Any]:
         keyring = self.parts.context.keyring
         async with self.parts.engine.begin() as conn:
-            first = await idempotency.begin(conn, keyring, owner, key, digest)
-            if first is not None:
-                return first
+            stored = await idempotency.begin(conn, keyring, owner, key, digest)
+            if stored is not None:
+                return stored
             self.work_count += 1
             if release is not None:
                 await release.wait()
@@ -62,11 +62,11 @@ async def test_same_key_and_request_replays_the_response(handler: RequestHandler
 
 
 async def test_concurrent_requests_with_one_key_work_once(handler: RequestHandler) -> None:
-    """Of many concurrent requests with one key, one works and the others get its response."""
-    answers = await asyncio.gather(*(handler.handle("k") for _ in range(15)))
+    """Of 15 concurrent requests with one key, one is processed and the others get its response."""
+    responses = await asyncio.gather(*(handler.handle("k") for _ in range(15)))
     assert handler.work_count == 1
-    assert sorted(isinstance(answer, StoredResponse) for answer in answers) == [False] + [True] * 14
-    assert {answer.status for answer in answers if isinstance(answer, StoredResponse)} == {201}
+    assert sorted(isinstance(response, StoredResponse) for response in responses) == [False] + [True] * 14
+    assert {response.status for response in responses if isinstance(response, StoredResponse)} == {201}
 
 
 async def test_second_request_waits_for_the_first(handler: RequestHandler) -> None:
@@ -77,13 +77,13 @@ async def test_second_request_waits_for_the_first(handler: RequestHandler) -> No
     done, _ = await asyncio.wait({first, second}, timeout=0.3)
     assert not done
     release.set()
-    answers = await asyncio.gather(first, second)
-    assert sorted(isinstance(answer, StoredResponse) for answer in answers) == [False, True]
+    responses = await asyncio.gather(first, second)
+    assert sorted(isinstance(response, StoredResponse) for response in responses) == [False, True]
     assert handler.work_count == 1
 
 
 async def test_failed_request_leaves_no_key(handler: RequestHandler) -> None:
-    """A failed request stores nothing, and the waiting one does the work."""
+    """A failed request stores no response, and a request that waited for it is processed."""
     release = asyncio.Event()
     first = asyncio.create_task(handler.handle("k", release=release, fails=True))
     async with asyncio.timeout(5):

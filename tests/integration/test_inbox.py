@@ -15,14 +15,15 @@ from tests.support.gateway_parts import APP_ORIGIN
 
 
 async def register_device(api: Api, **details: Any) -> tuple[str, str]:
-    """(its inbox, its token)"""
+    """Register a device, and return (path of its inbox, device token)."""
     registered = await api.register(**details)
     return f"/v1/devices/{registered['id']}/inbox", registered["device_token"]
 
 
 async def send(api: Api, title: str = "Hi", **fields: Any) -> Any:
-    new = {"content": {"title": title, "url": "/x"}, "audience": {"everyone": True}, **fields}
-    notification = await api.call_ok("POST", "/v1/notifications", new)
+    """Send a notification with a worker, and return it."""
+    request = {"content": {"title": title, "url": "/x"}, "audience": {"everyone": True}, **fields}
+    notification = await api.call_ok("POST", "/v1/notifications", request)
     id_ = await api.parts.scalar("SELECT id FROM notifications ORDER BY id DESC LIMIT 1")
     async with api.parts.run_worker():
         await api.parts.wait_until_done(id_)
@@ -36,22 +37,22 @@ def device_id_of(inbox: str) -> UUID:
     return device_id
 
 
-def titles(answer: Any) -> list[str]:
-    return [item["content"]["title"] for item in answer["items"]]
+def titles(page: Any) -> list[str]:
+    return [item["content"]["title"] for item in page["items"]]
 
 
-async def test_inbox_shows_content_as_the_device_got_it(api: Api) -> None:
-    """The inbox shows the rendered content in the device's language."""
+async def test_inbox_has_content_as_the_device_got_it(api: Api) -> None:
+    """The items of the inbox have the content that was rendered for the device, in its language."""
     inbox, token = await register_device(api, user_id="u-1", attributes={"name": "Ada"}, client={"locale": "de-AT"})
     content = {"title": "Hi {{ user.attributes.name }}", "locales": {"de": {"body": "Servus"}}, "url": "/x"}
     notification = await send(api, content=content)
-    answer = await api.call_ok("GET", inbox, key=token)
-    [item] = answer["items"]
+    page = await api.call_ok("GET", inbox, key=token)
+    [item] = page["items"]
     assert (item["notification_id"], item["kind"], item["read_at"]) == (notification["id"], "direct", None)
     assert (item["content"]["title"], item["content"]["body"]) == ("Hi Ada", "Servus")
     assert item["content"]["url"] == f"{APP_ORIGIN}/x"
-    assert (answer["unread"], answer["position"]) == (1, item["position"])
-    assert answer == await api.call_ok("GET", inbox)  # its back end may look too
+    assert (page["unread"], page["position"]) == (1, item["position"])
+    assert page == await api.call_ok("GET", inbox)  # the secret key may read the inbox as well
 
 
 async def test_inbox_of_another_device_is_not_found(api: Api) -> None:
@@ -66,14 +67,13 @@ async def test_failed_sends_are_listed_but_cancelled_ones_not(api: Api) -> None:
     """Failed deliveries are in the inbox; cancelled ones are not."""
     inbox, token = await register_device(api)
     api.parts.sim.behave(Rule(status=413))
-    await send(api, "Too large for it")
+    await send(api, "Too large")
     api.parts.sim.behave()
-    waits = await api.call_ok(
-        "POST", "/v1/notifications", {"content": {"title": "Withdrawn"}, "audience": {"everyone": True}}
-    )
-    await api.call_ok("POST", f"/v1/notifications/{waits['id']}/cancel")
+    request = {"content": {"title": "Cancelled"}, "audience": {"everyone": True}}
+    queued = await api.call_ok("POST", "/v1/notifications", request)
+    await api.call_ok("POST", f"/v1/notifications/{queued['id']}/cancel")
     await send(api, "Sent")
-    assert titles(await api.call_ok("GET", inbox, key=token)) == ["Sent", "Too large for it"]
+    assert titles(await api.call_ok("GET", inbox, key=token)) == ["Sent", "Too large"]
 
 
 async def test_inbox_has_pages_read_marks_and_unread_count(api: Api) -> None:
@@ -91,9 +91,9 @@ async def test_inbox_has_pages_read_marks_and_unread_count(api: Api) -> None:
     assert (await api.call("PUT", path, key=token)).status == 204
     marked = await api.call_ok("POST", f"{inbox}/read", {"upto": second["items"][0]["position"]}, key=token)
     assert marked == {"marked": 3}
-    answer = await api.call_ok("GET", inbox, key=token)
-    assert answer["unread"] == 1
-    assert [item["read_at"] is None for item in answer["items"]] == [False, True, False, False, False]
+    page = await api.call_ok("GET", inbox, key=token)
+    assert page["unread"] == 1
+    assert [item["read_at"] is None for item in page["items"]] == [False, True, False, False, False]
     _, other = await register_device(api)
     assert (await api.call("PUT", path, key=other)).status == 404
 
@@ -110,11 +110,11 @@ async def test_unchanged_inbox_gets_304(api: Api) -> None:
 
 
 async def test_long_poll_returns_new_items_from_any_server(api: Api) -> None:
-    """A long poll returns as soon as an item arrives, on whichever server."""
+    """A long poll at one server returns as soon as an item arrives, although another process sends the item."""
     inbox, token = await register_device(api)
     other_inbox, other_token = await register_device(api, user_id="u-2")
     async with serve_api(api.parts) as second:
-        waiting = asyncio.create_task(second.call_ok("GET", f"{inbox}?after=0&wait=30", key=token))
+        poll = asyncio.create_task(second.call_ok("GET", f"{inbox}?after=0&wait=30", key=token))
         other_poll = asyncio.create_task(second.call_ok("GET", f"{other_inbox}?after=0&wait=3", key=other_token))
         inbox_notifier = second.state.inbox_notifier
         async with asyncio.timeout(10):
@@ -124,35 +124,35 @@ async def test_long_poll_returns_new_items_from_any_server(api: Api) -> None:
         assert await api.parts.scalar("SELECT count(*) FROM pg_stat_activity WHERE state LIKE 'idle in%'") == 0
         device_id = inbox.split("/")[3]
         await send(api, "News", audience={"device_id": device_id})
-        answer = await asyncio.wait_for(waiting, 10)
-        assert titles(answer) == ["News"]
+        page = await asyncio.wait_for(poll, 10)
+        assert titles(page) == ["News"]
         assert not other_poll.done()
         assert (await other_poll)["items"] == []
 
 
 async def test_poll_with_new_items_does_not_wait(api: Api) -> None:
-    """A poll returns at once when there is something new."""
+    """A poll returns at once if the inbox has an item after the given position."""
     inbox, token = await register_device(api)
     await send(api, "Old")
-    answer = await asyncio.wait_for(api.call_ok("GET", f"{inbox}?after=0&wait=30", key=token), 5)
-    assert titles(answer) == ["Old"]
+    page = await asyncio.wait_for(api.call_ok("GET", f"{inbox}?after=0&wait=30", key=token), 5)
+    assert titles(page) == ["Old"]
 
 
 async def test_stopping_server_ends_long_polls(api: Api) -> None:
-    """A stopping server answers the waiting polls."""
+    """A stopping server responds to the waiting polls with no items."""
     inbox, token = await register_device(api)
     async with serve_api(api.parts) as second:
-        waiting = asyncio.create_task(second.call_ok("GET", f"{inbox}?after=0&wait=60", key=token))
+        poll = asyncio.create_task(second.call_ok("GET", f"{inbox}?after=0&wait=60", key=token))
         async with asyncio.timeout(10):
             while not second.state.inbox_notifier.count_subscribers(api.parts.application_id, device_id_of(inbox)):  # noqa: ASYNC110
                 await asyncio.sleep(0.01)
         await second.state.inbox_notifier.close()
-        assert (await asyncio.wait_for(waiting, 5))["items"] == []
+        assert (await asyncio.wait_for(poll, 5))["items"] == []
 
 
 async def test_device_requests_are_rate_limited(api: Api) -> None:
     """Inbox requests are limited per device."""
-    api.state.limits.inbox_buckets = TokenBuckets("inbox", 60, clock=lambda: 0.0)  # however slow we are
+    api.state.limits.inbox_buckets = TokenBuckets("inbox", 60, clock=lambda: 0.0)  # never refills
     inbox, token = await register_device(api)
     response = await api.call("GET", inbox, key=token)
     assert response.headers["RateLimit-Policy"] == '"inbox";q=60;w=60'
@@ -191,7 +191,7 @@ async def test_deleting_a_user_deletes_their_read_marks(api: Api) -> None:
 
 
 async def test_unrenderable_item_leaves_the_rest_of_the_inbox(api: Api) -> None:
-    """An item that can no longer be rendered has no content; the others stay."""
+    """An item that cannot be rendered any more has no content; the other items are not affected."""
     inbox, token = await register_device(api, attributes={"name": "Ada"})
     await send(api, content={"title": "Hi {{ user.attributes.name }}"}, strict=True)
     await send(api, "Plain")

@@ -1,7 +1,7 @@
 """Devices and campaigns compared with a model, in sequences of requests that hypothesis generates.
 
-The model holds the expected state; after each step the API must return the same. A worker runs in one of the rules
-only, so the recipients of a campaign are known: the devices that match when the rule runs.
+The model has the expected state, which the API must return after each step. A worker runs only in `run_worker`, so the
+recipients of a campaign are known: the devices that match at that time.
 """
 
 import asyncio
@@ -37,6 +37,8 @@ T = TypeVar("T")
 
 @dataclass
 class Device:
+    """The expected state of a device."""
+
     id: str
     subscriber: Subscriber
     user_id: str | None = None
@@ -46,16 +48,17 @@ class Device:
 
 @dataclass
 class Campaign:
+    """The expected state of a campaign; `targets` is None until it is sent, and `later` is whether it is scheduled."""
+
     id: str
     topic: str
     later: bool
     status: str = "scheduled"
     targets: int | None = None
-    """None until it began."""
 
 
 class DeviceAndCampaignMachine(RuleBasedStateMachine):
-    """Runs in a thread beside the event loop of the API, with its own application."""
+    """The rules and invariants, which run in a thread besides the event loop of the API, with a new application."""
 
     api: Api
     loop: asyncio.AbstractEventLoop
@@ -112,7 +115,7 @@ class DeviceAndCampaignMachine(RuleBasedStateMachine):
 
     @rule(device=devices, topics=st.none() | st.sets(TOPICS))
     def refresh(self, device: Device, topics: set[str] | None) -> None:
-        """Omitted fields stay, gone devices are active again, and removed ones are new devices."""
+        """Register again: omitted fields are kept, a gone device becomes active, and a removed device is new."""
         response = self.register_at(device.subscriber, **({} if topics is None else {"topics": sorted(topics)}))
         if device.id in self.registered:
             assert (response.status, response.body["id"]) == (200, device.id)
@@ -123,19 +126,20 @@ class DeviceAndCampaignMachine(RuleBasedStateMachine):
             self.registered[device.id] = device
         device.status = "active"
 
-    @rule(device=devices, topic=TOPICS, on=st.booleans(), user=st.none() | USERS)
-    def change(self, device: Device, topic: str, on: bool, user: str | None) -> None:
-        response = self.call("PUT" if on else "DELETE", f"/v1/devices/{device.id}/topics/{topic}")
+    @rule(device=devices, topic=TOPICS, add=st.booleans(), user=st.none() | USERS)
+    def change(self, device: Device, topic: str, add: bool, user: str | None) -> None:
+        """Add or remove a topic, and set the user."""
+        response = self.call("PUT" if add else "DELETE", f"/v1/devices/{device.id}/topics/{topic}")
         assert response.status == (204 if device.id in self.registered else 404)
-        (device.topics.add if on else device.topics.discard)(topic)
+        (device.topics.add if add else device.topics.discard)(topic)
         if user is not None:
             response = self.call("PATCH", f"/v1/devices/{device.id}", {"user_id": user})
             assert response.status == (200 if device.id in self.registered else 404)
             device.user_id = user
 
     @rule(device=devices, user=st.none() | USERS)
-    def leave(self, device: Device, user: str | None) -> None:
-        """Remove one device, or a user with all devices."""
+    def remove(self, device: Device, user: str | None) -> None:
+        """Remove a device, or a user with all devices."""
         if user is None:
             response = self.call("DELETE", f"/v1/devices/{device.id}")
             assert response.status == (204 if self.registered.pop(device.id, None) else 404)
@@ -147,8 +151,8 @@ class DeviceAndCampaignMachine(RuleBasedStateMachine):
             del self.registered[id_]
 
     @rule(device=devices)
-    def take_permission_away(self, device: Device) -> None:
-        """Only the push service knows, until a message is sent."""
+    def unsubscribe(self, device: Device) -> None:
+        """End the subscription at the push service; the gateway learns it from the response to the next message."""
         self.loop.call_soon_threadsafe(self.api.parts.sim.unsubscribe, device.subscriber)
 
     # Campaigns
@@ -164,15 +168,15 @@ class DeviceAndCampaignMachine(RuleBasedStateMachine):
             self.run_worker()
         return campaign
 
-    @rule(campaign=campaigns, order=st.sampled_from(["pause", "pause", "resume", "resume", "cancel"]))
-    def steer(self, campaign: Campaign, order: str) -> None:
-        """Finished campaigns refuse every order, and cancelling twice equals cancelling once."""
-        response = self.call("POST", f"/v1/campaigns/{campaign.id}/{order}")
-        if campaign.status == "done" or (campaign.status == "cancelled" and order != "cancel"):
+    @rule(campaign=campaigns, transition=st.sampled_from(["pause", "pause", "resume", "resume", "cancel"]))
+    def apply(self, campaign: Campaign, transition: str) -> None:
+        """Pause, resume or cancel; a done campaign refuses all of these, and a cancelled one accepts only cancel."""
+        response = self.call("POST", f"/v1/campaigns/{campaign.id}/{transition}")
+        if campaign.status == "done" or (campaign.status == "cancelled" and transition != "cancel"):
             assert (response.status, response.body["code"]) == (409, "conflict")
             return
         assert response.status == 200
-        campaign.status = {"pause": "paused", "resume": "scheduled", "cancel": "cancelled"}[order]
+        campaign.status = {"pause": "paused", "resume": "scheduled", "cancel": "cancelled"}[transition]
 
     @rule()
     def work(self) -> None:
@@ -182,47 +186,44 @@ class DeviceAndCampaignMachine(RuleBasedStateMachine):
         self.run_worker()
 
     def run_worker(self) -> None:
-        """Run a worker until all due campaigns are sent; it detects gone devices."""
-        due = [
-            campaign_item
-            for campaign_item in self.sent.values()
-            if campaign_item.status == "scheduled" and not campaign_item.later
-        ]
+        """Run a worker until all due campaigns are sent, and mark the devices whose subscription has ended as gone."""
+        due = [campaign for campaign in self.sent.values() if campaign.status == "scheduled" and not campaign.later]
         if not due:
             return
-        matching = {campaign_item.id: self.matching(campaign_item.topic) for campaign_item in due}
-        progress = self.run(run_worker(self.parts, [campaign_item.id for campaign_item in due]))
+        recipients_by_id = {campaign.id: self.matching_devices(campaign.topic) for campaign in due}
+        progress = self.run(run_worker(self.parts, [campaign.id for campaign in due]))
         for campaign in due:
-            recipients = matching[campaign.id]
+            recipients = recipients_by_id[campaign.id]
             gone_devices = [device for device in recipients if device.subscriber.gone]
             counts = progress[campaign.id]
-            # Whoever another campaign found gone in the meantime may have been left out of this one.
+            # A device that became gone with an earlier campaign may not be a target of this one.
             assert counts.accepted == len(recipients) - len(gone_devices)
             assert counts.gone <= len(gone_devices)
             assert counts.targets == counts.accepted + counts.gone
             campaign.status, campaign.targets = "done", counts.targets
-        for device in {device.id: device for recipients in matching.values() for device in recipients}.values():
-            if device.subscriber.gone:
-                device.status = "gone"
+        for recipients in recipients_by_id.values():
+            for device in recipients:
+                if device.subscriber.gone:
+                    device.status = "gone"
 
-    def matching(self, topic: str) -> list[Device]:
-        return [item for item in self.registered.values() if item.status == "active" and topic in item.topics]
+    def matching_devices(self, topic: str) -> list[Device]:
+        return [device for device in self.registered.values() if device.status == "active" and topic in device.topics]
 
     @invariant()
-    def devices_are_as_they_were_told(self) -> None:
+    def devices_equal_the_model(self) -> None:
         items = self.call("GET", "/v1/devices?limit=1000").body["items"]
         assert {item["id"]: (item["status"], item["user_id"], set(item["topics"])) for item in items} == {
             item.id: (item.status, item.user_id, item.topics) for item in self.registered.values()
         }
 
     @invariant()
-    def audiences_are_whom_they_should_be(self) -> None:
+    def audience_sizes_equal_the_model(self) -> None:
         for topic in ("weather", "offers"):
             response = self.call("POST", "/v1/audiences/preview", {"audience": {"topic": topic}}).body
-            assert response["devices"] == len(self.matching(topic))
+            assert response["devices"] == len(self.matching_devices(topic))
 
     @invariant()
-    def campaigns_are_where_they_should_be(self) -> None:
+    def campaign_statuses_equal_the_model(self) -> None:
         items = self.call("GET", "/v1/notifications?limit=1000").body["items"]
         assert {item["id"]: item["status"] for item in items} == {item.id: item.status for item in self.sent.values()}
         for item in items:
@@ -245,12 +246,12 @@ async def run_worker(parts: Parts, campaigns: list[str]) -> dict[str, Progress]:
             id_ = ids.parse(ids.NOTIFICATION, campaign_id)
             assert id_ is not None
             progress[campaign_id] = await parts.wait_until_done(id_)
-            await parts.list_deliveries(id_)  # no device twice
+            await parts.list_deliveries(id_)  # fails if a device has two deliveries
         return progress
 
 
 async def test_devices_and_campaigns_follow_the_model(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Devices and campaigns behave as the model says after any sequence of requests."""
+    """After any sequence of requests, the API returns the devices and campaigns of the model."""
     monkeypatch.setattr(retry, "FIRST_DELAY", timedelta(milliseconds=50))
     DeviceAndCampaignMachine.api, DeviceAndCampaignMachine.loop = api, asyncio.get_running_loop()
     bounds = settings(

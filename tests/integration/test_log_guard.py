@@ -1,4 +1,4 @@
-"""The guard that searches the logs of all tests detects secrets of every kind."""
+"""The guard that searches the logs of all tests detects each kind of secret."""
 
 import logging
 import secrets
@@ -28,7 +28,7 @@ def discard_lines(check_logs_for_secrets: None) -> Iterator[None]:
 
 @pytest.fixture
 def unmasked_log() -> Iterator[None]:
-    """The log without masking: events are written as they are."""
+    """Write log lines without masking."""
     with log_guard.without_masking():
         yield
 
@@ -42,7 +42,7 @@ def assert_leak_detected() -> None:
 def test_key_in_a_log_line_is_detected(unmasked_log: None) -> None:
     """A generated key in a log line is detected."""
     key = new_key("sk")
-    log.info("made", key=key)
+    log.info("created", key=key)
     assert_leak_detected()
     logging.getLogger("a.library").warning("refused %s", key.removeprefix("sk_"))
     assert_leak_detected()
@@ -52,7 +52,7 @@ def test_masked_secrets_are_not_reported() -> None:
     """Secrets that the log masks are not reported."""
     guard.check()
     key = new_key("sk")
-    log.info(f"made {key}", token=key, endpoint=f"https://push.example.org/p/{secrets.token_urlsafe(32)}")
+    log.info(f"created {key}", token=key, endpoint=f"https://push.example.org/p/{secrets.token_urlsafe(32)}")
     logging.getLogger("a.library").warning("refused %s", key)
     assert len(guard.pending_lines) == 2
     guard.check()
@@ -60,7 +60,7 @@ def test_masked_secrets_are_not_reported() -> None:
 
 @pytest.mark.usefixtures("unmasked_log")
 async def test_endpoints_keys_and_content_are_detected(api: Api) -> None:
-    """Endpoints, subscription keys and message texts are detected."""
+    """Endpoints, subscription keys, message texts and database URLs in a log line are detected."""
     [subscriber] = api.parts.subscribe(Vendor.FCM, 1)
     await api.parts.register([subscriber])
     async with api.parts.run_worker():
@@ -80,16 +80,16 @@ async def test_endpoints_keys_and_content_are_detected(api: Api) -> None:
 
 @pytest.mark.usefixtures("unmasked_log")
 async def test_tokens_and_private_keys_are_detected(api: Api) -> None:
-    """Device tokens, receipt tokens and JWTs are detected."""
+    """Device tokens, receipt tokens and JWTs in a log line are detected."""
     keyring = api.parts.context.keyring
     jwt = "eyJhbGciOiJFUzI1NiJ9.eyJhdWQiOiJodHRwcyJ9.c2lnbmF0dXJl"
     for secret in (keyring.device_token(new_id()), keyring.receipt_token(new_id(), new_id(), None, 1), jwt):
-        log.info("made", it=secret)
+        log.info("created", value=secret)
         assert_leak_detected()
 
 
 def test_plain_ids_and_addresses_are_not_reported() -> None:
     """Ids and addresses without secrets are not reported."""
-    own_guard = Guard()
-    own_guard.record(f"{UUID(int=1).hex} https://example.org/news/storm app_{new_id().hex} postgresql://me:***@db/x")
-    own_guard.check()
+    new_guard = Guard()
+    new_guard.record(f"{UUID(int=1).hex} https://example.org/news/storm app_{new_id().hex} postgresql://me:***@db/x")
+    new_guard.check()

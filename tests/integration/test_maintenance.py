@@ -1,4 +1,4 @@
-"""Maintenance tasks: partitions, deletion of old rows, gauges; each task runs on one worker at a time."""
+"""Maintenance tasks: partitions, deletion of old rows and gauges; each task runs on one worker at a time."""
 
 import asyncio
 from datetime import date, timedelta
@@ -26,20 +26,20 @@ async def list_partition_days(engine: AsyncEngine, table: str) -> set[date]:
         return await partitions.list_days(conn, table)
 
 
-async def drop_all(engine: AsyncEngine) -> None:
+async def drop_all_partitions(engine: AsyncEngine) -> None:
     async with engine.connect() as conn:
         await conn.execution_options(isolation_level="AUTOCOMMIT")
         await partitions.drop_before(conn, date.max, wait=timedelta(seconds=5))
 
 
-async def change(engine: AsyncEngine, sql: str, **values: object) -> None:
+async def execute(engine: AsyncEngine, sql: str, **values: object) -> None:
     async with engine.begin() as conn:
         await conn.execute(text(sql), values)
 
 
 async def test_partitions_are_created_a_week_ahead(engine: AsyncEngine, today: date) -> None:
     """Partitions are created a week ahead."""
-    await drop_all(engine)
+    await drop_all_partitions(engine)
     counts = await maintenance.run_once(engine, POLICY)
     week = {today + timedelta(days=offset) for offset in range(log_partitions.DAYS_AHEAD)}
     for table in PARTITIONED:
@@ -75,7 +75,7 @@ async def test_partition_has_the_indexes_of_its_table(engine: AsyncEngine, today
 
 
 async def test_partitions_are_created_while_rows_are_written(parts: Parts, today: date) -> None:
-    """Attaching a partition waits for no writer and blocks none."""
+    """A partition is attached while another transaction has written to the table and not committed."""
     async with parts.engine.begin() as writing:
         await writing.execute(
             text(
@@ -93,36 +93,36 @@ async def test_partitions_are_created_while_rows_are_written(parts: Parts, today
 async def test_devices_gone_for_30_days_are_deleted(parts: Parts) -> None:
     """Only devices that have been gone for 30 days are deleted."""
     devices: list[UUID] = list(await parts.register(parts.subscribe(Vendor.FCM, 4)))
-    age = (
+    set_age = (
         "UPDATE devices SET status = :status, updated_at = now() - CAST(:days AS int) * interval '1 day' WHERE id = :id"
     )
-    for device_id, status, old in zip(
+    for device_id, status, days in zip(
         devices, ("gone", "gone", "quarantined", "active"), (31, 29, 400, 400), strict=True
     ):
-        await change(parts.engine, age, id=device_id, status=status, days=old)
+        await execute(parts.engine, set_age, id=device_id, status=status, days=days)
     assert (await maintenance.run_once(parts.engine, POLICY))["gone_devices"] == 1
     async with parts.engine.connect() as conn:
-        left = set((await conn.execute(text("SELECT id FROM devices"))).scalars())
-    assert left == set(devices[1:])
+        remaining = set((await conn.execute(text("SELECT id FROM devices"))).scalars())
+    assert remaining == set(devices[1:])
 
 
 async def test_idempotency_keys_are_deleted_after_a_day(engine: AsyncEngine) -> None:
     """Idempotency keys are deleted after a day."""
-    add = (
+    insert_key = (
         "INSERT INTO idempotency_keys (owner, key, request_digest, created_at)"
         " VALUES ('admin', :key, '\\x00', now() - CAST(:hours AS int) * interval '1 hour')"
     )
-    await change(engine, add, key="old", hours=25)
-    await change(engine, add, key="young", hours=23)
+    await execute(engine, insert_key, key="old", hours=25)
+    await execute(engine, insert_key, key="recent", hours=23)
     assert (await maintenance.run_once(engine, POLICY))["idempotency_keys"] == 1
     async with engine.connect() as conn:
-        assert (await conn.execute(text("SELECT key FROM idempotency_keys"))).scalars().all() == ["young"]
+        assert (await conn.execute(text("SELECT key FROM idempotency_keys"))).scalars().all() == ["recent"]
 
 
 async def test_queue_depth_and_age_are_measured(parts: Parts) -> None:
     """The depth and age of the queue are exported."""
     await parts.submit()
-    await change(parts.engine, "UPDATE jobs SET run_at = now() - interval '90 seconds'")
+    await execute(parts.engine, "UPDATE jobs SET run_at = now() - interval '90 seconds'")
     await maintenance.run_once(parts.engine, POLICY)
     lane = {"lane": Lane.BULK.label}
     assert REGISTRY.get_sample_value("gateway_queue_jobs", lane) == 1
@@ -134,24 +134,24 @@ async def test_queue_depth_and_age_are_measured(parts: Parts) -> None:
 
 async def test_task_of_another_worker_is_skipped(engine: AsyncEngine) -> None:
     """A task whose lock another worker holds is skipped."""
-    everything = RetentionPolicy(log=timedelta(days=-400))
+    no_retention = RetentionPolicy(log=timedelta(days=-400))
     async with engine.begin() as conn:
         key = lock_id("gateway.maintenance.log_retention")
         await conn.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": key})
-        counts = await asyncio.wait_for(maintenance.run_once(engine, everything), 5)
+        counts = await asyncio.wait_for(maintenance.run_once(engine, no_retention), 5)
     assert counts["log_retention"] == 0
-    assert (await maintenance.run_once(engine, everything))["log_retention"] > 0
+    assert (await maintenance.run_once(engine, no_retention))["log_retention"] > 0
 
 
 async def test_concurrent_maintenance_does_the_work_once(engine: AsyncEngine, today: date) -> None:
     """Concurrent maintenance runs do the work once."""
-    await drop_all(engine)
+    await drop_all_partitions(engine)
     counts = await asyncio.gather(*(maintenance.run_once(engine, POLICY) for _ in range(5)))
     assert sum(counts["log_partitions"] for counts in counts) == len(PARTITIONED) * log_partitions.DAYS_AHEAD
 
 
 def test_task_keys_and_lock_ids_never_change() -> None:
-    """Workers of two versions run side by side, so a task's lock and label must not follow the code."""
+    """Workers of two versions run concurrently, so the keys and lock ids must be equal in all versions."""
     assert {task.key: lock_id(f"gateway.maintenance.{task.key}") for task in maintenance.TASKS} == {
         "log_partitions": 3546580998,
         "log_retention": 248550234,

@@ -18,10 +18,10 @@ LANGUAGES = {"title": "Storm", "locales": {"de": {"title": "Sturm"}, "fr": {"tit
     [
         ({"title": "Storm"}, None, 1),
         ({"title": "{{ event.name }} {{ notification.kind }}"}, Templating(event={"name": "Storm"}), 1),
-        (LANGUAGES, None, 2),  # no device is French
+        (LANGUAGES, None, 2),  # no device has the locale fr
         ({"title": "{{ device.id }}"}, Templating(), 700),
     ],
-    ids=["static", "of the event alone", "in languages", "personal"],
+    ids=["static", "event variables only", "languages", "personal"],
 )
 async def test_equal_content_is_rendered_once(
     parts: Parts, monkeypatch: pytest.MonkeyPatch, content: Any, templating: Templating | None, renderings: int
@@ -31,15 +31,15 @@ async def test_equal_content_is_rendered_once(
     german = ClientDetails(locale="de-AT")
     await parts.register(parts.subscribe(Vendor.FCM, 350, share_keys=True), client=german)
     sent = await parts.submit(content=content, templating=templating)
-    rendered = 0
+    count = 0
     compose = rendering.compose
 
     def counting_compose(*args: Any, **kwargs: Any) -> Any:
-        nonlocal rendered
-        rendered += 1
+        nonlocal count
+        count += 1
         return compose(*args, **kwargs)
 
     monkeypatch.setattr(rendering, "compose", counting_compose)
     async with parts.run_worker():
         assert (await parts.wait_until_done(sent.id)).accepted == 700
-    assert rendered == renderings
+    assert count == renderings

@@ -13,7 +13,8 @@ from gateway.sim import Vendor
 from tests.support.api import Api
 from tests.support.worker_process import worker_process
 
-TOKEN = "a token for Prometheus alone"
+TOKEN = "a metrics token for tests"
+# Samples that a delivery increments; an empty label stands for the host.
 SAMPLES = (
     ("gateway_attempts_total", {"host": "", "outcome": "accepted"}),
     ("gateway_attempt_seconds_count", {"host": ""}),
@@ -43,11 +44,12 @@ async def test_delivery_is_counted_by_host_outcome_and_lane(api: Api) -> None:
         assert REGISTRY.get_sample_value("gateway_breaker_open", {"host": host}) == 0
         assert REGISTRY.get_sample_value("gateway_messages_in_flight_limit", {"host": host}) == 64
     assert [after - earlier for after, earlier in zip(read_samples(), before, strict=True)] == [30] * len(SAMPLES)
-    assert REGISTRY.get_sample_value("gateway_breaker_open", {"host": host}) is None  # it went with its worker
+    # The worker has stopped, and the state of its hosts is not exported any more.
+    assert REGISTRY.get_sample_value("gateway_breaker_open", {"host": host}) is None
 
 
 async def test_metrics_require_the_token_if_set(api: Api) -> None:
-    """The metrics require the token where one is configured."""
+    """The metrics are public unless a token is configured; then they require the token."""
     assert (await api.call("GET", "/metrics", key=None)).status == 200
     api.state.metrics_token = TOKEN
     assert (await api.call("GET", "/metrics", key=TOKEN)).status == 200
@@ -67,8 +69,8 @@ async def test_requests_are_counted_by_known_labels(api: Api) -> None:
 
 async def test_worker_serves_metrics_on_its_own_port(api: Api, tmp_path: Path) -> None:
     """A worker serves its metrics and those of the queue on its own port."""
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port = free.getsockname()[1]
+    with socket.create_server(("127.0.0.1", 0)) as free_socket:
+        port = free_socket.getsockname()[1]
     settings = {"metrics_port": port, "metrics_token": TOKEN}
     async with worker_process(api.parts, tmp_path, **settings) as worker, aiohttp.ClientSession() as http:
         await wait_until_answered(http, f"http://127.0.0.1:{port}/healthz")
@@ -82,7 +84,7 @@ async def test_worker_serves_metrics_on_its_own_port(api: Api, tmp_path: Path) -
                 families = {family.name: family.samples for family in text_string_to_metric_families(text)}
                 if families["gateway_queue_jobs"]:
                     break
-                await asyncio.sleep(0.05)  # another process gives no event
+                await asyncio.sleep(0.05)  # another process raises no event
         assert {sample.labels["lane"] for sample in families["gateway_queue_jobs"]} == {"urgent", "normal", "bulk"}
         assert {sample.labels["state"] for sample in families["gateway_database_connections"]} == {"in_use", "idle"}
         assert [sample.value for sample in families["gateway_database_connections_limit"]] == [6]
@@ -98,4 +100,4 @@ async def wait_until_answered(http: aiohttp.ClientSession, url: str) -> None:
                     assert answer.status == 200
                     return
             except aiohttp.ClientConnectionError:
-                await asyncio.sleep(0.05)  # another process gives no event
+                await asyncio.sleep(0.05)  # another process raises no event

@@ -1,4 +1,4 @@
-"""Migrations agree with the schema, and can be run up, down and concurrently."""
+"""Migrations result in the schema of the code, and can be run up, down and concurrently."""
 
 import asyncio
 import os
@@ -22,6 +22,7 @@ from gateway.records.postgres.schema import PARTITIONED, Point, metadata
 from tests.support.worker_process import CHECKOUT
 
 SCHEMA_TABLES = {table.name for table in metadata.tables.values()}
+# One line for each column, index, constraint and table with its definition.
 CATALOGUE = """
     SELECT format('%s.%s %s %s %s', table_name, column_name, udt_name, is_nullable, column_default) AS line
     FROM information_schema.columns WHERE table_schema = 'public' AND table_name <> 'alembic_version'
@@ -33,23 +34,24 @@ CATALOGUE = """
     ORDER BY line
 """
 
+# A revision that records the timeouts in force, inside and outside of its transaction.
 RECORDING_REVISION = """
 from alembic import op
 
 revision, down_revision, branch_labels, depends_on = "9999", "HEAD", None, None
-TELL = "INSERT INTO told VALUES (current_setting('lock_timeout'), current_setting('statement_timeout'))"
+RECORD = "INSERT INTO timeouts VALUES (current_setting('lock_timeout'), current_setting('statement_timeout'))"
 
 
 def upgrade():
-    op.execute("CREATE TABLE told (lock text, statement text)")
-    op.execute(TELL)
+    op.execute("CREATE TABLE timeouts (lock text, statement text)")
+    op.execute(RECORD)
     with op.get_context().autocommit_block():
-        op.execute(TELL)
+        op.execute(RECORD)
 """
 
 
 async def read_catalogue(url: str) -> list[str]:
-    """Every column, default, index, constraint and partition key of the database, as lines."""
+    """Return every column, default, index, constraint and partition key of the database, one line each."""
     conn = await asyncpg.connect(url)
     try:
         return [row["line"] for row in await conn.fetch(CATALOGUE)]
@@ -65,7 +67,7 @@ async def test_alembic_finds_no_difference_to_the_schema(
     empty_database_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Alembic finds no difference between the migrations and the schema."""
-    monkeypatch.setitem(ischema_names, "point", Point)  # SQLAlchemy itself does not know this type of Postgres's
+    monkeypatch.setitem(ischema_names, "point", Point)  # SQLAlchemy does not know this type of Postgres
     await upgrade(empty_database_url)
 
     def differences(sync: Connection) -> list[Any]:
@@ -80,7 +82,7 @@ async def test_alembic_finds_no_difference_to_the_schema(
 
 
 async def test_migrated_database_equals_the_schema(empty_database_url: str, database_of_the_schema: str) -> None:
-    """This includes what Alembic does not compare: index methods, conditions, checks, partition keys, fill factors."""
+    """Index methods, conditions, checks, partition keys and fill factors are equal, which Alembic does not compare."""
     await upgrade(empty_database_url)
     migrated, created = await read_catalogue(empty_database_url), await read_catalogue(database_of_the_schema)
     assert sorted(set(migrated) ^ set(created)) == []
@@ -89,7 +91,7 @@ async def test_migrated_database_equals_the_schema(empty_database_url: str, data
 
 @pytest.fixture
 async def database_of_the_schema(postgres_url: str) -> Any:
-    """A database that `metadata.create_all` made, with no migration."""
+    """A database whose tables `metadata.create_all` created, without migrations."""
     name = "gateway_of_the_schema"
     server = await asyncpg.connect(postgres_url)
     await server.execute(f"DROP DATABASE IF EXISTS {name} WITH (FORCE)")
@@ -105,7 +107,7 @@ async def database_of_the_schema(postgres_url: str) -> Any:
 
 
 async def run_migrate(url: str) -> None:
-    """`gateway migrate` in a process of its own."""
+    """Run `gateway migrate` as a separate process."""
     process = await asyncio.create_subprocess_exec(
         sys.executable,
         "-m",
@@ -133,7 +135,10 @@ async def test_downgrade_and_upgrade_restore_the_schema(empty_database_url: str)
 async def test_killed_multi_transaction_migration_resumes(
     empty_database_url: str,
 ) -> None:
-    """The committed part of the migration is there, but its revision is not recorded."""
+    """A revision with several transactions can run again after a kill.
+
+    The kill is simulated for each such revision: its changes are committed, but its number is not recorded.
+    """
     scripts = ScriptDirectory.from_config(migrate.config(empty_database_url))
     for script in reversed(list(scripts.walk_revisions())):
         await asyncio.to_thread(migrate.upgrade, empty_database_url, script.revision)
@@ -174,7 +179,7 @@ async def test_unmigrated_database_is_not_current(empty_database_url: str) -> No
 
 
 async def test_log_indexes_are_built_without_blocking(database_url: str) -> None:
-    """Each partition has the indexes, also after a kill, and the parent's index is valid."""
+    """Writes continue during the build; each partition has valid indexes, also after a killed earlier build."""
     await asyncio.to_thread(migrate.downgrade, database_url, "0013")
     conn = await asyncpg.connect(database_url)
     write = (
@@ -185,7 +190,7 @@ async def test_log_indexes_are_built_without_blocking(database_url: str) -> None
     names = await conn.fetch(
         "SELECT inhrelid::regclass::text AS name FROM pg_inherits WHERE inhparent = 'deliveries'::regclass"
     )
-    # What a kill in the middle of CREATE INDEX CONCURRENTLY leaves.
+    # An invalid index, as a kill during CREATE INDEX CONCURRENTLY leaves it.
     await conn.execute(f"CREATE INDEX {names[0]['name']}_host_idx ON {names[0]['name']} (host)")
     await conn.execute(
         "UPDATE pg_index SET indisvalid = false WHERE indexrelid = $1::text::regclass", f"{names[0]['name']}_host_idx"
@@ -193,32 +198,32 @@ async def test_log_indexes_are_built_without_blocking(database_url: str) -> None
     reader = await asyncpg.connect(database_url)
     await reader.execute("BEGIN; SELECT count(*) FROM deliveries")
     migration = asyncio.create_task(asyncio.to_thread(migrate.upgrade, database_url))
-    await conn.execute("SET lock_timeout = '3s'")  # longer than the migration ever waits in line before others
+    await conn.execute("SET lock_timeout = '3s'")  # longer than the migration's own lock_timeout
     for _ in range(50):
         await conn.execute(write)
         await asyncio.sleep(0.02)
     await reader.execute("COMMIT")
     await asyncio.wait_for(migration, 30)
-    broken = "SELECT indexrelid::regclass::text FROM pg_index WHERE NOT indisvalid"
-    assert await conn.fetch(broken) == []
+    select_invalid = "SELECT indexrelid::regclass::text FROM pg_index WHERE NOT indisvalid"
+    assert await conn.fetch(select_invalid) == []
     for name in ("application_id_settled_at_idx", "outcome_idx", "outcome_host_idx", "host_idx"):
-        built = await conn.fetchval(
+        count = await conn.fetchval(
             "SELECT count(*) FROM pg_inherits WHERE inhparent = $1::text::regclass", f"deliveries_{name}"
         )
-        assert built == len(names)
+        assert count == len(names)
     await conn.close()
     await reader.close()
 
 
 async def test_invalid_turn_index_is_built_again(database_url: str) -> None:
-    """The index for taking turns is built again after an interrupted build."""
+    """The index by which applications take turns is built again after an interrupted build."""
     await asyncio.to_thread(migrate.downgrade, database_url, "0012")
     conn = await asyncpg.connect(database_url)
     await conn.execute("CREATE INDEX jobs_turn_idx ON jobs (lane)")
     await conn.execute("UPDATE pg_index SET indisvalid = false WHERE indexrelid = 'jobs_turn_idx'::regclass")
     await asyncio.to_thread(migrate.upgrade, database_url)
-    built = "SELECT indisvalid, indnatts FROM pg_index WHERE indexrelid = 'jobs_turn_idx'::regclass"
-    assert tuple(await conn.fetchrow(built)) == (True, 4)
+    select_index = "SELECT indisvalid, indnatts FROM pg_index WHERE indexrelid = 'jobs_turn_idx'::regclass"
+    assert tuple(await conn.fetchrow(select_index)) == (True, 4)
     await conn.close()
 
 
@@ -230,7 +235,7 @@ async def test_log_tables_are_partitioned_by_day(database_url: str) -> None:
 
 
 async def test_migration_waiting_for_a_lock_lets_others_pass(database_url: str) -> None:
-    """No writer waits behind the migration for longer than a second."""
+    """While the migration waits for a lock, it gives up every second, so that no write waits behind it for 3 s."""
     await asyncio.to_thread(migrate.downgrade, database_url, "0011")
     reader, writer = await asyncio.gather(asyncpg.connect(database_url), asyncpg.connect(database_url))
     await reader.execute("BEGIN; SELECT count(*) FROM devices")
@@ -252,12 +257,12 @@ async def test_migration_waiting_for_a_lock_lets_others_pass(database_url: str) 
 async def test_timeouts_apply_except_to_concurrent_indexes(
     database_url: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    """A revision that records the timeouts in force runs in place of the real ones."""
-    copied = shutil.copytree(migrate.migrations_dir(), tmp_path / "migrations")
-    head = ScriptDirectory(str(copied)).get_current_head()
-    (copied / "versions" / "9999_told.py").write_text(RECORDING_REVISION.replace("HEAD", str(head)))
-    monkeypatch.setattr(migrate, "migrations_dir", lambda: copied)
+    """A revision runs with a lock_timeout and a statement_timeout, and its autocommit block without."""
+    migrations = shutil.copytree(migrate.migrations_dir(), tmp_path / "migrations")
+    head = ScriptDirectory(str(migrations)).get_current_head()
+    (migrations / "versions" / "9999_timeouts.py").write_text(RECORDING_REVISION.replace("HEAD", str(head)))
+    monkeypatch.setattr(migrate, "migrations_dir", lambda: migrations)
     await upgrade(database_url)
     conn = await asyncpg.connect(database_url)
-    assert [tuple(row) for row in await conn.fetch("SELECT * FROM told")] == [("1s", "1min"), ("0", "0")]
+    assert [tuple(row) for row in await conn.fetch("SELECT * FROM timeouts")] == [("1s", "1min"), ("0", "0")]
     await conn.close()

@@ -1,4 +1,4 @@
-"""The architecture page's path of a notification is the path that a notification takes."""
+"""The path of a notification on the architecture page equals the calls that a notification causes."""
 
 import re
 import sys
@@ -17,28 +17,31 @@ STEP = re.compile(r"^\| `(gateway[.\w]+)` \| `([.\w]+)` \|", re.MULTILINE)
 
 
 def documented_steps() -> list[tuple[str, str]]:
-    """(module, function) of every step on the architecture page, in order."""
+    """Return (module, function) of every step on the architecture page, in order."""
     page = (ROOT / "ops" / "docs" / "architecture.md").read_text("utf-8")
     section = page.partition("## The path of a notification")[2].partition("\n## ")[0]
     return STEP.findall(section)
 
 
 @contextmanager
-def recorded_calls() -> Iterator[list[tuple[str, str]]]:
-    """(module, function) of the gateway's calls in this thread, each once, in the order of its first call."""
+def record_calls() -> Iterator[list[tuple[str, str]]]:
+    """Record (module, function) of every call in this thread, each once, in the order of the first calls.
+
+    The list is filled at the end of the context.
+    """
     calls: dict[tuple[str, str], None] = {}
 
     def record(frame: FrameType, event: str, _: object) -> None:
         if event == "call":
             calls.setdefault((frame.f_globals.get("__name__", ""), frame.f_code.co_qualname))
 
-    order: list[tuple[str, str]] = []
+    first_calls: list[tuple[str, str]] = []
     sys.setprofile(record)
     try:
-        yield order
+        yield first_calls
     finally:
         sys.setprofile(None)
-        order.extend(calls)
+        first_calls.extend(calls)
 
 
 def test_documented_functions_exist() -> None:
@@ -58,7 +61,7 @@ async def test_notification_visits_modules_in_documented_order(api: Api) -> None
     """A direct notification to one device calls the documented functions in the documented order."""
     await api.parts.register(api.parts.subscribe(Vendor.FCM, 1), user_id="u-1")
     body = {"content": {"title": "Hi"}, "audience": {"user_id": "u-1"}}
-    with recorded_calls() as calls:
+    with record_calls() as calls:
         sent = await api.call_ok("POST", "/v1/notifications", body)
         id_ = ids.parse(ids.NOTIFICATION, sent["id"])
         assert id_ is not None

@@ -1,10 +1,11 @@
-"""Overload: the server refuses excess work at once and recovers afterwards."""
+"""Overload: the server refuses excess requests at once and recovers when the load ends."""
 
 import asyncio
 import json
 import re
 import resource
 from contextlib import AsyncExitStack
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -12,7 +13,7 @@ from urllib.parse import urlsplit
 import aiohttp
 import pytest
 from sqlalchemy import text
-from sqlalchemy.pool import QueuePool
+from sqlalchemy.ext.asyncio import create_async_engine
 
 from gateway.domain import ids
 from gateway.web.http.load_shedding import RequestLimiter, StreamLimiter
@@ -20,24 +21,25 @@ from tests.support.api import ADMIN, Api, ApiResponse
 from tests.support.gateway_parts import APP_ORIGIN
 from tests.support.worker_process import server_process
 
-IDLE = 10_000
+IDLE_CONNECTIONS = 10_000
+# The upper bound of memory for all idle connections.
 MAX_GROWTH_MB = 200.0
 
 
 class SlowRequest:
-    """A request whose body never ends."""
+    """A request with a chunked body whose end the test never sends."""
 
     def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self.reader, self.writer = reader, writer
 
     @classmethod
     async def open(
-        cls, api: Api, path: str = "/v1/devices", kind: str = "application/json", key: str = ""
+        cls, api: Api, path: str = "/v1/devices", media_type: str = "application/json", key: str = ""
     ) -> "SlowRequest":
         slow_request = cls(*await connect(api.origin))
         slow_request.writer.write(
             f"POST {path} HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {key or api.secret}\r\n"
-            f"Content-Type: {kind}\r\nTransfer-Encoding: chunked\r\n\r\n".encode()
+            f"Content-Type: {media_type}\r\nTransfer-Encoding: chunked\r\n\r\n".encode()
         )
         await slow_request.send(b"{")
         return slow_request
@@ -46,7 +48,7 @@ class SlowRequest:
         self.writer.write(f"{len(octets):x}\r\n".encode() + octets + b"\r\n")
         await self.writer.drain()
 
-    async def answer(self) -> str:
+    async def read_status_line(self) -> str:
         async with asyncio.timeout(20):
             return (await self.reader.readuntil(b"\r\n")).decode()
 
@@ -55,8 +57,8 @@ class SlowRequest:
 
 
 async def connect(origin: str) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
-    where = urlsplit(origin)
-    return await asyncio.open_connection(where.hostname, where.port)
+    url = urlsplit(origin)
+    return await asyncio.open_connection(url.hostname, url.port)
 
 
 @pytest.fixture
@@ -68,7 +70,7 @@ async def limited_api(api: Api) -> Api:
 
 async def wait_for_requests(api: Api, count: int) -> None:
     async with asyncio.timeout(20):
-        while api.state.limits.requests.in_use != count:  # noqa: ASYNC110 - the server's state gives no event
+        while api.state.limits.requests.in_use != count:  # noqa: ASYNC110 - the limiter raises no event
             await asyncio.sleep(0.01)
 
 
@@ -96,16 +98,16 @@ async def test_long_polls_do_not_count_as_requests(limited_api: Api) -> None:
     device_id, inbox_notifier = ids.parse(ids.DEVICE, device["id"]), limited_api.state.inbox_notifier
     assert device_id is not None
     path = f"/v1/devices/{device['id']}/inbox?wait=20&after=0"
-    waiting = []
+    polls = []
     for _ in range(3):
-        waiting.append(asyncio.create_task(limited_api.call("GET", path, key=device["device_token"])))
+        polls.append(asyncio.create_task(limited_api.call("GET", path, key=device["device_token"])))
         async with asyncio.timeout(20):
-            while inbox_notifier.count_subscribers(limited_api.parts.application_id, device_id) < len(waiting):  # noqa: ASYNC110
+            while inbox_notifier.count_subscribers(limited_api.parts.application_id, device_id) < len(polls):  # noqa: ASYNC110
                 await asyncio.sleep(0.01)
     assert (await limited_api.call("GET", "/v1/devices")).status == 200
-    for slow_request in waiting:
-        slow_request.cancel()
-    await asyncio.gather(*waiting, return_exceptions=True)
+    for poll in polls:
+        poll.cancel()
+    await asyncio.gather(*polls, return_exceptions=True)
 
 
 async def test_bodies_over_the_memory_limit_are_refused(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -115,7 +117,8 @@ async def test_bodies_over_the_memory_limit_are_refused(api: Api, monkeypatch: p
     for slow_request in slow_requests:
         await slow_request.send(b" " * 200_000)
     done, _ = await asyncio.wait(
-        [asyncio.create_task(slow_request.answer()) for slow_request in slow_requests], return_when="FIRST_COMPLETED"
+        [asyncio.create_task(slow_request.read_status_line()) for slow_request in slow_requests],
+        return_when="FIRST_COMPLETED",
     )
     assert "503" in done.pop().result()
     assert (await api.call("GET", "/v1/devices")).status == 200
@@ -127,15 +130,15 @@ async def test_body_that_does_not_arrive_times_out(api: Api, monkeypatch: pytest
     """A body that does not arrive is answered 408."""
     monkeypatch.setattr("gateway.web.dispatch.BODY_TIMEOUT_S", 0.2)
     slow_request = await SlowRequest.open(api)
-    assert "408" in await slow_request.answer()
+    assert "408" in await slow_request.read_status_line()
     await slow_request.end()
 
 
 async def test_silent_import_ends_and_reports_its_progress(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
-    """An import that falls silent ends and reports what it processed."""
+    """An import whose client sends nothing more ends, and its last line has the lines that were processed."""
     monkeypatch.setattr("gateway.web.http.ndjson.CHUNK_TIMEOUT_S", 0.2)
     slow_request = await SlowRequest.open(api, "/v1/devices/import", "application/x-ndjson")
-    assert "200" in await slow_request.answer()
+    assert "200" in await slow_request.read_status_line()
     async with asyncio.timeout(20):
         line = await slow_request.reader.readuntil(b'"body_too_slow"')
     assert b'"done": false' in line or b'"done":false' in line
@@ -143,12 +146,12 @@ async def test_silent_import_ends_and_reports_its_progress(api: Api, monkeypatch
 
 
 async def test_imports_and_streams_are_limited_and_released(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Of 8 slots an application gets 4; further requests are told when to retry, and slots are released."""
+    """An application gets 4 of 8 slots; further requests get Retry-After, and closed streams release their slots."""
     monkeypatch.setattr("gateway.web.api.deliveries.POLL_INTERVAL_S", 0.05)
     keys = [api.secret]
     for name in ("Second", "Third"):
-        new: dict[str, Any] = {"name": name, "subject": "mailto:ops@example.org", "allowed_origins": []}
-        keys.append((await api.call_ok("POST", "/v1/applications", new, key=ADMIN))["secret_key"])
+        request: dict[str, Any] = {"name": name, "subject": "mailto:ops@example.org", "allowed_origins": []}
+        keys.append((await api.call_ok("POST", "/v1/applications", request, key=ADMIN))["secret_key"])
     device = await api.register()
     imports, streams, channels = (StreamLimiter(name, 8) for name in ("imports", "streams", "channels"))
     limits = api.state.limits
@@ -156,7 +159,7 @@ async def test_imports_and_streams_are_limited_and_released(api: Api, monkeypatc
 
     async def wait_for_streams(limiter: StreamLimiter, count: int) -> None:
         async with asyncio.timeout(20):
-            while limiter.in_use != count:  # noqa: ASYNC110 - the server's state gives no event
+            while limiter.in_use != count:  # noqa: ASYNC110 - the limiter raises no event
                 await asyncio.sleep(0.01)
 
     async def open_stream(key: str, stack: AsyncExitStack) -> aiohttp.ClientResponse:
@@ -184,8 +187,8 @@ async def test_imports_and_streams_are_limited_and_released(api: Api, monkeypatc
         )
 
         for key in [keys[0]] * 4 + [keys[1]] * 4:
-            slow_requests = await SlowRequest.open(api, "/v1/devices/import", "application/x-ndjson", key)
-            stack.push_async_callback(slow_requests.end)
+            slow_import = await SlowRequest.open(api, "/v1/devices/import", "application/x-ndjson", key)
+            stack.push_async_callback(slow_import.end)
         await wait_for_streams(imports, 8)
         for key, status, code in ((keys[0], 429, "rate_limited"), (keys[2], 503, "unavailable")):
             refused = await post_import(key)
@@ -205,9 +208,9 @@ async def test_imports_and_streams_are_limited_and_released(api: Api, monkeypatc
         assert (await api.call("GET", "/v1/devices")).status == 200
         assert (await api.call("GET", "/readyz", key=None)).status == 200
         limits.live_channels = StreamLimiter("channels", 0)
-        with pytest.raises(aiohttp.WSServerHandshakeError) as full:
+        with pytest.raises(aiohttp.WSServerHandshakeError) as refusal:
             await open_page()
-        assert full.value.status == 503
+        assert refusal.value.status == 503
         for page in pages:
             await page.close()
         for answer in responses:
@@ -227,10 +230,10 @@ async def test_imports_and_streams_are_limited_and_released(api: Api, monkeypatc
         b"GET /" + b"a" * 100_000 + b" HTTP/1.1\r\nHost: x\r\n\r\n",
         b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03 this is TLS\r\n\r\n",
     ],
-    ids=["a long header", "many headers", "a long address", "no HTTP"],
+    ids=["a long header", "many headers", "a long URL", "TLS"],
 )
 async def test_invalid_request_heads_are_refused(api: Api, head: bytes) -> None:
-    """Invalid request heads are answered with a problem document."""
+    """The response to an invalid request head is a problem document with a 4xx status."""
     reader, writer = await connect(api.origin)
     writer.write(head)
     async with asyncio.timeout(20):
@@ -241,25 +244,25 @@ async def test_invalid_request_heads_are_refused(api: Api, head: bytes) -> None:
     assert (await api.call("GET", "/v1/devices")).status == 200
 
 
-async def test_exhausted_pool_gets_503_and_recovers(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Without a free database connection the answer is 503; the server recovers by itself."""
-    pool = api.parts.context.engine.pool
-    assert isinstance(pool, QueuePool)
-    monkeypatch.setattr(pool, "_timeout", 0.2)
-    async with AsyncExitStack() as taken:
-        for _ in range(pool.size()):
-            conn = await taken.enter_async_context(api.parts.context.engine.connect())
-            await conn.execute(text("SELECT 1"))
+async def test_exhausted_pool_gets_503_and_recovers(api: Api) -> None:
+    """A request that gets no database connection in time gets 503; later requests succeed."""
+    context = api.state.context
+    engine = create_async_engine(api.parts.engine.url, pool_size=1, max_overflow=0, pool_timeout=0.2)
+    api.state.context = replace(context, engine=engine)
+    async with engine.connect() as conn:
+        await conn.execute(text("SELECT 1"))
         refused = await api.call("GET", "/v1/devices")
         assert (refused.status, "Retry-After" in refused.headers) == (503, True)
     assert (await api.call("GET", "/v1/devices")).status == 200
+    api.state.context = context
+    await engine.dispose()
 
 
 async def test_ten_thousand_idle_connections_are_served(api: Api, tmp_path: Path) -> None:
-    """Ten thousand idle connections neither block requests nor use much memory."""
+    """With ten thousand idle connections, requests succeed, and memory grows by less than MAX_GROWTH_MB."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
-    count = min(IDLE, hard - 1000)
+    count = min(IDLE_CONNECTIONS, hard - 1000)
     try:
         async with server_process(api.parts, tmp_path) as (server, origin), AsyncExitStack() as stack:
             before = memory_mb(server.process.pid)
@@ -274,5 +277,6 @@ async def test_ten_thousand_idle_connections_are_served(api: Api, tmp_path: Path
 
 
 def memory_mb(pid: int) -> float:
+    """Return the resident memory of a process."""
     status = Path(f"/proc/{pid}/status").read_text()
     return float(status.partition("VmRSS:")[2].split()[0]) / 1024

@@ -1,4 +1,4 @@
-"""Rate limits per address and per key: a client can use up only its own."""
+"""Rate limits per address and per key: a client cannot use up the limit of another client."""
 
 import asyncio
 from typing import Any
@@ -19,12 +19,12 @@ def set_limits(api: Api, **limiters: Any) -> None:
 
 
 def frozen_buckets(name: str, per_minute: int) -> TokenBuckets:
-    """In which no time passes, however slow we are."""
+    """Return token buckets that never refill, so that a slow test has the same result."""
     return TokenBuckets(name, per_minute, clock=lambda: 0.0)
 
 
 async def test_key_over_its_limit_gets_429_with_retry_after(api: Api) -> None:
-    """A key over its limit is told when to retry; other keys are not affected."""
+    """A key over its limit gets 429 with Retry-After; other keys are not affected."""
     set_limits(api, key_buckets=frozen_buckets("key", 2))
     first = await api.call("GET", "/v1/devices")
     assert (first.headers["RateLimit-Policy"], first.headers["RateLimit"]) == ('"key";q=2;w=60', '"key";r=1;t=60')
@@ -47,7 +47,7 @@ async def test_rate_limited_request_has_no_effect(api: Api) -> None:
 
 
 async def test_inbox_read_with_a_key_counts_once(api: Api) -> None:
-    """An inbox request with an API key counts once."""
+    """An inbox request with an API key takes one token of the key's bucket."""
     device = await api.register()
     set_limits(api, key_buckets=frozen_buckets("key", 2))
     for _ in range(2):
@@ -62,7 +62,7 @@ async def test_address_is_limited_before_authentication(api: Api) -> None:
         assert (await api.call("GET", "/v1/devices", key="sk_guessed")).status == 401
     refused = await api.call("GET", "/v1/devices", key="sk_guessed")
     assert (refused.status, refused.headers["Retry-After"]) == (429, "30")
-    assert refused.headers["Access-Control-Allow-Origin"] == "*"  # a page can read why
+    assert refused.headers["Access-Control-Allow-Origin"] == "*"  # pages of other origins can read the problem
     for path in ("/healthz", "/readyz", "/metrics", "/sdk/webpush.js"):
         assert (await api.call("GET", path, key=None)).status == 200, path
 

@@ -1,4 +1,4 @@
-"""Pages of the delivery log are in the order of settling, whatever the order of writing was."""
+"""Pages of the delivery log are ordered by the time of settling, not by the order of insertion."""
 
 from datetime import UTC, date, datetime, timedelta
 from uuid import UUID
@@ -22,7 +22,7 @@ HOSTS = (schema.COMMON_HOST, "web.push.apple.com", "push.example.org")
 
 @pytest.fixture
 async def rows(parts: Parts) -> list[dict[str, object]]:
-    """Of two notifications of two days, written down in another order than they settled, four at a time."""
+    """Insert deliveries of two notifications on two days; the insertion order differs from the settling order."""
     first, second = [(await parts.submit(Kind.DIRECT)).id for _ in range(2)]
     inserted = [
         row(parts, number, *((first, NOON.date()) if number % 2 else (second, NOON.date() - timedelta(days=1))))
@@ -54,7 +54,7 @@ def row(parts: Parts, number: int, notification_id: UUID, day: date) -> dict[str
 
 
 async def read_positions(parts: Parts, filters: LogFilters, limit: int) -> list[int]:
-    """The positions, page by page."""
+    """Read all pages, and return the positions of their entries."""
     positions: list[int] = []
     before = None
     async with parts.engine.connect() as conn:
@@ -76,7 +76,7 @@ async def test_filters_and_pairs_of_filters_match(parts: Parts, rows: list[dict[
     """Each filter and each pair of filters returns the matching rows."""
     sample = rows[17]
     since, until = NOON + timedelta(minutes=3), NOON + timedelta(minutes=9)
-    narrowed: list[dict[str, object]] = [
+    combinations: list[dict[str, object]] = [
         *({"outcome": outcome} for outcome in OUTCOMES),
         *({"host": host} for host in HOSTS),
         *({"host": host, "outcome": outcome} for host in HOSTS for outcome in OUTCOMES),
@@ -88,7 +88,7 @@ async def test_filters_and_pairs_of_filters_match(parts: Parts, rows: list[dict[
         {"user_id": "u-1", "outcome": OutcomeName.ACCEPTED},
         {"device_id": sample["device_id"]},
     ]
-    for fields in narrowed:
+    for fields in combinations:
         matching = [row for row in rows if all(row[name] == value for name, value in fields.items())]
         for bounds in ({}, {"since": since}, {"until": until}, {"since": since, "until": until}):
             within = [
@@ -102,7 +102,7 @@ async def test_filters_and_pairs_of_filters_match(parts: Parts, rows: list[dict[
 
 
 async def test_page_past_the_retention_is_empty(parts: Parts, rows: list[dict[str, object]]) -> None:
-    """A page whose cursor the retention has deleted is empty."""
+    """A page after a cursor whose entry the retention has deleted is empty."""
     async with parts.engine.connect() as conn:
         assert await reader.list_page(conn, parts.application_id, LogFilters(), before=10_000, limit=10) == []
     assert rows

@@ -43,32 +43,32 @@ ENDPOINT = "https://fcm.googleapis.com/fcm/send/one"
 CLIENT = ClientDetails("android", "chrome", "sv-SE", "Europe/Stockholm", "1.2")
 
 
-def registration_of(
+def build_registration(
     endpoint: str = ENDPOINT, *, p256dh: bytes = KEYS.p256dh, auth: bytes = KEYS.auth, **details: Any
 ) -> Registration:
     return Registration(Subscription(endpoint, p256dh, auth), **details)
 
 
-async def register(parts: Parts, registration_: Registration) -> Registered:
-    [registered] = await register_all(parts, [registration_])
+async def register(parts: Parts, new_registration: Registration) -> Registered:
+    [registered] = await register_all(parts, [new_registration])
     return registered
 
 
-async def register_all(parts: Parts, registration_: Sequence[Registration]) -> list[Registered]:
-    """Register as an import does."""
+async def register_all(parts: Parts, registrations: Sequence[Registration]) -> list[Registered]:
+    """Register in one batch, as an import does."""
     async with parts.engine.begin() as conn:
         registrar = await DeviceRegistrar.open(conn, parts.context, parts.application_id)
-        return await registrar.register_all(conn, [registrar.check(registration_) for registration_ in registration_])
+        return await registrar.register_all(conn, [registrar.check(item) for item in registrations])
 
 
-def request_for(parts: Parts, registration_: Registration, **proof: Any) -> RegistrationRequest:
-    return RegistrationRequest(parts.application_id, registration_, **proof)
+def build_request(parts: Parts, new_registration: Registration, **proof: Any) -> RegistrationRequest:
+    return RegistrationRequest(parts.application_id, new_registration, **proof)
 
 
-async def register_concurrently(parts: Parts, *registration_: RegistrationRequest) -> list[Registered | BaseException]:
-    """Register as concurrent page requests do."""
+async def register_concurrently(parts: Parts, *requests: RegistrationRequest) -> list[Registered | BaseException]:
+    """Register with concurrent calls, as requests of pages do; return the results and errors."""
     registrar = BatchingRegistrar(parts.context)
-    return await asyncio.gather(*map(registrar.register, registration_), return_exceptions=True)
+    return await asyncio.gather(*map(registrar.register, requests), return_exceptions=True)
 
 
 async def load_device(parts: Parts, device_id: UUID) -> Device:
@@ -83,17 +83,17 @@ async def count_devices(parts: Parts) -> int:
 
 async def test_registration_stores_all_fields(parts: Parts) -> None:
     """A registration stores every field."""
-    registration_ = registration_of(
+    new_registration = build_registration(
         user_id="ada",
         client=CLIENT,
         attributes={"plan": "gold", "tags": ["a"]},
         topics=("weather",),
         location=Location(59.3, 18.1, 25.0),
     )
-    registered = await register(parts, registration_)
+    registered = await register(parts, new_registration)
     assert registered.created
     device = await load_device(parts, registered.device_id)
-    assert device.subscription == registration_.subscription
+    assert device.subscription == new_registration.subscription
     assert (device.user_id, device.client, device.topics) == ("ada", CLIENT, ("weather",))
     assert device.attributes == {"plan": "gold", "tags": ["a"]}
     assert device.location == Location(59.3, 18.1, 25.0)
@@ -105,12 +105,12 @@ async def test_refresh_keeps_omitted_fields(parts: Parts) -> None:
     """A refresh keeps the fields that it omits."""
     first = await register(
         parts,
-        registration_of(
+        build_registration(
             user_id="ada", client=CLIENT, attributes={"plan": "gold"}, topics=("weather",), location=Location(1, 2, 3)
         ),
     )
     before = await load_device(parts, first.device_id)
-    refreshed = await register(parts, registration_of())
+    refreshed = await register(parts, build_registration())
     after = await load_device(parts, first.device_id)
     assert refreshed == (first.device_id, False)
     assert after == replace(before, updated_at=after.updated_at, last_seen_at=after.last_seen_at)
@@ -121,14 +121,14 @@ async def test_refresh_keeps_omitted_fields(parts: Parts) -> None:
 async def test_refresh_changes_given_fields(parts: Parts) -> None:
     """A refresh changes the fields that it contains."""
     first = await register(
-        parts, registration_of(user_id="ada", client=CLIENT, attributes={"plan": "gold"}, topics=("weather",))
+        parts, build_registration(user_id="ada", client=CLIENT, attributes={"plan": "gold"}, topics=("weather",))
     )
-    other = DeviceKeys.generate()
+    new_keys = DeviceKeys.generate()
     await register(
         parts,
-        registration_of(
-            p256dh=other.p256dh,
-            auth=other.auth,
+        build_registration(
+            p256dh=new_keys.p256dh,
+            auth=new_keys.auth,
             user_id="grace",
             client=ClientDetails(locale="en"),
             attributes={"age": 7},
@@ -137,36 +137,36 @@ async def test_refresh_changes_given_fields(parts: Parts) -> None:
         ),
     )
     device = await load_device(parts, first.device_id)
-    assert device.subscription == Subscription(ENDPOINT, other.p256dh, other.auth)
+    assert device.subscription == Subscription(ENDPOINT, new_keys.p256dh, new_keys.auth)
     assert (device.user_id, device.attributes, device.topics) == ("grace", {"age": 7}, ("offers", "news"))
     assert device.client == CLIENT._replace(locale="en")
     assert device.location == Location(4, 5)
 
 
 async def test_empty_topics_and_attributes_clear_stored_ones(parts: Parts) -> None:
-    """Empty topics and attributes clear the stored ones."""
-    first = await register(parts, registration_of(attributes={"plan": "gold"}, topics=("weather",)))
-    await register(parts, registration_of(topics=()))
+    """Empty topics and attributes replace the stored topics and attributes."""
+    first = await register(parts, build_registration(attributes={"plan": "gold"}, topics=("weather",)))
+    await register(parts, build_registration(topics=()))
     device = await load_device(parts, first.device_id)
     assert (device.topics, device.attributes) == ((), {"plan": "gold"})
-    await register(parts, registration_of(attributes={}))
+    await register(parts, build_registration(attributes={}))
     assert (await load_device(parts, first.device_id)).attributes == {}
 
 
 @pytest.mark.parametrize("status", [DeviceStatus.GONE, DeviceStatus.QUARANTINED])
 async def test_registering_again_activates_the_device(parts: Parts, status: DeviceStatus) -> None:
     """A gone or quarantined device that registers again is active."""
-    first = await register(parts, registration_of())
+    first = await register(parts, build_registration())
     async with parts.engine.begin() as conn:
         await devices.change(conn, first.device_id, {"status": status})
-    await register(parts, registration_of())
+    await register(parts, build_registration())
     assert (await load_device(parts, first.device_id)).status is DeviceStatus.ACTIVE
 
 
 async def test_new_location_without_accuracy_clears_the_old(parts: Parts) -> None:
     """A location without accuracy clears the stored accuracy."""
-    first = await register(parts, registration_of(location=Location(1, 2, 30.0)))
-    await register(parts, registration_of(location=Location(1.5, 2)))
+    first = await register(parts, build_registration(location=Location(1, 2, 30.0)))
+    await register(parts, build_registration(location=Location(1.5, 2)))
     assert (await load_device(parts, first.device_id)).location == Location(1.5, 2, None)
 
 
@@ -185,9 +185,9 @@ OFF_CURVE = bytes([4]) + bytes(63) + b"\x01"
     ],
 )
 async def test_keys_unusable_for_encryption_are_refused(parts: Parts, keys: dict[str, bytes], pointer: str) -> None:
-    """Keys that no message could be encrypted for are refused."""
+    """Keys with which no message can be encrypted are refused."""
     with pytest.raises(ValidationError) as refused:
-        await register(parts, registration_of(**keys))
+        await register(parts, build_registration(**keys))
     assert [fault.pointer for fault in refused.value.errors] == [pointer]
     assert await count_devices(parts) == 0
 
@@ -208,14 +208,14 @@ async def test_keys_unusable_for_encryption_are_refused(parts: Parts, keys: dict
 async def test_other_endpoint_is_refused(parts: Parts, endpoint: str) -> None:
     """An endpoint outside the allowed push services is refused."""
     with pytest.raises(EndpointNotAllowed):
-        await register(parts, registration_of(endpoint))
+        await register(parts, build_registration(endpoint))
     assert await count_devices(parts) == 0
 
 
 async def test_equivalent_endpoints_are_one_device(parts: Parts) -> None:
     """Two spellings of one endpoint are one device."""
-    first = await register(parts, registration_of("https://fcm.googleapis.com/fcm/send/one"))
-    refreshed = await register(parts, registration_of("HTTPS://FCM.googleapis.com:443/fcm/send/one"))
+    first = await register(parts, build_registration("https://fcm.googleapis.com/fcm/send/one"))
+    refreshed = await register(parts, build_registration("HTTPS://FCM.googleapis.com:443/fcm/send/one"))
     assert refreshed == (first.device_id, False)
     assert (await load_device(parts, first.device_id)).subscription.endpoint == ENDPOINT
 
@@ -223,7 +223,7 @@ async def test_equivalent_endpoints_are_one_device(parts: Parts) -> None:
 async def test_vapid_key_of_another_application_is_refused(parts: Parts) -> None:
     """The VAPID key of another application is refused."""
     with pytest.raises(ValidationError) as refused:
-        await register(parts, registration_of(vapid_public_key=DeviceKeys.generate().p256dh))
+        await register(parts, build_registration(vapid_public_key=DeviceKeys.generate().p256dh))
     assert [fault.pointer for fault in refused.value.errors] == ["/vapid_public_key"]
 
 
@@ -231,8 +231,8 @@ async def test_device_keeps_its_vapid_key(parts: Parts) -> None:
     """A device keeps the VAPID key that it subscribed with."""
     async with parts.engine.begin() as conn:
         await applications.add_vapid_key(conn, parts.context.keyring, parts.application_id)
-    old = await register(parts, registration_of(vapid_public_key=parts.vapid_public_key))
-    new = await register(parts, registration_of(f"{ENDPOINT}-2"))
+    old = await register(parts, build_registration(vapid_public_key=parts.vapid_public_key))
+    new = await register(parts, build_registration(f"{ENDPOINT}-2"))
     assert (await load_device(parts, old.device_id)).vapid_key_id != (
         await load_device(parts, new.device_id)
     ).vapid_key_id
@@ -241,10 +241,10 @@ async def test_device_keeps_its_vapid_key(parts: Parts) -> None:
 async def test_topics_over_the_limit_are_refused(parts: Parts) -> None:
     """More topics than allowed are refused."""
     topics = tuple(f"t{number}" for number in range(MAX_TOPICS + 1))
-    await register(parts, registration_of(topics=topics[:-1]))
+    await register(parts, build_registration(topics=topics[:-1]))
     with pytest.raises(ValidationError):
-        await register(parts, registration_of(topics=topics))
-    device = await load_device(parts, (await register(parts, registration_of())).device_id)
+        await register(parts, build_registration(topics=topics))
+    device = await load_device(parts, (await register(parts, build_registration())).device_id)
     async with parts.engine.begin() as conn:
         await registration.add_topic(conn, device, topics[0])
         with pytest.raises(Conflict):
@@ -257,9 +257,9 @@ async def test_later_registration_of_one_endpoint_in_batch_wins(parts: Parts) ->
     results = await register_all(
         parts,
         [
-            registration_of(user_id="first", topics=("a",)),
-            registration_of("https://updates.push.services.mozilla.com/wpush/v2/two"),
-            registration_of("HTTPS://fcm.googleapis.com/fcm/send/one", user_id="second", attributes={"x": 1}),
+            build_registration(user_id="first", topics=("a",)),
+            build_registration("https://updates.push.services.mozilla.com/wpush/v2/two"),
+            build_registration("HTTPS://fcm.googleapis.com/fcm/send/one", user_id="second", attributes={"x": 1}),
         ],
     )
     assert [type(result) for result in results] == [Registered] * 3
@@ -272,28 +272,30 @@ async def test_later_registration_of_one_endpoint_in_batch_wins(parts: Parts) ->
 async def test_refused_registration_does_not_fail_its_batch(parts: Parts) -> None:
     """A refused registration does not fail the others of its batch."""
     batch = [
-        registration_of(f"{ENDPOINT}-1"),
-        registration_of(p256dh=OFF_CURVE),
-        registration_of("https://evil.example.org/x"),
-        registration_of(f"{ENDPOINT}-2"),
+        build_registration(f"{ENDPOINT}-1"),
+        build_registration(p256dh=OFF_CURVE),
+        build_registration("https://evil.example.org/x"),
+        build_registration(f"{ENDPOINT}-2"),
     ]
-    results = await register_concurrently(parts, *(request_for(parts, registration_) for registration_ in batch))
+    results = await register_concurrently(
+        parts, *(build_request(parts, new_registration) for new_registration in batch)
+    )
     assert [type(result) for result in results] == [Registered, ValidationError, EndpointNotAllowed, Registered]
     assert await count_devices(parts) == 2
 
 
 async def test_batch_of_different_shapes_keeps_each_value(parts: Parts) -> None:
-    """Some have topics, some attributes, some both or neither; one statement serves all rows."""
+    """One statement inserts rows with topics, with attributes, with both and with neither."""
     shapes: list[dict[str, Any]] = [
         {"topics": ("a",), "attributes": {"n": 0}},
         {"topics": ("b",)},
         {"attributes": {"n": 2}},
         {},
     ]
-    batch = [registration_of(f"{ENDPOINT}-{number}", **shapes[number % 4]) for number in range(40)]
+    batch = [build_registration(f"{ENDPOINT}-{number}", **shapes[number % 4]) for number in range(40)]
     results = await register_all(parts, batch)
     refreshes = await register_all(
-        parts, [registration_of(registration_.subscription.endpoint) for registration_ in batch]
+        parts, [build_registration(new_registration.subscription.endpoint) for new_registration in batch]
     )
     for number, (result, refreshed) in enumerate(zip(results, refreshes, strict=True)):
         assert isinstance(result, Registered)
@@ -309,8 +311,8 @@ async def test_empty_batch_registers_nothing(parts: Parts) -> None:
 
 
 async def test_concurrent_imports_create_each_device_once(parts: Parts) -> None:
-    """The imports have opposite orders and do not deadlock."""
-    batch = [registration_of(f"{ENDPOINT}-{number}") for number in range(300)]
+    """Imports of the same devices in opposite orders do not deadlock, and each device is created once."""
+    batch = [build_registration(f"{ENDPOINT}-{number}") for number in range(300)]
     results = await asyncio.gather(
         *(register_all(parts, part) for part in (batch, batch[::-1], batch[150:] + batch[:150], batch))
     )
@@ -319,10 +321,10 @@ async def test_concurrent_imports_create_each_device_once(parts: Parts) -> None:
 
 
 async def test_concurrent_registrations_of_one_browser_merge(parts: Parts) -> None:
-    """Each keeps the fields of the previous ones that it omits, although they share a transaction."""
-    fields_of_each = ({"user_id": "ada", "topics": ("a",)}, {"attributes": {"n": 1}}, {"topics": ()})
+    """Registrations of one device in one batch are applied in turn; each keeps the fields that it omits."""
+    details_in_order = ({"user_id": "ada", "topics": ("a",)}, {"attributes": {"n": 1}}, {"topics": ()})
     first, *refreshed = await register_concurrently(
-        parts, *(request_for(parts, registration_of(**details)) for details in fields_of_each)
+        parts, *(build_request(parts, build_registration(**details)) for details in details_in_order)
     )
     assert isinstance(first, Registered)
     assert (first.created, refreshed) == (True, [Registered(first.device_id, False)] * 2)
@@ -337,90 +339,92 @@ async def test_batched_registrations_keep_applications_apart(parts: Parts) -> No
         application = await applications.create(conn, parts.context.keyring, "Other", "mailto:ops@example.org", [])
     other = ids.parse(ids.APPLICATION, application["id"])
     assert other is not None
-    registration_, two = await register_concurrently(
+    first, second = await register_concurrently(
         parts,
-        request_for(parts, registration_of(user_id="ada")),
-        RegistrationRequest(other, registration_of(user_id="grace")),
+        build_request(parts, build_registration(user_id="ada")),
+        RegistrationRequest(other, build_registration(user_id="grace")),
     )
-    assert isinstance(registration_, Registered)
-    assert isinstance(two, Registered)
-    assert (registration_.created, two.created) == (True, True)
-    assert (await load_device(parts, registration_.device_id)).user_id == "ada"
+    assert isinstance(first, Registered)
+    assert isinstance(second, Registered)
+    assert (first.created, second.created) == (True, True)
+    assert (await load_device(parts, first.device_id)).user_id == "ada"
     with pytest.raises(NotFound):
-        await load_device(parts, two.device_id)
+        await load_device(parts, second.device_id)
 
 
 async def test_database_error_does_not_fail_its_batch(parts: Parts) -> None:
     """A registration that the database refuses does not fail the others."""
     details: list[dict[str, Any]] = [{}, {"user_id": "nul\0"}, {"topics": ("a",)}]
-    batch = [registration_of(f"{ENDPOINT}-{number}", **fields) for number, fields in enumerate(details)]
-    results = await register_concurrently(parts, *(request_for(parts, registration_) for registration_ in batch))
+    batch = [build_registration(f"{ENDPOINT}-{number}", **fields) for number, fields in enumerate(details)]
+    results = await register_concurrently(
+        parts, *(build_request(parts, new_registration) for new_registration in batch)
+    )
     assert [type(result) for result in results] == [Registered, DBAPIError, Registered]
     assert await count_devices(parts) == 2
 
 
 async def test_only_unproven_registration_of_batch_is_refused(parts: Parts) -> None:
-    """Only the registration without a proof is refused."""
+    """In a batch, only the registration with a wrong proof is refused; a trusted one needs no proof."""
     async with parts.engine.begin() as conn:
         changed = await applications.change(
             conn, parts.context.keyring, parts.application_id, {"require_identity": True}
         )
     proof = hmac.digest(changed["identity_secret"].encode(), b"ada", hashlib.sha256).hex()
-    trusted = request_for(parts, registration_of(f"{ENDPOINT}-3", user_id="eve"))
+    trusted = build_request(parts, build_registration(f"{ENDPOINT}-3", user_id="eve"))
     results = await register_concurrently(
         parts,
-        request_for(parts, registration_of(f"{ENDPOINT}-1", user_id="ada"), needs_proof=True, user_hash=proof),
-        request_for(parts, registration_of(f"{ENDPOINT}-2", user_id="eve"), needs_proof=True, user_hash=proof),
+        build_request(parts, build_registration(f"{ENDPOINT}-1", user_id="ada"), needs_proof=True, user_hash=proof),
+        build_request(parts, build_registration(f"{ENDPOINT}-2", user_id="eve"), needs_proof=True, user_hash=proof),
         trusted,
     )
     assert [type(result) for result in results] == [Registered, IdentityUnproven, Registered]
 
 
 async def test_lost_connection_fails_the_batch_and_the_next_works(parts: Parts) -> None:
-    """All registrations of the batch fail with a database error, and the next one succeeds."""
-    device = await register(parts, registration_of())
+    """All registrations of the batch fail with a database error, and a later registration succeeds."""
+    device = await register(parts, build_registration())
     registrar = BatchingRegistrar(parts.context)
     async with parts.engine.connect() as locking:
         lock_device = text("SELECT pg_backend_pid() FROM devices WHERE id = :id FOR UPDATE")
         backend_pid = (await locking.execute(lock_device, {"id": device.device_id})).scalar_one()
-        waiting = [asyncio.create_task(registrar.register(request_for(parts, registration_of()))) for _ in range(3)]
-        terminate = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE :ours = ANY(pg_blocking_pids(pid))"
+        request = build_request(parts, build_registration())
+        tasks = [asyncio.create_task(registrar.register(request)) for _ in range(3)]
+        # Terminate the connection of the batch, which waits for the lock of this connection.
+        terminate = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE :pid = ANY(pg_blocking_pids(pid))"
         async with asyncio.timeout(30):
-            while not await parts.scalar(terminate.replace(":ours", str(backend_pid))):  # noqa: ASYNC110 - no event
+            while not await parts.scalar(terminate, pid=backend_pid):  # noqa: ASYNC110 - a blocked query raises no event
                 await asyncio.sleep(0.01)
-            results = await asyncio.gather(*waiting, return_exceptions=True)
+            results = await asyncio.gather(*tasks, return_exceptions=True)
     assert all(isinstance(result, DATABASE_ERRORS) for result in results), results
-    assert await registrar.register(request_for(parts, registration_of())) == (device.device_id, False)
+    assert await registrar.register(build_request(parts, build_registration())) == (device.device_id, False)
 
 
 async def test_concurrent_batches_of_processes_do_not_deadlock(parts: Parts) -> None:
     """Several processes register the same browsers in different orders without a deadlock."""
-    batch = [registration_of(f"{ENDPOINT}-{number}", topics=("a",) if number % 2 else None) for number in range(100)]
+    batch = [build_registration(f"{ENDPOINT}-{number}", topics=("a",) if number % 2 else None) for number in range(100)]
     await register_all(parts, batch[:50])
     results = await asyncio.gather(
         *(
-            register_concurrently(parts, *(request_for(parts, registration_) for registration_ in part))
+            register_concurrently(parts, *(build_request(parts, new_registration) for new_registration in part))
             for part in (batch, batch[::-1], batch[50:] + batch[:50])
         )
     )
-    registered = [
-        registration_ for result in results for registration_ in result if isinstance(registration_, Registered)
-    ]
-    assert (len(registered), sum(registration_.created for registration_ in registered)) == (300, 50)
+    registered = [item for result in results for item in result if isinstance(item, Registered)]
+    assert (len(registered), sum(item.created for item in registered)) == (300, 50)
     assert await count_devices(parts) == 100
 
 
 async def test_database_error_reveals_no_endpoint_or_key(parts: Parts) -> None:
-    """Errors reach the logs, and an endpoint with its keys suffices to push to a browser."""
+    """Errors are logged, so they must not contain the endpoint and keys, with which anyone can push to a browser."""
     with pytest.raises(DBAPIError) as failed:
-        await register(parts, registration_of(user_id="nul\0"))
+        await register(parts, build_registration(user_id="nul\0"))
     assert "fcm/send/one" not in str(failed.value)
     assert repr(KEYS.auth) not in str(failed.value)
 
 
 async def test_concurrent_registrations_create_one_device(parts: Parts) -> None:
     """A browser that registers eight times at once becomes one device."""
-    results = await asyncio.gather(*(register(parts, registration_of(user_id="ada")) for _ in range(8)))
+    results = await asyncio.gather(*(register(parts, build_registration(user_id="ada")) for _ in range(8)))
     assert len({result.device_id for result in results}) == 1
     assert sum(result.created for result in results) == 1
 
@@ -441,7 +445,7 @@ async def test_user_id_needs_proof_if_required(parts: Parts) -> None:
 
 async def test_device_of_another_application_is_not_found(parts: Parts) -> None:
     """A device of another application is not found."""
-    registered = await register(parts, registration_of())
+    registered = await register(parts, build_registration())
     async with parts.engine.begin() as conn:
         other = await applications.create(conn, parts.context.keyring, "Other", "mailto:ops@example.org", [])
         other_id = ids.parse(ids.APPLICATION, other["id"])
@@ -451,8 +455,8 @@ async def test_device_of_another_application_is_not_found(parts: Parts) -> None:
 
 
 async def test_device_json_has_no_endpoint_or_keys(parts: Parts) -> None:
-    """The JSON of a device does not allow anyone to push to it."""
-    registered = await register(parts, registration_of(location=Location(1, 2)))
+    """The JSON of a device contains the host of its endpoint, but neither the endpoint nor its keys."""
+    registered = await register(parts, build_registration(location=Location(1, 2)))
     device_json = str(registration.to_view(await load_device(parts, registered.device_id)))
     for secret in (KEYS.p256dh, KEYS.auth):
         assert base64.urlsafe_b64encode(secret).decode().rstrip("=") not in device_json

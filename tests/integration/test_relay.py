@@ -1,4 +1,4 @@
-"""The relay when the broker loses streams, or results arrive late or in another order."""
+"""The relay when the broker loses streams, and when results arrive late or in another order."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -42,7 +42,7 @@ async def claim(engine: NatsEngine, wait: timedelta = LONG) -> Job:
 
 
 async def test_jobs_of_a_purged_stream_are_published_again(engine: NatsEngine) -> None:
-    """Devices with a result are not sent to again."""
+    """After a purge, only the devices without a result are published again."""
     devices = [new_id() for _ in range(6)]
     notification_id = await engine.put(devices, job_size=2)
     await engine.wait_until_relayed()
@@ -84,13 +84,13 @@ async def test_deleted_statuses_are_published_again(engine: NatsEngine) -> None:
     await engine.broker.js.delete_stream(STATUSES_STREAM)
     await wait_until_prepared(engine)
     async with asyncio.timeout(10):
-        while not await engine.broker.statuses([notification_id]):  # noqa: ASYNC110 - published right after
+        while not await engine.broker.statuses([notification_id]):  # noqa: ASYNC110 - the relay raises no event
             await asyncio.sleep(0.02)
     assert await engine.broker.statuses([notification_id]) == {notification_id: Status.SENDING}
 
 
 async def test_job_with_purged_results_is_logged_once(engine: NatsEngine) -> None:
-    """The devices are sent to again, since the broker has no result; the log has one row each."""
+    """All devices are claimed again, because the broker lost the results; the log has one row for each."""
     devices = [new_id() for _ in range(4)]
     notification_id = await engine.put(devices)
     job = await claim(engine)
@@ -120,14 +120,14 @@ async def test_slow_plan_does_not_delay_others(engine: NatsEngine) -> None:
 
 
 async def test_unrecordable_result_stays_in_the_stream(engine: NatsEngine, caplog: pytest.LogCaptureFixture) -> None:
-    """Here the partition of its day is missing; the result must not count as recorded."""
+    """A result whose partition of the log is missing cannot be recorded, so it must not be acknowledged."""
     await engine.put([new_id()])
     job = await claim(engine)
     async with engine.database.begin() as conn:
         await conn.execute(text(f"DROP TABLE deliveries_{job.day:%Y%m%d}"))
     await engine.queue.settle(job, accepted_batch(*job.device_ids), [])
     async with asyncio.timeout(20):
-        while "result.unrecordable" not in caplog.text:  # noqa: ASYNC110 - only logged
+        while "result.unrecordable" not in caplog.text:  # noqa: ASYNC110 - a log line raises no event
             await asyncio.sleep(0.02)
     assert (await engine.broker.js.stream_info(RESULTS_STREAM)).state.messages == 1
 
@@ -142,14 +142,14 @@ async def test_results_are_recorded_once_in_any_order(engine: NatsEngine) -> Non
     last = wire.Result(job, accepted_batch(*devices[2:]))
     for result in (last, first, last, first):
         await engine.broker.js.publish(f"{RESULTS}.{job.id}", wire.write_result(result))
-    await engine.broker.js.purge_stream(jobs_stream(job.lane))  # the worker is done
+    await engine.broker.js.purge_stream(jobs_stream(job.lane))  # removes the job, as if the worker had settled it
     _, progress = await engine.progress(notification_id)
     assert (progress.accepted, progress.retries, progress.pending) == (3, 1, 1)
     assert await engine.list_attempts(notification_id) == [(devices[1], 1)]
 
 
 async def test_oversize_jobs_and_results_are_split(database_url: str) -> None:
-    """400 devices do not fit into one message; every device is logged once."""
+    """A job and a result that exceed the broker's maximum payload are split, and every device is logged once."""
     devices = [new_id() for _ in range(400)]
     async with NatsEngine.open(database_url, "max_payload: 4096\n") as engine:
         notification_id = await engine.put(devices)
@@ -173,7 +173,7 @@ async def test_oversize_jobs_and_results_are_split(database_url: str) -> None:
 
 
 async def test_relay_publishes_the_current_status(engine: NatsEngine) -> None:
-    """Events of a pause and a resume that arrive together have no order, so the database decides."""
+    """NOTIFY events of several changes have no order, so the relay publishes the status from the database."""
     notification_id = await engine.put([new_id()])
     for _ in range(8):
         async with engine.database.begin() as conn:
@@ -188,7 +188,7 @@ async def test_relay_publishes_the_current_status(engine: NatsEngine) -> None:
 
 
 async def test_unknown_status_is_ignored(engine: NatsEngine) -> None:
-    """Statuses of a newer version are skipped, and the next one is processed."""
+    """A status of a newer version is skipped, and the status after it is processed."""
     first, second = new_id(), new_id()
     events: asyncio.Queue[tuple[str, Status]] = asyncio.Queue()
     with engine.broker.subscribe_status(lambda id_, status: events.put_nowait((id_, status))):
@@ -203,7 +203,7 @@ async def test_unknown_status_is_ignored(engine: NatsEngine) -> None:
 
 
 async def test_job_is_published_without_its_audience(engine: NatsEngine) -> None:
-    """The audience can be long, and only planning needs it."""
+    """The payload of a job has no audience, which can be long and which only planning needs."""
     await engine.put([new_id()])
     payload = (await claim(engine)).payload
     assert payload is not None

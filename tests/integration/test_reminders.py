@@ -1,4 +1,4 @@
-"""Reminders: each occurrence starts once despite kills, missed ones are sent or skipped, changes apply at once."""
+"""Reminders: occurrences start once despite kills, missed ones are sent or skipped, and changes apply at once."""
 
 import asyncio
 from collections import Counter
@@ -54,18 +54,18 @@ async def wait_until_done(parts: Parts, count: int) -> None:
 
 
 async def shift_into_the_past(parts: Parts, lateness: timedelta) -> None:
-    """Move all pending occurrences into the past, as after downtime."""
+    """Move all pending occurrences and jobs into the past, as after a downtime."""
     async with parts.engine.begin() as conn:
-        earlier = {"start_at": table.c.start_at - lateness, "expires_at": table.c.expires_at - lateness}
+        shifted = {"start_at": table.c.start_at - lateness, "expires_at": table.c.expires_at - lateness}
         await conn.execute(
-            update(table).where(table.c.day.is_(None)).values(occurrence=table.c.occurrence - lateness, **earlier)
+            update(table).where(table.c.day.is_(None)).values(occurrence=table.c.occurrence - lateness, **shifted)
         )
         await conn.execute(update(jobs).values(run_at=jobs.c.run_at - lateness))
         await notifier.notify(conn, notifier.JOBS)
 
 
 async def test_every_occurrence_is_one_notification(parts: Parts) -> None:
-    """Every occurrence is a notification of its own."""
+    """A reminder with an interval of one second has a notification for every second."""
     await parts.register(parts.subscribe(Vendor.FCM, 2))
     await create_reminder_every(parts)
     async with parts.run_worker():
@@ -81,7 +81,7 @@ async def test_every_occurrence_is_one_notification(parts: Parts) -> None:
 # Seven processes start; on a busy machine that takes most of the time.
 @pytest.mark.timeout(300)
 async def test_kills_of_workers_start_each_occurrence_once(parts: Parts, tmp_path: Path) -> None:
-    """With several schedulers and workers, SIGKILL in between starts every occurrence exactly once."""
+    """With two servers and three workers, of which two are killed repeatedly, every occurrence starts once."""
     devices = await parts.register(parts.subscribe(Vendor.FCM, 5))
     await create_reminder_every(parts)
     directories = [tmp_path / str(number) for number in range(3)]
@@ -106,12 +106,12 @@ async def test_kills_of_workers_start_each_occurrence_once(parts: Parts, tmp_pat
     started = [row for row in rows if row.day is not None]
     assert len(started) >= 7
     for row in started:
-        log = await parts.list_deliveries(row.id)
-        assert log.keys() <= devices.keys()
+        rows_by_device = await parts.list_deliveries(row.id)
+        assert rows_by_device.keys() <= devices.keys()
         progress = (await parts.get_notification(row.id))[1]
         assert progress.targets == 5
     sent = Counter(message.json()["notification"]["data"]["gateway"]["id"] for message in parts.sim.messages)
-    # Killed between sending and settling, a worker repeats what was in flight; no occurrence is started anew.
+    # A kill may repeat the messages in flight, but all messages are of the occurrences that started.
     assert set(sent) <= {ids.format_id(ids.NOTIFICATION, row.id) for row in started}
 
 
@@ -133,7 +133,7 @@ async def test_one_missed_occurrence_is_sent_if_configured(parts: Parts) -> None
     """Of many missed occurrences one is sent when `missed` is "send"."""
     await parts.register(parts.subscribe(Vendor.FCM, 1))
     await create_reminder_every(parts, missed="send")
-    await shift_into_the_past(parts, timedelta(days=3))  # longer than it would have lived
+    await shift_into_the_past(parts, timedelta(days=3))  # longer than the lifetime of an occurrence
     async with parts.run_worker():
         await wait_until_done(parts, 2)
     first, second = (await list_occurrences(parts))[:2]
@@ -184,7 +184,7 @@ async def test_pausing_an_occurrence_does_not_delay_the_next(parts: Parts) -> No
 
 
 async def test_missing_resource_ends_the_reminder(parts: Parts) -> None:
-    """A reminder whose category is deleted ends; the accepted occurrence is sent."""
+    """A reminder whose category is deleted ends after its scheduled occurrence, which is sent."""
     await parts.register(parts.subscribe(Vendor.FCM, 1))
     async with serve_api(parts) as api:
         await api.call_ok("POST", "/v1/categories", {"name": "news", "title": "News"})
@@ -196,8 +196,8 @@ async def test_missing_resource_ends_the_reminder(parts: Parts) -> None:
             await conn.execute(update(jobs).values(run_at=datetime.now(UTC)))
         async with parts.run_worker():
             await wait_until_done(parts, 1)
-        reminder_body = await api.call_ok("GET", f"/v1/reminders/{reminder['id']}")
-    assert (reminder_body["status"], reminder_body["cause"]) == ("ended", "/category: there is no category 'news'")
+        reminder = await api.call_ok("GET", f"/v1/reminders/{reminder['id']}")
+    assert (reminder["status"], reminder["cause"]) == ("ended", "/category: there is no category 'news'")
 
 
 async def test_reminder_is_created_read_changed_and_removed(api: Api) -> None:
@@ -207,24 +207,25 @@ async def test_reminder_is_created_read_changed_and_removed(api: Api) -> None:
     assert await api.call_ok("GET", path) == reminder
     assert (await api.call_ok("GET", "/v1/reminders"))["items"] == [reminder]
     assert (reminder["status"], reminder["explained"], reminder["occurrences"]) == ("active", "At 09:00 on Monday", 0)
-    due = datetime.fromisoformat(reminder["next_at"])
-    assert (due.weekday(), due > datetime.now(UTC)) == (0, True)
-    coming = await api.call_ok("GET", f"/v1/notifications/{reminder['next_notification_id']}")
-    assert (coming["kind"], coming["status"], coming["start_at"]) == ("reminder", "scheduled", reminder["next_at"])
+    next_at = datetime.fromisoformat(reminder["next_at"])
+    assert (next_at.weekday(), next_at > datetime.now(UTC)) == (0, True)
+    occurrence = await api.call_ok("GET", f"/v1/notifications/{reminder['next_notification_id']}")
+    assert (occurrence["kind"], occurrence["status"]) == ("reminder", "scheduled")
+    assert occurrence["start_at"] == reminder["next_at"]
 
     changed = await api.call_ok("PATCH", path, {"cron": "30 8 * * *", "content": {"title": "Today"}})
     assert changed["next_at"] != reminder["next_at"]
-    [waiting] = (await api.call_ok("GET", "/v1/notifications?kind=reminder"))["items"]
-    assert (waiting["id"], waiting["content"]["title"]) == (changed["next_notification_id"], "Today")
+    [occurrence] = (await api.call_ok("GET", "/v1/notifications?kind=reminder"))["items"]
+    assert (occurrence["id"], occurrence["content"]["title"]) == (changed["next_notification_id"], "Today")
     paused = await api.call_ok("PATCH", path, {"paused": True})
     assert (paused["status"], paused["next_at"]) == ("paused", None)
-    travel = {"lane": None, "urgency": "low", "ttl": 600, "collapse_key": None}
-    steered = {"quiet_hours": {"start": "21:00", "end": "08:00", "timezone": "device"}, "throttle": {"spread": 60}}
-    other = await api.call_ok("PATCH", path, {"name": "Other", "delivery": {"urgency": "low", "ttl": 600}, **steered})
-    assert (other["status"], other["delivery"]) == ("paused", travel)
-    assert (other["quiet_hours"], other["throttle"]) == (steered["quiet_hours"], {"per_second": None, "spread": 60.0})
+    delivery = {"lane": None, "urgency": "low", "ttl": 600, "collapse_key": None}
+    policy = {"quiet_hours": {"start": "21:00", "end": "08:00", "timezone": "device"}, "throttle": {"spread": 60}}
+    other = await api.call_ok("PATCH", path, {"name": "Other", "delivery": {"urgency": "low", "ttl": 600}, **policy})
+    assert (other["status"], other["delivery"]) == ("paused", delivery)
+    assert (other["quiet_hours"], other["throttle"]) == (policy["quiet_hours"], {"per_second": None, "spread": 60.0})
     other = await api.call_ok("PATCH", path, {"delivery": None, "quiet_hours": None, "name": "Digest"})
-    assert (other["delivery"], other["quiet_hours"]) == (dict.fromkeys(travel), None)
+    assert (other["delivery"], other["quiet_hours"]) == (dict.fromkeys(delivery), None)
     assert other["throttle"] == {"per_second": None, "spread": 60.0}
     refused = await api.call("PATCH", path, {"delivery": {"expires_at": "2036-01-01T00:00:00Z"}})
     assert refused.pointers == ["/delivery/expires_at"]
@@ -238,10 +239,11 @@ async def test_reminder_is_created_read_changed_and_removed(api: Api) -> None:
 async def test_device_time_starts_with_the_first_time_zone(api: Api) -> None:
     """An occurrence in device time starts with the first time zone."""
     reminder = await api.call_ok("POST", "/v1/reminders", WEEKLY | {"timezone": "device"})
-    coming = await api.call_ok("GET", f"/v1/notifications/{reminder['next_notification_id']}")
-    local = datetime.fromisoformat(coming["schedule"]["at"])
-    assert (local.weekday(), local.hour) == (0, 9)
-    assert datetime.fromisoformat(reminder["next_at"]) == local.replace(tzinfo=UTC) - timedelta(hours=14)
+    occurrence = await api.call_ok("GET", f"/v1/notifications/{reminder['next_notification_id']}")
+    local_time = datetime.fromisoformat(occurrence["schedule"]["at"])
+    assert (local_time.weekday(), local_time.hour) == (0, 9)
+    # The earliest time zone is 14 hours ahead of UTC.
+    assert datetime.fromisoformat(reminder["next_at"]) == local_time.replace(tzinfo=UTC) - timedelta(hours=14)
 
 
 async def test_segment_of_a_reminder_cannot_be_removed(api: Api) -> None:

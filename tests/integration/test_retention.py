@@ -1,4 +1,4 @@
-"""Retention drops partitions of the delivery log without blocking, and resumes after a kill."""
+"""Retention drops partitions of the delivery log without blocking other queries, and resumes after a kill."""
 
 import asyncio
 from datetime import UTC, date, datetime, timedelta
@@ -22,7 +22,7 @@ from tests.support.gateway_parts import Parts
 
 POLICY = RetentionPolicy()
 LONG, SHORT = timedelta(seconds=30), timedelta(seconds=0.2)
-# Statements that have to wait for a lock fail.
+# With this setting, a statement that has to wait for a lock fails.
 SHORT_LOCK_TIMEOUT = "SET LOCAL lock_timeout = '500ms'"
 
 
@@ -33,7 +33,7 @@ def pool_size() -> int:
 
 @pytest.fixture
 async def expired_day(engine: AsyncEngine, today: date) -> date:
-    """A day past retention that has partitions."""
+    """A day before the retention limit, with partitions."""
     day = today - POLICY.log - timedelta(days=1)
     async with engine.begin() as conn:
         await partitions.create_partitions(conn, day, 1)
@@ -50,16 +50,17 @@ async def list_tables(engine: AsyncEngine, day: date) -> list[str]:
     """Return the tables of a day, attached or detached."""
     async with engine.connect() as conn:
         relations = await conn.execute(
-            text("SELECT relname FROM pg_class WHERE relkind = 'r' AND relname ~ CAST(:form AS text)"),
-            {"form": f"_{day:%Y%m%d}$"},
+            text("SELECT relname FROM pg_class WHERE relkind = 'r' AND relname ~ CAST(:pattern AS text)"),
+            {"pattern": f"_{day:%Y%m%d}$"},
         )
         return sorted(relations.scalars())
 
 
 async def is_detaching(engine: AsyncEngine) -> bool:
+    """Return whether a concurrent detach of a partition has begun and not ended."""
     async with engine.connect() as conn:
-        pending = text("SELECT count(*) FROM pg_inherits WHERE inhdetachpending")
-        return bool((await conn.execute(pending)).scalar_one())
+        count_pending = text("SELECT count(*) FROM pg_inherits WHERE inhdetachpending")
+        return bool((await conn.execute(count_pending)).scalar_one())
 
 
 async def wait_until_detaching(engine: AsyncEngine) -> None:
@@ -68,21 +69,24 @@ async def wait_until_detaching(engine: AsyncEngine) -> None:
             await asyncio.sleep(0.01)
 
 
-async def settle(conn: AsyncConnection, job: Job) -> None:
+async def settle_20_deliveries(conn: AsyncConnection, job: Job) -> None:
     now = datetime.now(UTC)
-    done = [DeliveryResult(new_id(), "u-1", "push.example.org", Accepted(), 1, 201, now, 20, now) for _ in range(20)]
-    await writer.record(conn, job, ResultBatch(settled=done))
+    result = DeliveryResult(new_id(), "u-1", "push.example.org", Accepted(), 1, 201, now, 20, now)
+    await writer.record(conn, job, ResultBatch(settled_count=[result._replace(device_id=new_id()) for _ in range(20)]))
 
 
-async def job_of(parts: Parts, day: date) -> Job:
+async def create_job(parts: Parts, day: date) -> Job:
     sent = await parts.submit(Kind.DIRECT)
     return Job(0, JobKind.SEND, sent.id, parts.application_id, sent.delivery.lane, 1, 0, day, ())
 
 
 async def test_partition_is_dropped_without_blocking(parts: Parts, expired_day: date, today: date) -> None:
-    """By lock timeouts: neither the reader that uses the old partition nor the writers meet a lock."""
-    job = await job_of(parts, today)
-    settled = 0
+    """During the drop, readers and writers with a short lock_timeout succeed.
+
+    The drop waits for a reader with an old snapshot, whose transaction includes the partition.
+    """
+    job = await create_job(parts, today)
+    settled_count = 0
     async with parts.engine.connect() as reader:
         await reader.execute(text("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ"))
         await reader.execute(text(SHORT_LOCK_TIMEOUT))
@@ -93,12 +97,12 @@ async def test_partition_is_dropped_without_blocking(parts: Parts, expired_day: 
         for _ in range(20):
             async with parts.engine.begin() as writer:
                 await writer.execute(text(SHORT_LOCK_TIMEOUT))
-                await settle(writer, job)
-                settled += 20
+                await settle_20_deliveries(writer, job)
+                settled_count += 20
             assert (await reader.execute(count)).scalar_one() == before
             async with parts.engine.begin() as other:
                 await other.execute(text(SHORT_LOCK_TIMEOUT))
-                assert (await other.execute(count)).scalar_one() == before + settled
+                assert (await other.execute(count)).scalar_one() == before + settled_count
         assert not dropping.done()
         assert await list_tables(parts.engine, expired_day)
     dropped = await asyncio.wait_for(dropping, 20)
@@ -111,15 +115,15 @@ async def test_blocked_drop_is_retried_and_blocks_nothing(
 ) -> None:
     """A blocked drop is left for the next run and does not prevent new partitions."""
     monkeypatch.setattr(log_retention, "LOCK_TIMEOUT", SHORT)
-    far = today + timedelta(days=50)
+    new_day = today + timedelta(days=50)
     async with engine.connect() as reader:
         await reader.execute(text("SELECT count(*) FROM deliveries"))
-        done = await maintenance.run_once(engine, POLICY)
-        assert done["log_retention"] == len(PARTITIONED) - 1
+        counts = await maintenance.run_once(engine, POLICY)
+        assert counts["log_retention"] == len(PARTITIONED) - 1
         assert await is_detaching(engine)
         async with engine.begin() as conn:
             await conn.execute(text(SHORT_LOCK_TIMEOUT))
-            assert len(await partitions.create_partitions(conn, far, 1)) == len(PARTITIONED)
+            assert len(await partitions.create_partitions(conn, new_day, 1)) == len(PARTITIONED)
         assert await list_tables(engine, expired_day) == [f"deliveries_{expired_day:%Y%m%d}"]
     assert (await maintenance.run_once(engine, POLICY))["log_retention"] == 1
     assert await list_tables(engine, expired_day) == []
@@ -163,19 +167,19 @@ async def test_stopped_worker_leaves_the_rest_to_the_next(
 async def test_drop_resumes_after_a_kill_before_dropping(
     engine: AsyncEngine, database_url: str, expired_day: date, today: date
 ) -> None:
-    """The retention resumes after it was killed between detaching and dropping."""
+    """The retention drops a partition that was detached before a kill, and no other table with a similar name."""
     conn = await asyncpg.connect(database_url)
     await conn.execute(f"ALTER TABLE deliveries DETACH PARTITION deliveries_{expired_day:%Y%m%d} CONCURRENTLY")
-    await conn.execute("CREATE TABLE deliveries_kept (LIKE deliveries)")
+    await conn.execute("CREATE TABLE deliveries_copy (LIKE deliveries)")
     await conn.close()
     assert len(await drop_partitions(engine, today - POLICY.log)) == len(PARTITIONED)
     assert await list_tables(engine, expired_day) == []
     async with engine.connect() as reader:
-        assert (await reader.execute(text("SELECT to_regclass('deliveries_kept') IS NOT NULL"))).scalar_one()
+        assert (await reader.execute(text("SELECT to_regclass('deliveries_copy') IS NOT NULL"))).scalar_one()
 
 
 async def test_log_has_no_default_partition(engine: AsyncEngine) -> None:
-    """With a default partition Postgres refuses to detach concurrently."""
+    """The log has no default partition, because Postgres could then not detach partitions concurrently."""
     async with engine.connect() as conn:
-        defaults = text("SELECT count(*) FROM pg_partitioned_table WHERE partdefid <> 0")
-        assert (await conn.execute(defaults)).scalar_one() == 0
+        count_defaults = text("SELECT count(*) FROM pg_partitioned_table WHERE partdefid <> 0")
+        assert (await conn.execute(count_defaults)).scalar_one() == 0

@@ -1,4 +1,4 @@
-"""Rotation of the master key: everything is encrypted again while processes run, without interruption."""
+"""Rotation of the master key: all secrets are encrypted with the new key while processes run without interruption."""
 
 import asyncio
 from dataclasses import replace
@@ -23,8 +23,9 @@ from tests.support.command import command
 from tests.support.gateway_parts import MASTER_KEY, Parts
 from tests.support.worker_process import server_process, worker_process
 
-NEW_KEY = b"the master key that is next: a new one"
+NEW_KEY = b"the new master key for tests, 38 octets"
 BOTH_KEYS = Keyring(NEW_KEY, MASTER_KEY)
+# Binary columns whose values are not ciphertexts.
 NOT_ENCRYPTED = {
     "api_keys.digest",
     "sessions.digest",
@@ -66,13 +67,18 @@ async def create_secrets(parts: Parts, applications_: int = 1) -> str:
 
 
 def test_every_encrypted_column_is_rotated() -> None:
-    """A new binary column must be rotated or be listed as not encrypted."""
-    octets = {str(c) for table in metadata.tables.values() for c in table.columns if isinstance(c.type, LargeBinary)}
-    assert octets == NOT_ENCRYPTED | {str(kind.column) for kind in key_rotation.KINDS}
+    """Each binary column of the schema is rotated, or is in NOT_ENCRYPTED."""
+    binary_columns = {
+        str(column)
+        for table in metadata.tables.values()
+        for column in table.columns
+        if isinstance(column.type, LargeBinary)
+    }
+    assert binary_columns == NOT_ENCRYPTED | {str(kind.column) for kind in key_rotation.KINDS}
 
 
 async def test_rotated_secrets_work_with_the_new_key_alone(parts: Parts) -> None:
-    """After a rotation everything works with the new key alone."""
+    """After a rotation, servers and workers with only the new key use all secrets of the old key."""
     secret = await create_secrets(parts)
     await key_rotation.rotate(parts.engine, BOTH_KEYS, ignore_progress)
     assert await read_progress(parts) == {
@@ -101,7 +107,7 @@ async def test_rotated_secrets_work_with_the_new_key_alone(parts: Parts) -> None
 
 
 async def test_rotation_does_not_interrupt_the_service(parts: Parts, tmp_path: Path) -> None:
-    """A server and a worker that have both keys run beside `gateway secrets rotate`."""
+    """While `gateway secrets rotate` runs, a server and a worker with both keys accept and send notifications."""
     await parts.register(parts.subscribe(Vendor.FCM, 20))
     await create_applications(parts, 150)
     keys = {"master_key": NEW_KEY.decode(), "retired_master_keys": MASTER_KEY.decode()}
@@ -167,12 +173,12 @@ async def test_interrupted_rotation_resumes(parts: Parts, monkeypatch: pytest.Mo
 async def test_rotation_skips_locked_rows_until_the_end(parts: Parts) -> None:
     """A rotation skips locked rows and waits for them at the end."""
     await create_applications(parts, 3)
-    first = asyncio.Event()
+    first_batch_done = asyncio.Event()
     async with parts.engine.connect() as locking:
         lock_query = "SELECT id FROM vapid_keys ORDER BY id LIMIT 1 FOR UPDATE"
         await locking.execute(text(lock_query))
-        rotation = asyncio.create_task(key_rotation.rotate(parts.engine, BOTH_KEYS, lambda *_: first.set()))
-        await asyncio.wait_for(first.wait(), 20)
+        rotation = asyncio.create_task(key_rotation.rotate(parts.engine, BOTH_KEYS, lambda *_: first_batch_done.set()))
+        await asyncio.wait_for(first_batch_done.wait(), 20)
         assert (await read_progress(parts))["vapid keys"] == (4, 1)
         assert not rotation.done()
         await locking.rollback()
@@ -182,9 +188,9 @@ async def test_rotation_skips_locked_rows_until_the_end(parts: Parts) -> None:
 
 async def test_undecryptable_secret_is_kept_and_reported(parts: Parts) -> None:
     """A secret that no key decrypts is kept and reported."""
-    foreign = Keyring(b"a key that nobody gave to the rotation")
+    unknown_keyring = Keyring(b"a key that is not in the configuration")
     async with parts.engine.begin() as conn:
-        await applications.add_vapid_key(conn, foreign, parts.application_id)
+        await applications.add_vapid_key(conn, unknown_keyring, parts.application_id)
     settings = {"GATEWAY_DATABASE_URL": parts.url, "GATEWAY_MASTER_KEY": NEW_KEY.decode()}
     result = await command("secrets", "rotate", **settings, GATEWAY_RETIRED_MASTER_KEYS=MASTER_KEY.decode())
     assert result.code == 1
@@ -197,8 +203,8 @@ async def test_undecryptable_secret_is_kept_and_reported(parts: Parts) -> None:
     assert await parts.scalar("SELECT who FROM audit WHERE act = 'secrets.rotate'") == "command line"
 
 
-async def test_help_describes_the_whole_procedure() -> None:
-    """The help text describes the whole rotation."""
+async def test_help_describes_all_steps_of_a_rotation() -> None:
+    """The help text has the settings, the check of the progress, and the advice for interruptions and stolen keys."""
     result = (await command("secrets", "rotate", "--help")).out
     for word in ("GATEWAY_MASTER_KEY", "GATEWAY_RETIRED_MASTER_KEYS", "Interrupted", "secrets status", "stolen"):
         assert word in result
@@ -214,7 +220,7 @@ async def test_doctor_reports_an_unfinished_rotation(parts: Parts) -> None:
 
 
 def test_tokens_of_a_retired_key_stay_valid() -> None:
-    """Tokens of a retired key are valid while the key is configured."""
+    """Tokens of the old key are valid while it is configured as a retired key, and not with the new key alone."""
     old, new, device = Keyring(MASTER_KEY), Keyring(NEW_KEY), new_id()
     expires = int((datetime.now(UTC) + timedelta(days=1)).timestamp())
     token, receipt = old.device_token(device), old.receipt_token(device, device, None, expires)
@@ -226,7 +232,7 @@ def test_tokens_of_a_retired_key_stay_valid() -> None:
 
 
 def test_secret_without_key_id_still_decrypts() -> None:
-    """Secrets from before keys had ids still decrypt."""
+    """A ciphertext without a key id, as earlier versions stored it, can still be decrypted."""
     key = HKDF(SHA256(), 32, b"webpush-gateway", b"seal vapid").derive(MASTER_KEY)
     encrypted = b"n" * 12 + AESGCM(key).encrypt(b"n" * 12, b"secret", None)
     assert Keyring(MASTER_KEY).open(encrypted, "vapid") == BOTH_KEYS.open(encrypted, "vapid") == b"secret"

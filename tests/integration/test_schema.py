@@ -1,6 +1,6 @@
 """Valid and invalid requests that schemathesis derives from the OpenAPI document, with every check enabled.
 
-This is a short, seeded run; `ops/fuzz/schema` is the long one.
+This test is a short run with a fixed seed; `ops/fuzz/schema` is a long run.
 """
 
 import asyncio
@@ -17,11 +17,11 @@ from tests.support.gateway_parts import APP_ORIGIN
 
 SECONDS = int(os.environ.get("SCHEMA_SECONDS", "25"))
 SEED = os.environ.get("SCHEMA_SEED", "6")
-SHORT = SECONDS <= 60
-"""The coverage phase alone, with its 26,000 requests, takes minutes."""
+# A short run leaves out the coverage phase, whose 26,000 requests take minutes.
+IS_SHORT = SECONDS <= 60
 
 CONFIG = """
-headers = {{ Origin = "{home}" }}
+headers = {{ Origin = "{origin}" }}
 request-timeout = 30
 hooks = "{hooks}"
 
@@ -34,39 +34,40 @@ bearer = "{publishable}"
 [auth.openapi.device]
 bearer = "{device_token}"
 
-# Every check is on. A schema cannot say all that is wanted: a point on the curve, a segment that exists.
+# Every check is enabled. A valid request may be refused, because a schema cannot express all rules: a public key is a
+# point on the curve, and a segment exists.
 [checks.positive_data_acceptance]
 expected-statuses = ["2xx", "3xx", 400, 401, 403, 404, 409, 422, 429]
 
-# A long poll is as long as one asks for.
+# A long poll waits for as long as the request says.
 [[operations]]
 include-path = "/v1/devices/{{device_id}}/inbox"
 parameters = {{ "query.wait" = 1, "path.device_id" = "{device_id}" }}
 
-# Any text is a stream of lines, and each line has a verdict of its own. `batch` could be the id of an event too, and
-# Allow names what is possible there.
+# Any text is a valid stream of lines, because each line has its own result. `batch` also matches the path of an event,
+# so the header Allow has the methods of that path as well.
 [[operations]]
 include-path = ["/v1/devices/import", "/v1/events/batch"]
 checks = {{ negative_data_rejection = {{ enabled = false }}, allow_header_conformance = {{ enabled = false }} }}
 
-# `preview` could be the id of a template.
+# `preview` also matches the path of a template.
 [[operations]]
 include-path = "/v1/templates/preview"
 checks = {{ allow_header_conformance = {{ enabled = false }} }}
 
-# What is under these would else be asked of things that do not exist.
+# Requests below these paths use an existing device and application.
 [[operations]]
 include-path-regex = "^/v1/devices/.device_id./|^/v1/applications/.application_id."
 include-method = ["GET", "POST", "PUT", "PATCH"]
 parameters = {{ "path.device_id" = "{device_id}", "path.application_id" = "{application_id}" }}
 """
-ENDLESS = "/(live|stream)$"
-"""WebSocket and Server-Sent Events: answers without an end."""
+# WebSocket and Server-Sent Events, whose responses do not end.
+ENDLESS_PATHS = "/(live|stream)$"
 
 
 @pytest.mark.timeout(SECONDS + 120)
 async def test_responses_match_the_document(api: Api, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Valid and invalid requests get only responses that the document describes."""
+    """Valid and invalid requests get only responses that the OpenAPI document describes."""
 
     async def refuse_to_resolve(*_: object, **__: object) -> None:
         raise OSError("names are not resolved in tests")
@@ -81,7 +82,7 @@ async def test_responses_match_the_document(api: Api, tmp_path: Path, monkeypatc
     }
     config.write_text(
         CONFIG.format(
-            home=APP_ORIGIN,
+            origin=APP_ORIGIN,
             hooks=schema_hooks.__file__,
             admin=ADMIN,
             secret=api.secret,
@@ -93,9 +94,9 @@ async def test_responses_match_the_document(api: Api, tmp_path: Path, monkeypatc
     options = {
         "seed": SEED,
         "max-time": str(SECONDS),
-        "max-examples": "3" if SHORT else "200",
-        "phases": "examples,fuzzing,stateful" if SHORT else "examples,coverage,fuzzing,stateful",
-        "exclude-path-regex": ENDLESS,
+        "max-examples": "3" if IS_SHORT else "200",
+        "phases": "examples,fuzzing,stateful" if IS_SHORT else "examples,coverage,fuzzing,stateful",
+        "exclude-path-regex": ENDLESS_PATHS,
         "generation-database": "none",
     }
     process = await asyncio.create_subprocess_exec(

@@ -1,4 +1,4 @@
-"""Segments: used by audiences and by each other, without cycles and without dangling references."""
+"""Segments: use in audiences and in other segments, without cycles and without references to removed segments."""
 
 import asyncio
 from typing import Any
@@ -20,8 +20,8 @@ async def count_devices(api: Api, audience: Any) -> int:
 async def test_segment_is_created_read_changed_and_removed(api: Api) -> None:
     """Segments are created, read, listed, changed and removed."""
     id_ = await create_segment(api, "Weather", {"topic": "weather"})
-    segment_body = await api.call_ok("GET", f"/v1/segments/{id_}")
-    assert (segment_body["name"], segment_body["audience"]) == ("Weather", {"topic": "weather"})
+    segment = await api.call_ok("GET", f"/v1/segments/{id_}")
+    assert (segment["name"], segment["audience"]) == ("Weather", {"topic": "weather"})
     second = await create_segment(api, "Offers", {"topic": "offers"})
     first_page = await api.call_ok("GET", "/v1/segments?limit=1")
     assert [segment["id"] for segment in first_page["items"]] == [second]
@@ -38,16 +38,16 @@ async def test_nested_segments_select_their_devices(api: Api) -> None:
     for topics in (["weather"], ["weather", "vip"], ["offers", "vip"], []):
         await api.register(topics=topics)
     vip = await create_segment(api, "vip", {"topic": "vip"})
-    plain = await create_segment(api, "weather, not vip", {"all": [{"topic": "weather"}, {"not": {"segment": vip}}]})
-    either = await create_segment(api, "either", {"any": [{"segment": plain}, {"topic": "offers"}]})
+    not_vip = await create_segment(api, "weather, not vip", {"all": [{"topic": "weather"}, {"not": {"segment": vip}}]})
+    union = await create_segment(api, "union", {"any": [{"segment": not_vip}, {"topic": "offers"}]})
     assert await count_devices(api, {"segment": vip}) == 2
-    assert await count_devices(api, {"segment": plain}) == 1
-    assert await count_devices(api, {"segment": either}) == 2
-    assert await count_devices(api, {"not": {"segment": either}}) == 2
+    assert await count_devices(api, {"segment": not_vip}) == 1
+    assert await count_devices(api, {"segment": union}) == 2
+    assert await count_devices(api, {"not": {"segment": union}}) == 2
 
 
 async def test_segment_is_evaluated_when_sending_starts(api: Api) -> None:
-    """A scheduled notification uses its segment as it is when sending starts."""
+    """A notification that waits in the queue uses the audience that its segment has when sending starts."""
     await api.register(topics=["a"])
     device = await api.register(topics=["b"])
     id_ = await create_segment(api, "s", {"topic": "a"})
@@ -60,7 +60,7 @@ async def test_segment_is_evaluated_when_sending_starts(api: Api) -> None:
 
 
 async def test_cyclic_segments_are_refused(api: Api) -> None:
-    """Cycles of any length are refused."""
+    """A change that would close a cycle of one, two or three segments is refused."""
     a = await create_segment(api, "a", {"topic": "a"})
     b = await create_segment(api, "b", {"not": {"segment": a}})
     c = await create_segment(api, "c", {"any": [{"topic": "c"}, {"segment": b}]})
@@ -73,7 +73,7 @@ async def test_cyclic_segments_are_refused(api: Api) -> None:
 
 
 async def test_concurrent_changes_cannot_close_a_cycle(api: Api) -> None:
-    """Two concurrent changes cannot close a cycle together."""
+    """Of two concurrent changes that together would close a cycle, one is refused."""
     a, b = await create_segment(api, "a", {"topic": "a"}), await create_segment(api, "b", {"topic": "b"})
     for _ in range(5):
         responses = await asyncio.gather(

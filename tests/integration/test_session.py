@@ -1,4 +1,4 @@
-"""Console sessions: the cookie's attributes, its scopes, and what is needed to use it."""
+"""Console sessions: the attributes and scopes of the cookie, and the CSRF token that each change requires."""
 
 from dataclasses import replace
 from datetime import timedelta
@@ -15,40 +15,40 @@ from tests.support.api import ADMIN, Api, ApiResponse, serve_api
 COOKIE = "__Host-gateway"
 
 
-class Browser:
-    """A page of ours, signed in."""
+class SignedInPage:
+    """A page of the console with the cookie and the CSRF token of a session."""
 
     def __init__(self, api: Api, response: ApiResponse) -> None:
         self.api = api
         self.token = response.body["csrf_token"]
-        self.cookie = cookie(response)
+        self.cookie = read_cookie(response)
 
     async def call(self, method: str, path: str, body: Any = None, **headers: str | None) -> ApiResponse:
-        """`headers` with _ for -; None leaves one out that a page sends."""
+        """Send a request; `headers` have _ for -, and None omits a header that a page sends."""
         defaults: dict[str, str | None] = {"Cookie": f"{COOKIE}={self.cookie.value}", "X-CSRF-Token": self.token}
         defaults |= {name.replace("_", "-"): value for name, value in headers.items()}
         sent_headers = {name: value for name, value in defaults.items() if value is not None}
         return await self.api.call(method, path, body, key=None, headers=sent_headers)
 
 
-def cookie(response: ApiResponse) -> "Morsel[str]":
+def read_cookie(response: ApiResponse) -> "Morsel[str]":
     cookies = SimpleCookie(response.headers["Set-Cookie"])
     return cookies[COOKIE]
 
 
 @pytest.fixture
-async def browser(api: Api) -> Browser:
-    return Browser(api, await api.call("POST", "/v1/session", {"key": api.secret}, key=None))
+async def browser(api: Api) -> SignedInPage:
+    return SignedInPage(api, await api.call("POST", "/v1/session", {"key": api.secret}, key=None))
 
 
-async def test_cookie_is_secure_http_only_and_same_site(browser: Browser) -> None:
+async def test_cookie_is_secure_http_only_and_same_site(browser: SignedInPage) -> None:
     """The cookie is limited to this host, HTTPS, HTTP requests and the same site."""
     attributes = {name: browser.cookie[name] for name in ("secure", "httponly", "samesite", "path", "domain")}
     assert attributes == {"secure": True, "httponly": True, "samesite": "Strict", "path": "/", "domain": ""}
 
 
 async def test_cookie_without_https_is_as_strict_as_possible(api: Api) -> None:
-    """Without HTTPS the cookie keeps every attribute that works."""
+    """Without HTTPS, the cookie has all attributes except Secure and the __Host- prefix, which require HTTPS."""
     api.parts.context = replace(api.parts.context, public_url=None)
     async with serve_api(api.parts) as insecure:
         response = await insecure.call("POST", "/v1/session", {"key": api.secret}, key=None)
@@ -56,7 +56,7 @@ async def test_cookie_without_https_is_as_strict_as_possible(api: Api) -> None:
     assert response.headers["Set-Cookie"].startswith("gateway=ss_")
 
 
-async def test_session_has_the_scopes_of_its_key(api: Api, browser: Browser) -> None:
+async def test_session_has_the_scopes_of_its_key(api: Api, browser: SignedInPage) -> None:
     """A session has the scopes of its key."""
     session = (await browser.call("GET", "/v1/session")).body
     assert (session["application_id"], session["csrf_token"]) == (api.parts.application["id"], browser.token)
@@ -82,20 +82,24 @@ async def test_session_has_the_scopes_of_its_key(api: Api, browser: Browser) -> 
         {"Sec_Fetch_Site": "same-site"},
     ],
 )
-async def test_session_is_useless_to_pages_of_other_origins(api: Api, browser: Browser, forged: dict[str, str]) -> None:
-    """Pages of other origins can use neither the cookie nor the token."""
+async def test_session_is_useless_to_pages_of_other_origins(
+    api: Api, browser: SignedInPage, forged: dict[str, str]
+) -> None:
+    """A request without the CSRF token, or with the headers of a page of another origin, is refused."""
     before = await api.rows()
     response = await browser.call("POST", "/v1/segments", {"name": "s", "audience": {"topic": "t"}}, **forged)
     assert (response.status, response.body["code"]) == (403, "forbidden")
     assert (await browser.call("DELETE", "/v1/session", **forged)).status == 403
     assert await api.rows() == before
-    own = {"Origin": api.origin, "Sec_Fetch_Site": "same-origin"}
-    assert (await browser.call("POST", "/v1/audiences/preview", {"audience": {"topic": "t"}}, **own)).status == 200
+    own_headers = {"Origin": api.origin, "Sec_Fetch_Site": "same-origin"}
+    assert (
+        await browser.call("POST", "/v1/audiences/preview", {"audience": {"topic": "t"}}, **own_headers)
+    ).status == 200
 
 
-async def test_csrf_token_of_another_session_is_refused(api: Api, browser: Browser) -> None:
+async def test_csrf_token_of_another_session_is_refused(api: Api, browser: SignedInPage) -> None:
     """The CSRF token of another session is refused."""
-    other = Browser(api, await api.call("POST", "/v1/session", {"key": api.secret}, key=None))
+    other = SignedInPage(api, await api.call("POST", "/v1/session", {"key": api.secret}, key=None))
     assert other.token != browser.token
     body = {"audience": {"topic": "t"}}
     assert (await browser.call("POST", "/v1/audiences/preview", body, X_CSRF_Token=other.token)).status == 403
@@ -110,15 +114,15 @@ async def test_only_a_secret_key_signs_in(api: Api) -> None:
         (api.publishable, 403),
         (ADMIN, 403),
         (device["device_token"], 403),
-        (cookie(signed_in).value, 403),
+        (read_cookie(signed_in).value, 403),
     ):
         response = await api.call("POST", "/v1/session", {"key": key}, key=None)
         assert (response.status, "Set-Cookie" in response.headers) == (status, False), key
-    elsewhere = await api.call("POST", "/v1/session", {"key": api.secret}, key=None, origin="https://evil.example")
-    assert elsewhere.status == 403
+    foreign = await api.call("POST", "/v1/session", {"key": api.secret}, key=None, origin="https://evil.example")
+    assert foreign.status == 403
 
 
-async def test_cookie_value_is_not_a_key(api: Api, browser: Browser) -> None:
+async def test_cookie_value_is_not_a_key(api: Api, browser: SignedInPage) -> None:
     """The value of the cookie is not accepted as a key."""
     assert (await api.call("GET", "/v1/devices", key=browser.cookie.value)).status == 401
     stored = await api.parts.scalar("SELECT string_agg(sessions::text, ' ') FROM sessions")
@@ -126,10 +130,10 @@ async def test_cookie_value_is_not_a_key(api: Api, browser: Browser) -> None:
     assert browser.cookie.value not in stored
 
 
-async def test_signing_out_ends_every_copy_of_the_session(browser: Browser) -> None:
+async def test_signing_out_ends_every_copy_of_the_session(browser: SignedInPage) -> None:
     """Signing out ends the session for every copy of the cookie."""
     signed_out = await browser.call("DELETE", "/v1/session")
-    assert (signed_out.status, cookie(signed_out)["max-age"]) == (204, "0")
+    assert (signed_out.status, read_cookie(signed_out)["max-age"]) == (204, "0")
     assert (await browser.call("GET", "/v1/devices")).status == 401
     assert (await browser.call("GET", "/v1/session")).status == 401
 
@@ -137,14 +141,14 @@ async def test_signing_out_ends_every_copy_of_the_session(browser: Browser) -> N
 async def test_session_ends_with_its_key(api: Api) -> None:
     """Removing a key ends its sessions."""
     path = f"/v1/applications/{api.parts.application['id']}/keys"
-    key_ = await api.call_ok("POST", path, {"name": "c", "scopes": ["read"]}, key=ADMIN)
-    browser = Browser(api, await api.call("POST", "/v1/session", {"key": key_["key"]}, key=None))
+    api_key = await api.call_ok("POST", path, {"name": "c", "scopes": ["read"]}, key=ADMIN)
+    browser = SignedInPage(api, await api.call("POST", "/v1/session", {"key": api_key["key"]}, key=None))
     assert (await browser.call("GET", "/v1/devices")).status == 200
-    await api.call_ok("DELETE", f"{path}/{key_['id']}", key=ADMIN)
+    await api.call_ok("DELETE", f"{path}/{api_key['id']}", key=ADMIN)
     assert (await browser.call("GET", "/v1/devices")).status == 401
 
 
-async def test_session_ends_after_twelve_hours(api: Api, browser: Browser) -> None:
+async def test_session_ends_after_twelve_hours(api: Api, browser: SignedInPage) -> None:
     """A session ends after twelve hours and is deleted."""
     async with api.parts.engine.begin() as conn:
         expire = text("UPDATE sessions SET expires_at = expires_at - CAST(:by AS interval)")

@@ -1,4 +1,4 @@
-"""Settling many batches of one application at once in Postgres."""
+"""Concurrent settlement of many batches of one application in Postgres."""
 
 import asyncio
 from datetime import timedelta
@@ -14,11 +14,11 @@ from gateway.records.postgres.schema import applications, jobs
 from tests.support.queues import PostgresEngine, accepted_batch
 
 LEASE, NO_WAIT = timedelta(minutes=1), timedelta(0)
-WAITING = text("SELECT count(*) FROM pg_locks WHERE NOT granted")
+COUNT_WAITING = text("SELECT count(*) FROM pg_locks WHERE NOT granted")
 
 
 async def test_waiting_batches_leave_connections_for_an_alert(database_url: str) -> None:
-    """Every batch locks the row of its application; batches that wait for the lock must not take all connections."""
+    """Batches that wait for the row lock of their application leave connections for the claim of an alert."""
     pool, batches = MAX_CONCURRENT_NON_URGENT + 1, MAX_CONCURRENT_NON_URGENT + 4
     small_pool = open_engine(database_url, pool_size=pool)
     async with PostgresEngine.open(database_url) as engine, asyncio.timeout(30):
@@ -27,24 +27,24 @@ async def test_waiting_batches_leave_connections_for_an_alert(database_url: str)
         claimed_jobs = [*await queue.claim(lanes=(Lane.BULK,), limit=batches, lease=LEASE, wait=NO_WAIT)]
         assert len(claimed_jobs) == batches
 
-        other = open_engine(database_url, pool_size=2)
-        async with other.begin() as conn:
+        lock_engine = open_engine(database_url, pool_size=2)
+        async with lock_engine.begin() as conn:
             await conn.execute(select(applications.c.id).with_for_update(key_share=True))
             settling = [
                 asyncio.create_task(queue.settle(job, accepted_batch(*job.device_ids), [])) for job in claimed_jobs
             ]
-            async with other.connect() as observer:
-                while (await observer.execute(WAITING)).scalar_one() < MAX_CONCURRENT_NON_URGENT:  # noqa: ASYNC110
-                    await asyncio.sleep(0.01)  # Postgres has no event for a waiting lock
+            async with lock_engine.connect() as observer:
+                while (await observer.execute(COUNT_WAITING)).scalar_one() < MAX_CONCURRENT_NON_URGENT:  # noqa: ASYNC110
+                    await asyncio.sleep(0.01)  # a waiting lock raises no event
             alert = await engine.put([new_id()], lane=Lane.URGENT)
-            more = asyncio.create_task(queue.claim(lanes=tuple(Lane), limit=1, lease=LEASE, wait=NO_WAIT))
+            claiming_all = asyncio.create_task(queue.claim(lanes=tuple(Lane), limit=1, lease=LEASE, wait=NO_WAIT))
             [claimed] = await queue.claim(lanes=(Lane.URGENT,), limit=1, lease=LEASE, wait=NO_WAIT)
             assert claimed.notification_id == alert
-            assert not more.done()  # a worker claims no more than it can settle
-        assert await more == []
+            assert not claiming_all.done()  # a worker that cannot settle does not claim non-urgent jobs
+        assert await claiming_all == []
         await asyncio.gather(*settling)
-        async with other.connect() as conn:
-            left = select(func.count()).select_from(jobs).where(jobs.c.lane == Lane.BULK)
-            assert (await conn.execute(left)).scalar_one() == 0
-        await other.dispose()
+        async with lock_engine.connect() as conn:
+            count_bulk = select(func.count()).select_from(jobs).where(jobs.c.lane == Lane.BULK)
+            assert (await conn.execute(count_bulk)).scalar_one() == 0
+        await lock_engine.dispose()
         await small_pool.dispose()

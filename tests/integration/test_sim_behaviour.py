@@ -1,4 +1,4 @@
-"""Misbehaviour on purpose: who it hits, for how long, and that it is the same every time."""
+"""Scripted misbehaviour of the simulator: which requests a rule affects, how often, and reproducibly."""
 
 import asyncio
 import time
@@ -12,12 +12,13 @@ from gateway.sim import DEMO, Rule, Sim, Subscriber, Vendor
 from gateway.sim.behaviour import Behaviour
 
 
-def statuses(behaviour: Behaviour, tokens: int = 10_000, vendor: Vendor = Vendor.FCM) -> list[int | None]:
+def rule_statuses(behaviour: Behaviour, tokens: int = 10_000, vendor: Vendor = Vendor.FCM) -> list[int | None]:
+    """Return the status of the rule that applies to each endpoint, or None."""
     rules = (behaviour.select_rule(vendor, f"http://push/{token}", str(token)) for token in range(tokens))
     return [None if rule is None else rule.status for rule in rules]
 
 
-async def test_rule_with_times_ends_after_them(sim: Sim, sender: Sender) -> None:
+async def test_rule_with_times_applies_that_often(sim: Sim, sender: Sender) -> None:
     device, other = sim.subscribe(Vendor.FCM), sim.subscribe(Vendor.FCM)
     sim.behave(Rule(endpoint=device.endpoint, status=503, retry_after=2, times=2))
     replies = [await sender.post(device.endpoint) for _ in range(3)]
@@ -83,7 +84,7 @@ async def test_scripted_redirect_stays_on_the_simulator(sim: Sim, sender: Sender
 
 
 async def test_scripted_2xx_accepts_without_delivery(sim: Sim, sender: Sender) -> None:
-    """Apple may answer 201 for a subscription that was removed."""
+    """A scripted 201 is returned without a delivery, as by Apple for a subscription that was removed."""
     device = sim.subscribe(Vendor.APPLE)
     sim.behave(Rule(endpoint=device.endpoint, status=201))
     reply = await sender.post(device.endpoint)
@@ -114,56 +115,57 @@ async def test_scripted_reset_sends_tcp_rst(sim: Sim) -> None:
 async def test_delayed_response_is_otherwise_normal(sim: Sim, sender: Sender) -> None:
     device = sim.subscribe(Vendor.FCM)
     sim.behave(Rule(delay_ms=80))
-    began = time.monotonic()
+    started_at = time.monotonic()
     assert (await sender.post(device.endpoint)).status == 201
-    assert time.monotonic() - began >= 0.08
+    assert time.monotonic() - started_at >= 0.08
 
 
 def test_share_per_endpoint_is_stable() -> None:
     behaviour = Behaviour([Rule(status=410, share=0.02)], seed=7)
-    first, second = statuses(behaviour), statuses(behaviour)
-    assert first == second == statuses(Behaviour([Rule(status=410, share=0.02)], seed=7))
+    first, second = rule_statuses(behaviour), rule_statuses(behaviour)
+    assert first == second == rule_statuses(Behaviour([Rule(status=410, share=0.02)], seed=7))
     assert 150 <= Counter(first)[410] <= 250
-    assert first != statuses(Behaviour([Rule(status=410, share=0.02)], seed=8))
+    assert first != rule_statuses(Behaviour([Rule(status=410, share=0.02)], seed=8))
 
 
 def test_share_per_try_varies() -> None:
     behaviour = Behaviour([Rule(status=503, share=0.02, per="try")])
-    first, second = statuses(behaviour), statuses(behaviour)
-    both = sum(a == b == 503 for a, b in zip(first, second, strict=True))
+    first, second = rule_statuses(behaviour), rule_statuses(behaviour)
+    failed_twice = sum(a == b == 503 for a, b in zip(first, second, strict=True))
     assert 150 <= Counter(first)[503] <= 250
     assert 150 <= Counter(second)[503] <= 250
-    assert both < 30
+    assert failed_twice < 30
 
 
 def test_first_matching_rule_decides() -> None:
     behaviour = Behaviour([Rule(status=410, vendor=Vendor.APPLE), Rule(status=500), Rule(status=503)])
-    assert statuses(behaviour, 3, Vendor.FCM) == [500] * 3
-    assert statuses(behaviour, 3, Vendor.APPLE) == [410] * 3
+    assert rule_statuses(behaviour, 3, Vendor.FCM) == [500] * 3
+    assert rule_statuses(behaviour, 3, Vendor.APPLE) == [410] * 3
 
 
 async def test_demo_errors_end_after_retries(sim: Sim, sender: Sender) -> None:
     devices = [device for vendor in Vendor for device in sim.subscribe_many(vendor, 60, share_keys=True)]
     sim.behave(*[rule for rule in DEMO if not rule.delay_ms], seed=1)
-    statuses: Counter[int] = Counter()
+    counts: Counter[int] = Counter()
 
     async def deliver(device: Subscriber) -> int:
         for _ in range(10):
             status = (await sender.post(device.endpoint)).status
-            statuses[status] += 1
+            counts[status] += 1
             if status in (201, 410):
                 return status
         return status
 
-    ended = Counter(await asyncio.gather(*map(deliver, devices)))
-    assert set(ended) <= {201, 410}
-    assert ended[201] > 200
-    assert statuses[201] == ended[201] == sim.messages.total
+    final_statuses = Counter(await asyncio.gather(*map(deliver, devices)))
+    assert set(final_statuses) <= {201, 410}
+    assert final_statuses[201] > 200
+    assert counts[201] == final_statuses[201] == sim.messages.total
 
 
 async def test_wait_for_ends_with_the_message(sim: Sim, sender: Sender) -> None:
     device = sim.subscribe(Vendor.FCM)
-    waiting = asyncio.gather(sim.wait_for(count=2), sim.wait_for(lambda: any(m.topic == "b" for m in sim.messages)))
+    has_topic_b = sim.wait_for(lambda: any(message.topic == "b" for message in sim.messages))
+    waiting = asyncio.gather(sim.wait_for(count=2), has_topic_b)
     await sender.post(device.endpoint, headers={"Topic": "a"})
     assert not waiting.done()
     await sender.post(device.endpoint, headers={"Topic": "b"})

@@ -1,4 +1,4 @@
-"""The sim from outside its process, and over a restart."""
+"""The simulator's control API, restarts with a state file, ports and TLS."""
 
 import socket
 import ssl
@@ -22,7 +22,8 @@ from gateway.sim.base64url import encode
 from gateway.sim.subscribers import Channel
 
 
-async def ask(http: aiohttp.ClientSession, method: str, url: str, **more: Any) -> tuple[int, Any]:
+async def send_request(http: aiohttp.ClientSession, method: str, url: str, **more: Any) -> tuple[int, Any]:
+    """Return (status, body), where the body is parsed JSON or text."""
     async with http.request(method, url, **more) as response:
         is_json = response.content_type == "application/json"
         return response.status, await response.json() if is_json else await response.text()
@@ -30,47 +31,49 @@ async def ask(http: aiohttp.ClientSession, method: str, url: str, **more: Any) -
 
 @pytest.mark.parametrize("vendor", list(Vendor))
 async def test_control_api_lists_all_origins(sim: Sim, http: aiohttp.ClientSession, vendor: Vendor) -> None:
-    status, answer = await ask(http, "GET", f"{sim.origins[vendor]}/_sim")
-    assert (status, answer) == (200, {"origins": sim.origins, "websocket": sim.websocket_url})
+    status, body = await send_request(http, "GET", f"{sim.origins[vendor]}/_sim")
+    assert (status, body) == (200, {"origins": sim.origins, "websocket": sim.websocket_url})
 
 
 async def test_control_api_creates_and_reads_devices(sim: Sim, http: aiohttp.ClientSession) -> None:
     control, sender = f"{sim.origins[Vendor.FCM]}/_sim", Sender(http)
-    order = {"vendor": "apple", "count": 3, "vapid_public_key": encode(sender.public_key)}
-    status, created = await ask(http, "POST", f"{control}/subscribers", json=order)
-    assert (status, len(created)) == (201, 3)
-    assert created[0].keys() == {"endpoint", "expirationTime", "keys"}
-    assert created[0]["keys"].keys() == {"p256dh", "auth"}
-    endpoint = created[1]["endpoint"]
-    body = bytes(WebPusher(created[1]).encode(b"over http", "aes128gcm")["body"])
+    request = {"vendor": "apple", "count": 3, "vapid_public_key": encode(sender.public_key)}
+    status, subscriptions = await send_request(http, "POST", f"{control}/subscribers", json=request)
+    assert (status, len(subscriptions)) == (201, 3)
+    assert subscriptions[0].keys() == {"endpoint", "expirationTime", "keys"}
+    assert subscriptions[0]["keys"].keys() == {"p256dh", "auth"}
+    endpoint = subscriptions[1]["endpoint"]
+    body = bytes(WebPusher(subscriptions[1]).encode(b"over http", "aes128gcm")["body"])
     assert (await sender.post(endpoint, body, {"Topic": "news"})).status == 201
 
-    _, [message] = await ask(http, "GET", f"{control}/messages", params={"endpoint": endpoint})
+    _, [message] = await send_request(http, "GET", f"{control}/messages", params={"endpoint": endpoint})
     assert (message["payload"], message["topic"], message["ttl"]) == ("over http", "news", 60)
-    assert (await ask(http, "GET", f"{control}/messages", params={"endpoint": created[0]["endpoint"]}))[1] == []
-    _, counted = await ask(http, "GET", f"{control}/counters")
-    assert counted == {"counters": {"fcm": {}, "mozilla": {}, "apple": {"201": 1}, "wns": {}}, "accepted": 1}
-    _, listed_subscribers = await ask(http, "GET", f"{control}/subscribers")
+    assert (await send_request(http, "GET", f"{control}/messages", params={"endpoint": subscriptions[0]["endpoint"]}))[
+        1
+    ] == []
+    _, counters = await send_request(http, "GET", f"{control}/counters")
+    assert counters == {"counters": {"fcm": {}, "mozilla": {}, "apple": {"201": 1}, "wns": {}}, "accepted": 1}
+    _, listed_subscribers = await send_request(http, "GET", f"{control}/subscribers")
     assert [subscriber["messages"] for subscriber in listed_subscribers] == [0, 1, 0]
 
-    assert (await ask(http, "DELETE", f"{control}/subscribers", params={"endpoint": endpoint}))[0] == 204
+    assert (await send_request(http, "DELETE", f"{control}/subscribers", params={"endpoint": endpoint}))[0] == 204
     assert (await sender.post(endpoint)).status == 410
-    assert (await ask(http, "DELETE", f"{control}/subscribers", params={"endpoint": "http://x"}))[0] == 404
+    assert (await send_request(http, "DELETE", f"{control}/subscribers", params={"endpoint": "http://x"}))[0] == 404
 
 
 async def test_undecryptable_message_has_a_reason(sim: Sim, http: aiohttp.ClientSession) -> None:
     await Sender(http).post(sim.subscribe(Vendor.FCM).endpoint, b"not encrypted at all")
-    _, [message] = await ask(http, "GET", f"{sim.origins[Vendor.FCM]}/_sim/messages")
+    _, [message] = await send_request(http, "GET", f"{sim.origins[Vendor.FCM]}/_sim/messages")
     assert (message["payload"], message["undecryptable"]) == (None, "20 octets are too few for an aes128gcm message")
 
 
 async def test_control_api_sets_behaviour(sim: Sim, sender: Sender, http: aiohttp.ClientSession) -> None:
     url, device = f"{sim.origins[Vendor.WNS]}/_sim/behaviour", sim.subscribe(Vendor.FCM)
-    order = {"rules": [{"vendor": "fcm", "status": 429, "retry_after": 2, "times": 1}], "seed": 3}
-    assert await ask(http, "PUT", url, json=order) == (200, {"rules": 1, "seed": 3})
+    request = {"rules": [{"vendor": "fcm", "status": 429, "retry_after": 2, "times": 1}], "seed": 3}
+    assert await send_request(http, "PUT", url, json=request) == (200, {"rules": 1, "seed": 3})
     assert [(await sender.post(device.endpoint)).status for _ in range(2)] == [429, 201]
-    assert await ask(http, "PUT", url, json={"preset": "demo"}) == (200, {"rules": 6, "seed": 0})
-    assert await ask(http, "PUT", url, json={}) == (200, {"rules": 0, "seed": 0})
+    assert await send_request(http, "PUT", url, json={"preset": "demo"}) == (200, {"rules": 6, "seed": 0})
+    assert await send_request(http, "PUT", url, json={}) == (200, {"rules": 0, "seed": 0})
 
 
 @pytest.mark.parametrize(
@@ -91,15 +94,15 @@ async def test_invalid_control_request_changes_nothing(
     sim: Sim, http: aiohttp.ClientSession, method: str, path: str, body: str
 ) -> None:
     sim.behave(Rule(status=500))
-    status, faults = await ask(http, method, f"{sim.origins[Vendor.FCM]}/_sim/{path}", data=body)
+    status, faults = await send_request(http, method, f"{sim.origins[Vendor.FCM]}/_sim/{path}", data=body)
     assert status == 422
     assert faults[0]["msg"]
     assert len(sim.subscribers) == 0
     assert sim.behaviour.rules == (Rule(status=500),)
 
 
-def free_ports() -> int:
-    """The first of four neighbouring ports that nobody listens on."""
+def find_free_ports() -> int:
+    """Return the first of four consecutive free ports."""
     for base in range(23_500, 32_000, 4):
         try:
             for port in range(base, base + 4):
@@ -107,11 +110,11 @@ def free_ports() -> int:
         except OSError:
             continue
         return base
-    raise OSError("no four free ports in a row")
+    raise OSError("no four consecutive free ports")
 
 
 async def test_devices_survive_a_restart(sender: Sender, tmp_path: Path) -> None:
-    state, port = tmp_path / "sim" / "state.ndjson", free_ports()
+    state, port = tmp_path / "sim" / "state.ndjson", find_free_ports()
     channel = Channel("browser", "b2f0b5a2-3b5c-4f0e-9d6c-0a4a4a1f8c11")
     async with Sim(port=port, state_file=state) as sim:
         devices = [sim.subscribe(vendor, sender.public_key) for vendor in Vendor]
@@ -148,7 +151,7 @@ async def test_truncated_journal_line_is_dropped(sender: Sender, tmp_path: Path)
 
 
 async def test_ports_are_consecutive(tmp_path: Path) -> None:
-    port = free_ports()
+    port = find_free_ports()
     async with Sim(port=port) as sim:
         assert list(sim.origins.values()) == [f"http://127.0.0.1:{port + index}" for index in range(4)]
         with pytest.raises(OSError, match="in use"):
@@ -164,7 +167,7 @@ async def test_simulator_can_be_restarted(sender: Sender) -> None:
 
 
 async def test_tls_endpoints_and_audiences_are_https(tmp_path: Path) -> None:
-    server, client = _contexts(tmp_path)
+    server, client = _tls_contexts(tmp_path)
     async with (
         Sim(ssl_context=server) as sim,
         aiohttp.ClientSession(connector=aiohttp.TCPConnector(ssl=client)) as http,
@@ -177,8 +180,8 @@ async def test_tls_endpoints_and_audiences_are_https(tmp_path: Path) -> None:
         assert device.messages[0].text == "hello"
 
 
-def _contexts(directory: Path) -> tuple[ssl.SSLContext, ssl.SSLContext]:
-    """A server's with a certificate of its own making, and a client's that trusts it."""
+def _tls_contexts(directory: Path) -> tuple[ssl.SSLContext, ssl.SSLContext]:
+    """Return a server's context with a self-signed certificate, and a client's context that trusts it."""
     key, now = ec.generate_private_key(ec.SECP256R1()), datetime.now(UTC)
     name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "sim")])
     certificate = (

@@ -1,4 +1,4 @@
-"""Firefox's push WebSocket, with a test browser."""
+"""The simulator's push WebSocket for Firefox, with a test browser."""
 
 import asyncio
 import time
@@ -17,7 +17,8 @@ from gateway.sim.base64url import decode, encode
 
 class Clock:
     def __init__(self) -> None:
-        # Finer than a microsecond, which a datetime rounds up: the clock may not advance until TTL 0 expires.
+        # A fraction below a microsecond, which a datetime rounds up: a message with TTL 0 expires although the clock
+        # stands still.
         self.now = int(time.time()) + 0.0000007
 
     def __call__(self) -> float:
@@ -25,7 +26,7 @@ class Clock:
 
 
 class Browser:
-    """A browser that sends frames; its page would pass `keys` to the application server."""
+    """A browser on the push WebSocket; `keys` are those that its page would send to the application server."""
 
     def __init__(self, socket: aiohttp.ClientWebSocketResponse) -> None:
         self.socket = socket
@@ -45,22 +46,22 @@ class Browser:
         return await self.receive()
 
     async def hello(self, uaid: str = "") -> dict[str, Any]:
-        answer = await self.request(messageType="hello", uaid=uaid, use_webpush=True, broadcasts={})
-        self.uaid = answer["uaid"]
-        return answer
+        reply = await self.request(messageType="hello", uaid=uaid, use_webpush=True, broadcasts={})
+        self.uaid = reply["uaid"]
+        return reply
 
     async def register(self, key: bytes | None = None, channel_id: str | None = None) -> str:
         more = {} if key is None else {"key": encode(key)}
-        answer = await self.request(messageType="register", channelID=channel_id or str(uuid4()), **more)
-        assert answer["status"] == 200
-        return str(answer["pushEndpoint"])
+        reply = await self.request(messageType="register", channelID=channel_id or str(uuid4()), **more)
+        assert reply["status"] == 200
+        return str(reply["pushEndpoint"])
 
     async def ack(self, notification: dict[str, Any], code: int = 100) -> None:
         update = {"channelID": notification["channelID"], "version": notification["version"], "code": code}
         await self.send(messageType="ack", updates=[update])
 
     async def is_quiet(self) -> bool:
-        """Return whether no frame was pending: the reply to a ping is the next frame."""
+        """Send a ping, and return whether its reply is the next frame, so that no other frame was pending."""
         return await self.request() == {}
 
 
@@ -76,7 +77,7 @@ async def sim(clock: Clock) -> AsyncIterator[Sim]:
 
 
 @asynccontextmanager
-async def connected(sim: Sim, http: aiohttp.ClientSession, uaid: str | None = "") -> AsyncIterator[Browser]:
+async def connect(sim: Sim, http: aiohttp.ClientSession, uaid: str | None = "") -> AsyncIterator[Browser]:
     async with http.ws_connect(sim.websocket_url, protocols=["push-notification"]) as socket:
         browser = Browser(socket)
         if uaid is not None:
@@ -86,24 +87,24 @@ async def connected(sim: Sim, http: aiohttp.ClientSession, uaid: str | None = ""
 
 @pytest.fixture
 async def browser(sim: Sim, http: aiohttp.ClientSession) -> AsyncIterator[Browser]:
-    async with connected(sim, http) as browser:
+    async with connect(sim, http) as browser:
         yield browser
 
 
-async def left(sim: Sim, browser: Browser) -> None:
+async def disconnect(sim: Sim, browser: Browser) -> None:
     await browser.socket.close()
     await sim.wait_for(lambda: browser.uaid not in sim.firefoxes.connected)
 
 
 async def test_browser_keeps_its_uaid(sim: Sim, http: aiohttp.ClientSession) -> None:
-    async with connected(sim, http, None) as browser:
-        answer = await browser.hello()
-        assert (answer["messageType"], answer["status"], answer["use_webpush"]) == ("hello", 200, True)
+    async with connect(sim, http, None) as browser:
+        reply = await browser.hello()
+        assert (reply["messageType"], reply["status"], reply["use_webpush"]) == ("hello", 200, True)
         await browser.register()
-    async with connected(sim, http, None) as reconnected:
+    async with connect(sim, http, None) as reconnected:
         assert (await reconnected.hello(browser.uaid))["uaid"] == browser.uaid
-    async with connected(sim, http, None) as stranger:
-        assert (await stranger.hello("never-heard-of"))["uaid"] != "never-heard-of"
+    async with connect(sim, http, None) as new_browser:
+        assert (await new_browser.hello("unknown-uaid"))["uaid"] != "unknown-uaid"
 
 
 async def test_push_is_delivered_and_acknowledged(sim: Sim, browser: Browser, sender: Sender) -> None:
@@ -140,14 +141,14 @@ async def test_offline_browser_gets_messages_on_reconnect(
     sim: Sim, browser: Browser, sender: Sender, http: aiohttp.ClientSession
 ) -> None:
     endpoint = await browser.register()
-    await left(sim, browser)
+    await disconnect(sim, browser)
     for topic in (None, "weather", "news", "weather"):
         assert (await sender.post(endpoint, headers={"Topic": topic})).status == 201
     first, _, news, weather = sim.messages
     assert not any(message.delivered for message in sim.messages)
-    async with connected(sim, http, browser.uaid) as reconnected_browser:
+    async with connect(sim, http, browser.uaid) as reconnected_browser:
         versions = [(await reconnected_browser.receive())["version"] for _ in range(3)]
-        assert versions == [first.id, news.id, weather.id], "the first weather was replaced by the second"
+        assert versions == [first.id, news.id, weather.id], "the second message replaces the first with its topic"
         assert await reconnected_browser.is_quiet()
 
 
@@ -155,10 +156,10 @@ async def test_topic_replaces_only_within_a_channel(
     sim: Sim, browser: Browser, sender: Sender, http: aiohttp.ClientSession
 ) -> None:
     endpoints = [await browser.register() for _ in range(2)]
-    await left(sim, browser)
+    await disconnect(sim, browser)
     for endpoint in endpoints:
         await sender.post(endpoint, headers={"Topic": "weather"})
-    async with connected(sim, http, browser.uaid) as reconnected_browser:
+    async with connect(sim, http, browser.uaid) as reconnected_browser:
         assert len({(await reconnected_browser.receive())["channelID"] for _ in range(2)}) == 2
 
 
@@ -168,13 +169,13 @@ async def test_unacknowledged_message_is_resent(
     endpoint = await browser.register()
     await sender.post(endpoint)
     before = await browser.receive()
-    await left(sim, browser)
-    async with connected(sim, http, browser.uaid) as reconnected_browser:
+    await disconnect(sim, browser)
+    async with connect(sim, http, browser.uaid) as reconnected_browser:
         assert await reconnected_browser.receive() == before
         await reconnected_browser.ack(before)
         await sim.wait_for(lambda: sim.messages[0].ack == 100)
-        await left(sim, reconnected_browser)
-    async with connected(sim, http, browser.uaid) as reconnected:
+        await disconnect(sim, reconnected_browser)
+    async with connect(sim, http, browser.uaid) as reconnected:
         assert await reconnected.is_quiet()
 
 
@@ -182,11 +183,11 @@ async def test_expired_message_is_not_delivered(
     sim: Sim, browser: Browser, sender: Sender, http: aiohttp.ClientSession, clock: Clock
 ) -> None:
     endpoint = await browser.register()
-    await left(sim, browser)
+    await disconnect(sim, browser)
     await sender.post(endpoint, headers={"TTL": "60"})
     await sender.post(endpoint, headers={"TTL": "120"})
     clock.now += 61
-    async with connected(sim, http, browser.uaid) as reconnected_browser:
+    async with connect(sim, http, browser.uaid) as reconnected_browser:
         assert (await reconnected_browser.receive())["ttl"] == 120
         assert await reconnected_browser.is_quiet()
 
@@ -195,17 +196,17 @@ async def test_ttl_0_is_not_stored(sim: Sim, browser: Browser, sender: Sender, h
     endpoint = await browser.register()
     await sender.post(endpoint, headers={"TTL": "0"})
     assert (await browser.receive())["version"] == sim.messages[0].id
-    await left(sim, browser)
+    await disconnect(sim, browser)
     assert (await sender.post(endpoint, headers={"TTL": "0"})).status == 201
-    async with connected(sim, http, browser.uaid) as reconnected_browser:
+    async with connect(sim, http, browser.uaid) as reconnected_browser:
         assert await reconnected_browser.is_quiet()
 
 
 async def test_unregistered_channel_is_gone(browser: Browser, sender: Sender) -> None:
     channel_id = str(uuid4())
     endpoint = await browser.register(channel_id=channel_id)
-    answer = await browser.request(messageType="unregister", channelID=channel_id, code=200)
-    assert answer == {"messageType": "unregister", "channelID": channel_id, "status": 200}
+    reply = await browser.request(messageType="unregister", channelID=channel_id, code=200)
+    assert reply == {"messageType": "unregister", "channelID": channel_id, "status": 200}
     assert (await sender.post(endpoint)).status == 410
     assert await browser.is_quiet()
 
@@ -247,7 +248,7 @@ async def test_invalid_frame_closes_the_connection(sim: Sim, browser: Browser, t
 
 
 async def test_first_frame_must_be_hello(sim: Sim, http: aiohttp.ClientSession) -> None:
-    async with connected(sim, http, None) as browser:
+    async with connect(sim, http, None) as browser:
         await browser.send(messageType="register", channelID=str(uuid4()))
         assert (await browser.socket.receive(timeout=5)).type is aiohttp.WSMsgType.CLOSE
 
@@ -256,20 +257,20 @@ async def test_second_connection_replaces_the_first(
     sim: Sim, browser: Browser, sender: Sender, http: aiohttp.ClientSession
 ) -> None:
     endpoint = await browser.register()
-    async with connected(sim, http, browser.uaid) as newer:
-        closed = await browser.socket.receive(timeout=5)
-        assert (closed.type, closed.data) == (aiohttp.WSMsgType.CLOSE, 4774)
+    async with connect(sim, http, browser.uaid) as second_connection:
+        close_frame = await browser.socket.receive(timeout=5)
+        assert (close_frame.type, close_frame.data) == (aiohttp.WSMsgType.CLOSE, 4774)
         await sender.post(endpoint)
-        assert (await newer.receive())["messageType"] == "notification"
+        assert (await second_connection.receive())["messageType"] == "notification"
         assert sim.firefoxes.connected == {browser.uaid}
 
 
 async def test_disconnected_browsers_can_reconnect(sim: Sim, browser: Browser, http: aiohttp.ClientSession) -> None:
     await browser.register()
-    hanging_up = asyncio.create_task(sim.firefoxes.disconnect())
+    disconnecting = asyncio.create_task(sim.firefoxes.disconnect())
     assert (await browser.socket.receive(timeout=5)).type is aiohttp.WSMsgType.CLOSE
-    await hanging_up
-    async with connected(sim, http, None) as reconnected_browser:
+    await disconnecting
+    async with connect(sim, http, None) as reconnected_browser:
         assert (await reconnected_browser.hello(browser.uaid))["uaid"] == browser.uaid
 
 

@@ -1,4 +1,4 @@
-"""The four vendors as a sender meets them: what they take, what they refuse, and in which words."""
+"""The four simulated vendors: which requests they accept, and the status and reason of each refusal."""
 
 import json
 import time
@@ -15,11 +15,11 @@ from gateway.sim.base64url import decode
 from gateway.sim.keys import load_point
 from gateway.sim.profiles import SimFault
 
-ALL = list(Vendor)
-DAY = 86_400
+ALL_VENDORS = list(Vendor)
+DAY_S = 86_400
 
 
-# What each vendor answers, as observed and documented: status, and the reason if the vendor has a fixed word for it.
+# (status, reason) of each vendor for each fault, as observed and documented; ANY where the reason is not fixed.
 F, M, A, W = Vendor.FCM, Vendor.MOZILLA, Vendor.APPLE, Vendor.WNS
 REFUSALS: dict[SimFault, dict[Vendor, tuple[int, object]]] = {
     SimFault.UNKNOWN: {F: (404, ANY), M: (404, 102), A: (404, "BadDeviceToken"), W: (404, ANY)},
@@ -39,6 +39,7 @@ REFUSALS: dict[SimFault, dict[Vendor, tuple[int, object]]] = {
 
 
 def expected(vendor: Vendor, fault: SimFault) -> tuple[int, object]:
+    """Return the expected (status, reason)."""
     return REFUSALS[fault][vendor]
 
 
@@ -46,7 +47,7 @@ async def test_each_vendor_has_its_own_origin(sim: Sim) -> None:
     assert len(set(sim.origins.values())) == 4
 
 
-@pytest.mark.parametrize("vendor", ALL)
+@pytest.mark.parametrize("vendor", ALL_VENDORS)
 async def test_accepted_message_decrypts_with_device_key(sim: Sim, sender: Sender, vendor: Vendor) -> None:
     device = sim.subscribe(vendor, sender.public_key)
     reply = await sender.post(
@@ -67,7 +68,7 @@ async def test_location_is_unique_per_message(sim: Sim, sender: Sender) -> None:
 
 
 async def test_body_is_optional(sim: Sim, sender: Sender) -> None:
-    """RFC 8030 section 5: a bare wake-up call."""
+    """A message without a body is valid (RFC 8030 section 5)."""
     device = sim.subscribe(Vendor.FCM)
     assert (await sender.post(device.endpoint)).status == 201
     assert device.messages[0].payload == b""
@@ -76,11 +77,11 @@ async def test_body_is_optional(sim: Sim, sender: Sender) -> None:
 @pytest.mark.parametrize(
     ("vendor", "requested", "granted"),
     [
-        (Vendor.FCM, 40 * DAY, 28 * DAY),
-        (Vendor.MOZILLA, 40 * DAY, 30 * DAY),
-        (Vendor.APPLE, 40 * DAY, 30 * DAY),
-        (Vendor.WNS, 40 * DAY, 40 * DAY),
-        (Vendor.MOZILLA, 10**30, 30 * DAY),
+        (Vendor.FCM, 40 * DAY_S, 28 * DAY_S),
+        (Vendor.MOZILLA, 40 * DAY_S, 30 * DAY_S),
+        (Vendor.APPLE, 40 * DAY_S, 30 * DAY_S),
+        (Vendor.WNS, 40 * DAY_S, 40 * DAY_S),
+        (Vendor.MOZILLA, 10**30, 30 * DAY_S),
     ],
 )
 async def test_long_ttl_is_clamped_to_vendor_limit(
@@ -91,7 +92,7 @@ async def test_long_ttl_is_clamped_to_vendor_limit(
     assert (reply.status, reply.headers["TTL"], device.messages[0].ttl) == (201, str(granted), granted)
 
 
-@pytest.mark.parametrize("vendor", ALL)
+@pytest.mark.parametrize("vendor", ALL_VENDORS)
 @pytest.mark.parametrize(
     ("fault", "headers"),
     [
@@ -116,7 +117,7 @@ async def test_invalid_header_gets_vendor_error(
     assert sim.counters[vendor] == {400: 1}
 
 
-@pytest.mark.parametrize("vendor", ALL)
+@pytest.mark.parametrize("vendor", ALL_VENDORS)
 async def test_body_limit_is_4096_octets(sim: Sim, sender: Sender, vendor: Vendor) -> None:
     device = sim.subscribe(vendor, sender.public_key)
     body = encrypt(device, b"x" * 3993)
@@ -127,14 +128,14 @@ async def test_body_limit_is_4096_octets(sim: Sim, sender: Sender, vendor: Vendo
     assert device.messages[0].payload == b"x" * 3993
 
 
-@pytest.mark.parametrize("vendor", ALL)
+@pytest.mark.parametrize("vendor", ALL_VENDORS)
 @pytest.mark.parametrize(
     ("fault", "claims"),
     [
         (SimFault.BAD_AUDIENCE, {"aud": "https://elsewhere.example"}),
         (SimFault.BAD_AUDIENCE, {"aud": None}),
         (SimFault.BAD_EXPIRY, {"exp": int(time.time()) - 1}),
-        (SimFault.BAD_EXPIRY, {"exp": int(time.time()) + DAY + 3600}),
+        (SimFault.BAD_EXPIRY, {"exp": int(time.time()) + DAY_S + 3600}),
         (SimFault.BAD_EXPIRY, {"exp": "tomorrow"}),
         (SimFault.BAD_EXPIRY, {"exp": None}),
     ],
@@ -148,26 +149,27 @@ async def test_invalid_vapid_claim_is_rejected(
     assert (reply.status, reply.reason()) == expected(vendor, fault)
 
 
-@pytest.mark.parametrize("vendor", ALL)
+@pytest.mark.parametrize("vendor", ALL_VENDORS)
 async def test_restricted_subscription_needs_its_vapid_key(sim: Sim, sender: Sender, vendor: Vendor) -> None:
     device = sim.subscribe(vendor, sender.public_key)
-    stranger = Sender(sender.http)
-    missing = await sender.post(device.endpoint, headers={"Authorization": None})
-    foreign = await stranger.post(device.endpoint)
-    claimed = await sender.post(
-        device.endpoint, headers={"Authorization": stranger.vapid(device.endpoint, key=sender.public_key)}
+    other_sender = Sender(sender.http)
+    # A valid signature of another key, with the public key of this subscription.
+    forged = other_sender.vapid(device.endpoint, key=sender.public_key)
+    replies = (
+        await sender.post(device.endpoint, headers={"Authorization": None}),
+        await other_sender.post(device.endpoint),
+        await sender.post(device.endpoint, headers={"Authorization": forged}),
+        await sender.post(device.endpoint, headers={"Authorization": "vapid t=x.y.z, k=!"}),
+        await sender.post(device.endpoint, headers={"Authorization": "Bearer abc"}),
     )
-    unreadable = await sender.post(device.endpoint, headers={"Authorization": "vapid t=x.y.z, k=!"})
-    bearer = await sender.post(device.endpoint, headers={"Authorization": "Bearer abc"})
-    replies = (missing, foreign, claimed, unreadable, bearer)
     faults = (SimFault.NO_VAPID, SimFault.WRONG_KEY, SimFault.BAD_VAPID, SimFault.BAD_VAPID, SimFault.BAD_VAPID)
-    assert [(r.status, r.reason()) for r in replies] == [expected(vendor, fault) for fault in faults]
+    assert [(reply.status, reply.reason()) for reply in replies] == [expected(vendor, fault) for fault in faults]
     assert (await sender.post(device.endpoint)).status == 201
     assert len(device.messages) == 1
 
 
 async def test_vapid_header_of_other_vendor_is_rejected(sim: Sim, sender: Sender) -> None:
-    """A sender that reuses one signature for all origins is found out, though the sim remembers good headers."""
+    """A header that is valid for one vendor is refused by another, although the simulator caches valid headers."""
     fcm, apple = sim.subscribe(Vendor.FCM, sender.public_key), sim.subscribe(Vendor.APPLE, sender.public_key)
     header: dict[str, str | None] = {"Authorization": sender.vapid(fcm.endpoint)}
     assert (await sender.post(fcm.endpoint, headers=header)).status == 201
@@ -203,9 +205,9 @@ async def test_cached_vapid_header_expires(sender: Sender) -> None:
 )
 async def test_apple_requires_a_reachable_subject(sim: Sim, sender: Sender, subject: str | None, status: int) -> None:
     apple, fcm = sim.subscribe(Vendor.APPLE, sender.public_key), sim.subscribe(Vendor.FCM, sender.public_key)
-    for device, answered in ((apple, status), (fcm, 201)):
+    for device, expected_status in ((apple, status), (fcm, 201)):
         authorization = sender.vapid(device.endpoint, sub=subject)
-        assert (await sender.post(device.endpoint, headers={"Authorization": authorization})).status == answered
+        assert (await sender.post(device.endpoint, headers={"Authorization": authorization})).status == expected_status
 
 
 @pytest.mark.parametrize(("length", "status"), [(1, 400), (2, 201), (3, 201), (4, 201), (29, 400), (32, 201)])
@@ -229,7 +231,7 @@ async def test_wns_cache_policy_must_match_ttl(
     assert (reply.headers["X-WNS-Status"], reply.headers["X-WNS-NotificationStatus"]) == (outcome, outcome)
 
 
-@pytest.mark.parametrize("vendor", ALL)
+@pytest.mark.parametrize("vendor", ALL_VENDORS)
 async def test_unknown_and_gone_endpoints_differ(sim: Sim, sender: Sender, vendor: Vendor) -> None:
     device = sim.subscribe(vendor, sender.public_key)
     unknown = await sender.post(device.endpoint[:-1])
@@ -241,8 +243,8 @@ async def test_unknown_and_gone_endpoints_differ(sim: Sim, sender: Sender, vendo
 
 async def test_endpoint_is_unknown_to_other_vendors(sim: Sim, sender: Sender) -> None:
     device = sim.subscribe(Vendor.FCM)
-    elsewhere = device.endpoint.replace(sim.origins[Vendor.FCM], sim.origins[Vendor.APPLE])
-    assert (await sender.post(elsewhere)).status == 404
+    at_other_vendor = device.endpoint.replace(sim.origins[Vendor.FCM], sim.origins[Vendor.APPLE])
+    assert (await sender.post(at_other_vendor)).status == 404
 
 
 async def test_mozilla_errors_are_json(sim: Sim, sender: Sender) -> None:
@@ -268,7 +270,7 @@ def test_garbage_is_undecryptable(body: bytes) -> None:
 
 
 def test_message_with_several_records_is_rejected() -> None:
-    """RFC 8291 section 4: a push message is one record."""
+    """A push message must have a single record (RFC 8291 section 4)."""
     keys = DeviceKeys.generate()
     body = http_ece_encrypt(
         b"x" * 300,
@@ -284,7 +286,7 @@ def test_message_with_several_records_is_rejected() -> None:
 
 
 def test_rfc_8291_example_decrypts() -> None:
-    """Appendix A."""
+    """The keys and the message are those of RFC 8291 appendix A."""
     keys = DeviceKeys(
         int.from_bytes(decode("q1dXpw3UpT5VOmu_cf_v6ih07Aems3njxI-JWgLcM94")),
         decode("BCVxsr7N_eNgVRqvHtD0zTZsEc6-VV-JvLexhqUzORcxaOzi6-AYWXvTBHm4bjyPjs7Vd8pZGH6SRpkNtoIAiw4"),

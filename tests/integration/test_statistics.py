@@ -1,4 +1,4 @@
-"""Statistics of recent deliveries: exact for small steps, estimated for large ones."""
+"""Statistics of recent deliveries: exact for time steps with few deliveries, estimated for steps with many."""
 
 from datetime import timedelta
 
@@ -16,17 +16,17 @@ async def test_statistics_count_steps_services_and_lanes(api: Api) -> None:
     async with api.parts.run_worker():
         await api.parts.wait_until_done(sent.id)
     await api.parts.submit(start_at=clock.now() + timedelta(hours=1))
-    statistics_body = await api.call_ok("GET", "/v1/stats")
-    assert len(statistics_body["steps"]) == 60
-    assert not statistics_body["estimated"]
-    assert sum(step["settled"] for step in statistics_body["steps"]) == 8
-    [service] = statistics_body["push_services"]
+    stats = await api.call_ok("GET", "/v1/stats")
+    assert len(stats["steps"]) == 60
+    assert not stats["estimated"]
+    assert sum(step["settled"] for step in stats["steps"]) == 8
+    [service] = stats["push_services"]
     gone = len((await api.call_ok("GET", "/v1/deliveries?outcome=gone"))["items"])
     assert (service["outcomes"]["accepted"], service["outcomes"]["gone"]) == (8 - gone, gone)
-    timed = [step for step in statistics_body["steps"] if step["accept_ms"]]
-    assert bool(timed) is (gone < 8)
-    assert all(0 <= step[name]["p50"] <= step[name]["p95"] for step in timed for name in ("accept_ms", "answer_ms"))
-    assert {lane["lane"]: lane["later"] for lane in statistics_body["queue"]} == {"urgent": 0, "normal": 0, "bulk": 1}
+    steps = [step for step in stats["steps"] if step["accept_ms"]]
+    assert bool(steps) is (gone < 8)
+    assert all(0 <= step[name]["p50"] <= step[name]["p95"] for step in steps for name in ("accept_ms", "answer_ms"))
+    assert {lane["lane"]: lane["later"] for lane in stats["queue"]} == {"urgent": 0, "normal": 0, "bulk": 1}
 
     other = await api.call_ok(
         "POST", "/v1/applications", {"name": "Other", "subject": "mailto:o@example.org"}, key=ADMIN
@@ -42,15 +42,15 @@ async def test_statistics_count_steps_services_and_lanes(api: Api) -> None:
 
 
 async def test_large_step_is_counted_and_its_mix_estimated(api: Api) -> None:
-    """A step larger than the sample is counted by positions, and its outcomes are estimated."""
+    """The deliveries of a large step are counted by log positions, and its outcomes are estimated from a sample."""
     await api.parts.register(api.parts.subscribe(Vendor.FCM, statistics.SAMPLE_SIZE + 60, share_keys=True))
     api.parts.sim.behave(Rule(status=410, share=0.3))
     sent = await api.parts.submit()
     async with api.parts.run_worker():
         await api.parts.wait_until_done(sent.id)
-    statistics_body = await api.call_ok("GET", "/v1/stats?by=day")
-    assert statistics_body["estimated"]
-    assert sum(step["settled"] for step in statistics_body["steps"]) == statistics.SAMPLE_SIZE + 60
-    [service] = statistics_body["push_services"]
+    stats = await api.call_ok("GET", "/v1/stats?by=day")
+    assert stats["estimated"]
+    assert sum(step["settled"] for step in stats["steps"]) == statistics.SAMPLE_SIZE + 60
+    [service] = stats["push_services"]
     assert sum(service["outcomes"].values()) == statistics.SAMPLE_SIZE + 60
     assert service["outcomes"]["accepted"]

@@ -1,4 +1,4 @@
-"""Clock synchronisation with the database, also over a slow connection."""
+"""Synchronisation of the gateway's clock with the database clock."""
 
 import time
 from datetime import UTC, datetime
@@ -18,8 +18,8 @@ pytestmark = pytest.mark.usefixtures("own_clock")
 async def test_wrong_clock_is_logged_and_corrected(engine: AsyncEngine, monkeypatch: pytest.MonkeyPatch) -> None:
     """A wrong system clock is logged, and the database clock is used."""
     actual = datetime.now(UTC)
-    wrong = time.time() + 600
-    monkeypatch.setattr(time, "time", lambda: wrong)
+    wrong_time = time.time() + 600
+    monkeypatch.setattr(time, "time", lambda: wrong_time)
     with structlog.testing.capture_logs() as logs:
         await clock_sync.sync_clock(engine)
     assert abs((clock.now() - actual).total_seconds()) < 60
@@ -28,7 +28,7 @@ async def test_wrong_clock_is_logged_and_corrected(engine: AsyncEngine, monkeypa
 
 
 async def test_slow_query_does_not_set_the_clock(engine: AsyncEngine, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A slow answer of the database does not set the clock."""
+    """The time of a query that took too long is not used."""
     monkeypatch.setattr(clock_sync, "MAX_QUERY_S", -1.0)
     monkeypatch.setattr(time, "time", lambda: 12.0)
     await clock_sync.sync_clock(engine)
@@ -38,12 +38,12 @@ async def test_slow_query_does_not_set_the_clock(engine: AsyncEngine, monkeypatc
 async def test_wrong_clock_neither_delays_nor_expires_messages(
     database_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Plans, retries and expiries are due by the database clock."""
+    """With a system clock that is a day ahead, plans and retries are on time and no message expires."""
     async with gateway(database_url) as parts:
         devices = await parts.register(parts.subscribe(Vendor.FCM, 20))
         parts.sim.behave(Rule(status=503, share=0.5, times=1, retry_after=1))
-        wrong = time.time() + 86_400
-        monkeypatch.setattr(time, "time", lambda: wrong)
+        wrong_time = time.time() + 86_400
+        monkeypatch.setattr(time, "time", lambda: wrong_time)
         await clock_sync.sync_clock(parts.engine)
         async with parts.run_worker():
             progress = await parts.wait_until_done((await parts.submit()).id)

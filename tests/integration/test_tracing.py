@@ -1,4 +1,4 @@
-"""One trace, and one set of ids in the log, from the request through the queue to each attempt."""
+"""Traces: the request, its jobs and each attempt are in one trace, and log lines have the same ids."""
 
 import logging
 import sys
@@ -26,8 +26,9 @@ from gateway.worker import instrumentation
 from tests.support.api import Api
 
 TRACE = "4bf92f3577b34da6a3ce929d0e0e4736"
-CALLER = f"00-{TRACE}-00f067aa0ba902b7-01"
-DIRECT = {"content": {"title": "Hello"}, "audience": {"everyone": True}}
+# The header `traceparent` of the request.
+TRACEPARENT = f"00-{TRACE}-00f067aa0ba902b7-01"
+NOTIFICATION = {"content": {"title": "Hello"}, "audience": {"everyone": True}}
 
 
 @pytest.fixture
@@ -48,7 +49,9 @@ async def test_request_plan_jobs_and_attempts_are_one_trace(
     parts = api.parts
     await parts.register(parts.subscribe(Vendor.FCM, 2, share_keys=True))
     with caplog.at_level(logging.INFO):
-        notification = await api.call_ok("POST", "/v1/notifications", DIRECT, headers={"traceparent": CALLER})
+        notification = await api.call_ok(
+            "POST", "/v1/notifications", NOTIFICATION, headers={"traceparent": TRACEPARENT}
+        )
         id_ = ids.parse(ids.NOTIFICATION, notification["id"])
         assert id_ is not None
         async with parts.run_worker():
@@ -62,7 +65,7 @@ async def test_request_plan_jobs_and_attempts_are_one_trace(
     attempts = by_name["POST"]
     assert len(attempts) == 2
     assert request.parent is not None
-    assert f"{request.parent.span_id:016x}" in CALLER
+    assert f"{request.parent.span_id:016x}" in TRACEPARENT
     parents = {span.name: span.parent.span_id for span in (plan, job) if span.parent}
     assert parents == dict.fromkeys(("plan", "deliver"), request.context.span_id)
     for span in (*attempts, *by_name["settle"]):
@@ -85,9 +88,9 @@ async def test_request_plan_jobs_and_attempts_are_one_trace(
 
 
 async def test_trace_is_carried_in_the_job_payload(api: Api, spans: InMemorySpanExporter) -> None:
-    """The trace travels in the job payload to workers without a database."""
+    """The job payload for workers without a database has the trace."""
     parts = api.parts
-    notification = await api.call_ok("POST", "/v1/notifications", DIRECT, headers={"traceparent": CALLER})
+    notification = await api.call_ok("POST", "/v1/notifications", NOTIFICATION, headers={"traceparent": TRACEPARENT})
     id_ = ids.parse(ids.NOTIFICATION, notification["id"])
     assert id_ is not None
     job = Job(1, JobKind.SEND, id_, parts.application_id, Lane.NORMAL, 1, 0, None, ())
@@ -100,10 +103,11 @@ async def test_trace_is_carried_in_the_job_payload(api: Api, spans: InMemorySpan
 
 
 async def test_large_batch_traces_only_failures(spans: InMemorySpanExporter) -> None:
-    """A span for each message of a campaign would delay the alerts behind them."""
-    target = Recipient(ids.new_id(), "https://push.example.org/1", "push.example.org", b"", b"", ids.new_id(), "", None)
-    sent = SendResult(Accepted(None, None), 201, clock.now(), 10, posted=True)
-    batch = [(target, sent)] * 499 + [(target, sent._replace(outcome=Gone("it said so"), status=410))]
+    """Of a large batch, only MAX_TRACED attempts have spans, failures first, so that spans do not delay alerts."""
+    host = "push.example.org"
+    recipient = Recipient(ids.new_id(), f"https://{host}/1", host, b"", b"", ids.new_id(), "", None)
+    result = SendResult(Accepted(None, None), 201, clock.now(), 10, posted=True)
+    batch = [(recipient, result)] * 499 + [(recipient, result._replace(outcome=Gone("no longer exists"), status=410))]
     job = Job(1, JobKind.SEND, ids.new_id(), ids.new_id(), Lane.BULK, 1, 0, None, ())
     with tracing.span("deliver", {}):
         instrumentation.record_batch(job, None, batch)
@@ -117,7 +121,9 @@ async def test_nothing_is_traced_without_endpoint_or_extra(
 ) -> None:
     """Without an endpoint or the optional packages nothing is traced."""
     async with tracing.export_spans():
-        notification = await api.call_ok("POST", "/v1/notifications", DIRECT, headers={"traceparent": CALLER})
+        notification = await api.call_ok(
+            "POST", "/v1/notifications", NOTIFICATION, headers={"traceparent": TRACEPARENT}
+        )
     monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", "http://127.0.0.1:1")
     monkeypatch.setitem(sys.modules, "opentelemetry.sdk.trace", None)
     async with tracing.export_spans():

@@ -1,4 +1,4 @@
-"""Events and triggers: audience, rate, delay and cancellation; no event is lost or run twice."""
+"""Events and triggers: audiences, delays, deduplication, caps and cancellation; each event runs exactly once."""
 
 import asyncio
 import json
@@ -13,31 +13,32 @@ from tests.support.api import Api
 from tests.support.gateway_parts import APP_ORIGIN
 from tests.support.worker_process import server_process
 
-CART = {
+TRIGGER = {
     "name": "Abandoned carts",
     "event": "cart.abandoned",
     "condition": {"data": "cart.total", "gte": 50},
     "content": {"title": "{{ event.data.cart.items }} things are waiting", "url": "/cart/{{ event.data.cart.id }}"},
 }
-ABANDONED = {"name": "cart.abandoned", "user_id": "u-1", "data": {"cart": {"id": "c 1", "total": 60, "items": 3}}}
+EVENT = {"name": "cart.abandoned", "user_id": "u-1", "data": {"cart": {"id": "c 1", "total": 60, "items": 3}}}
 
 
 async def create_trigger(api: Api, **fields: Any) -> Any:
-    return await api.call_ok("POST", "/v1/triggers", {**CART, **fields})
+    return await api.call_ok("POST", "/v1/triggers", {**TRIGGER, **fields})
 
 
 async def post_event(api: Api, **fields: Any) -> Any:
-    return await api.call_ok("POST", "/v1/events", {**ABANDONED, **fields})
+    return await api.call_ok("POST", "/v1/events", {**EVENT, **fields})
 
 
 def outcomes(event: Any) -> list[tuple[str, str]]:
     return [(run["trigger"], run["outcome"]) for run in event["runs"]]
 
 
-async def post_batch(api: Api, *events: Any, status: int = 200) -> list[Any]:
+async def post_batch(api: Api, *events: Any) -> list[Any]:
+    """Post events as NDJSON, and return the lines of the response."""
     raw = b"\n".join(json.dumps(event).encode() for event in events)
     response = await api.call("POST", "/v1/events/batch", raw=raw, headers={"Content-Type": "application/x-ndjson"})
-    assert response.status == status, response.body
+    assert response.status == 200, response.body
     return [json.loads(line) for line in response.body.splitlines()]
 
 
@@ -53,10 +54,10 @@ async def test_event_notifies_its_user_with_event_values(api: Api) -> None:
     [own, other] = api.parts.subscribe(Vendor.MOZILLA, 2)
     for subscriber, user in ((own, "u-1"), (other, "u-2")):
         await api.call_ok("POST", "/v1/devices", {"subscription": subscriber.to_json(), "user_id": user})
-    trigger_body = await create_trigger(api)
+    trigger = await create_trigger(api)
     event = await post_event(api)
     [run] = event["runs"]
-    assert (run["outcome"], run["trigger_id"], run["cause"]) == ("started", trigger_body["id"], None)
+    assert (run["outcome"], run["trigger_id"], run["cause"]) == ("started", trigger["id"], None)
     async with api.parts.run_worker():
         notification = await wait_until_done(api, run)
     assert (notification["kind"], notification["name"], notification["progress"]["accepted"]) == (
@@ -67,14 +68,14 @@ async def test_event_notifies_its_user_with_event_values(api: Api) -> None:
     assert notification["details"] == {
         "event": "cart.abandoned",
         "event_id": event["id"],
-        "trigger_id": trigger_body["id"],
+        "trigger_id": trigger["id"],
     }
     [message] = own.messages
     payload = message.json()["notification"]
     assert (payload["title"], payload["navigate"]) == ("3 things are waiting", f"{APP_ORIGIN}/cart/c%201")
     assert other.messages == []
     assert await api.call_ok("GET", f"/v1/events/{event['id']}") == event
-    assert (await api.call_ok("GET", f"/v1/triggers/{trigger_body['id']}/runs"))["items"] == event["runs"]
+    assert (await api.call_ok("GET", f"/v1/triggers/{trigger['id']}/runs"))["items"] == event["runs"]
 
 
 async def test_event_runs_every_matching_trigger(api: Api) -> None:
@@ -87,28 +88,28 @@ async def test_event_runs_every_matching_trigger(api: Api) -> None:
     await api.call_ok("PATCH", f"/v1/triggers/{paused['id']}", {"status": "paused"})
     assert outcomes(await post_event(api)) == [("Abandoned carts", "started"), ("All carts", "started")]
     assert outcomes(await post_event(api, data={})) == [("All carts", "started")]
-    assert outcomes(await post_event(api, name="nobody.cares")) == []
+    assert outcomes(await post_event(api, name="other.event")) == []
 
 
 async def test_audience_takes_values_from_the_event(api: Api) -> None:
-    """An audience may contain values of the event; missing or invalid ones are reported in the run."""
+    """An audience may contain values of the event; a missing or invalid value is the cause of the run's outcome."""
     audience = {"all": [{"topic": {"from_event": "data.team"}}, {"not": {"user_id": {"from_event": "user_id"}}}]}
     audience["all"].append({"near": {"lat": {"from_event": "data.lat"}, "lon": 16.4, "radius_m": 5000}})
     await create_trigger(api, condition=None, audience=audience)
     location = {"lat": 48.2, "lon": 16.4}
-    fan = await api.register(user_id="u-2", topics=["reds"], location=location)
+    matching = await api.register(user_id="u-2", topics=["reds"], location=location)
     await api.register(user_id="u-1", topics=["reds"], location=location)
     await api.register(user_id="u-3", topics=["blues"], location=location)
     event = await post_event(api, data={"team": "reds", "lat": 48.2})
     async with api.parts.run_worker():
         await wait_until_done(api, event["runs"][0])
     [delivery] = (await api.call_ok("GET", "/v1/deliveries"))["items"]
-    assert delivery["device_id"] == fan["id"]
+    assert delivery["device_id"] == matching["id"]
     missing = await post_event(api, data={"lat": 48.2})
     assert [(run["outcome"], run["cause"]) for run in missing["runs"]] == [("unfilled", "the event has no data.team")]
-    wrong = await post_event(api, data={"team": "!", "lat": "north"})
-    assert [run["outcome"] for run in wrong["runs"]] == ["refused"]
-    assert "/audience/all/0/topic" in wrong["runs"][0]["cause"]
+    invalid = await post_event(api, data={"team": "!", "lat": "north"})
+    assert [run["outcome"] for run in invalid["runs"]] == ["refused"]
+    assert "/audience/all/0/topic" in invalid["runs"][0]["cause"]
 
 
 async def test_delay_counts_from_the_time_of_the_event(api: Api) -> None:
@@ -118,17 +119,17 @@ async def test_delay_counts_from_the_time_of_the_event(api: Api) -> None:
     body = await api.call_ok("GET", f"/v1/notifications/{event['runs'][0]['notification_id']}")
     assert body["start_at"] == body["created_at"]
     event = await post_event(api)
-    waited = await api.parts.scalar("SELECT extract(epoch FROM max(start_at - created_at)) FROM notifications")
-    assert 3599 <= waited <= 3600
+    delay_s = await api.parts.scalar("SELECT extract(epoch FROM max(start_at - created_at)) FROM notifications")
+    assert 3599 <= delay_s <= 3600
     assert event["runs"][0]["outcome"] == "started"
 
 
 async def test_trigger_deduplicates_and_caps_per_user(api: Api) -> None:
-    """A trigger starts once per user and window, and at most as often as its cap allows."""
+    """`dedupe` allows one run per user in a period, and `cap` a number of runs per user in a window."""
     await create_trigger(api, name="Once", dedupe=3600)
     await create_trigger(api, name="Twice", cap={"limit": 2, "window": 3600})
-    first = [outcomes(await post_event(api)) for _ in range(3)]
-    assert first == [
+    outcomes_in_order = [outcomes(await post_event(api)) for _ in range(3)]
+    assert outcomes_in_order == [
         [("Once", "started"), ("Twice", "started")],
         [("Once", "deduplicated"), ("Twice", "started")],
         [("Once", "deduplicated"), ("Twice", "capped")],
@@ -165,12 +166,12 @@ async def test_batch_is_processed_line_by_line_in_order(api: Api) -> None:
     await create_trigger(api, delay=3600, dedupe=60, cancel_on=["order.paid"])
     lines = await post_batch(
         api,
-        ABANDONED,
-        ABANDONED,
+        EVENT,
+        EVENT,
         {"name": "order.paid", "user_id": "u-1"},
         {"name": "bad name!"},
-        ABANDONED | {"user_id": "u-2", "key": "k-1"},
-        ABANDONED | {"user_id": "u-2", "key": "k-1"},
+        EVENT | {"user_id": "u-2", "key": "k-1"},
+        EVENT | {"user_id": "u-2", "key": "k-1"},
     )
     assert [line.get("status") for line in lines] == ["stored"] * 3 + ["refused", "stored", "repeated", None]
     assert lines[3]["errors"][0]["pointer"] == "/name"
@@ -189,8 +190,8 @@ async def test_batch_is_processed_line_by_line_in_order(api: Api) -> None:
 async def test_same_key_is_one_event(api: Api) -> None:
     """Two events with one key are one event."""
     await create_trigger(api)
-    first = await api.call("POST", "/v1/events", ABANDONED | {"key": "k"})
-    second = await api.call("POST", "/v1/events", ABANDONED | {"key": "k", "data": {}})
+    first = await api.call("POST", "/v1/events", EVENT | {"key": "k"})
+    second = await api.call("POST", "/v1/events", EVENT | {"key": "k", "data": {}})
     assert (first.status, second.status) == (201, 200)
     assert first.body == second.body
     assert await api.parts.scalar("SELECT count(*) FROM notifications") == 1
@@ -213,7 +214,7 @@ async def test_same_key_is_one_event(api: Api) -> None:
 async def test_trigger_that_could_never_run_is_refused(api: Api, change: Any, pointer: str) -> None:
     """A trigger that could never run is refused with a JSON pointer."""
     before = await api.rows()
-    refused = await api.call("POST", "/v1/triggers", {**CART, **change})
+    refused = await api.call("POST", "/v1/triggers", {**TRIGGER, **change})
     assert refused.status == 422
     assert pointer in refused.pointers
     assert await api.rows() == before
@@ -222,21 +223,21 @@ async def test_trigger_that_could_never_run_is_refused(api: Api, change: Any, po
 async def test_trigger_is_changed_and_removed(api: Api) -> None:
     """A trigger is changed and removed, and its name is unique."""
     await api.call_ok("POST", "/v1/categories", {"name": "carts", "title": "Carts"})
-    trigger_body = await create_trigger(api, dedupe=60, strict=True, category="carts", delivery={"ttl": 60})
-    assert (trigger_body["category"], trigger_body["delivery"]["ttl"]) == ("carts", 60)
+    trigger = await create_trigger(api, dedupe=60, strict=True, category="carts", delivery={"ttl": 60})
+    assert (trigger["category"], trigger["delivery"]["ttl"]) == ("carts", 60)
     changed = await api.call_ok(
-        "PATCH", f"/v1/triggers/{trigger_body['id']}", {"delay": 60, "dedupe": None, "condition": None}
+        "PATCH", f"/v1/triggers/{trigger['id']}", {"delay": 60, "dedupe": None, "condition": None}
     )
     assert (changed["delay"], changed["dedupe"], changed["condition"]) == (60, None, None)
-    reworded = {"content": {"title": "{{ event.data.cart.items }} wait"}, "category": None, "delivery": {"ttl": 70}}
-    changed = await api.call_ok("PATCH", f"/v1/triggers/{trigger_body['id']}", reworded)
+    changes = {"content": {"title": "{{ event.data.cart.items }} wait"}, "category": None, "delivery": {"ttl": 70}}
+    changed = await api.call_ok("PATCH", f"/v1/triggers/{trigger['id']}", changes)
     assert (changed["category"], changed["delivery"]["ttl"]) == (None, 70)
     assert await api.parts.scalar("SELECT draft->'templating'->>'strict' FROM triggers") == "true"
-    assert (await api.call("POST", "/v1/triggers", CART)).status == 409
-    refused = await api.call("PATCH", f"/v1/triggers/{trigger_body['id']}", {"content": {"title": "{{ x }}"}})
+    assert (await api.call("POST", "/v1/triggers", TRIGGER)).status == 409
+    refused = await api.call("PATCH", f"/v1/triggers/{trigger['id']}", {"content": {"title": "{{ x }}"}})
     assert refused.pointers == ["/content/title"]
-    assert (await api.call("DELETE", f"/v1/triggers/{trigger_body['id']}")).status == 204
-    assert (await api.call("GET", f"/v1/triggers/{trigger_body['id']}/runs")).status == 404
+    assert (await api.call("DELETE", f"/v1/triggers/{trigger['id']}")).status == 204
+    assert (await api.call("GET", f"/v1/triggers/{trigger['id']}/runs")).status == 404
 
 
 async def test_segment_of_a_trigger_cannot_be_removed(api: Api) -> None:
@@ -255,28 +256,28 @@ async def test_deleting_a_user_deletes_their_events(api: Api) -> None:
     assert [event["user_id"] for event in (await api.call_ok("GET", "/v1/events"))["items"]] == ["u-2"]
 
 
-EVENTS = 3000
+EVENT_COUNT = 3000
 
 
 async def test_repeated_batch_after_a_kill_runs_once(api: Api, tmp_path: Path) -> None:
-    """The server is killed during a batch, and the back end sends the whole batch to another server."""
+    """A server is killed during a batch; the whole batch is sent again, and each event runs once."""
     await create_trigger(api)
     await create_trigger(api, name="All carts", condition=None)
-    lines = [ABANDONED | {"key": f"k-{n}", "user_id": f"u-{n}"} for n in range(EVENTS)]
+    lines = [EVENT | {"key": f"k-{n}", "user_id": f"u-{n}"} for n in range(EVENT_COUNT)]
     raw = b"\n".join(json.dumps(line).encode() for line in lines)
     headers = {"Content-Type": "application/x-ndjson", "Authorization": f"Bearer {api.secret}"}
     async with server_process(api.parts, tmp_path) as (server, origin):
         sending = asyncio.create_task(api.http.post(f"{origin}/v1/events/batch", data=raw, headers=headers))
         async with asyncio.timeout(30):
-            while not await api.parts.scalar("SELECT count(*) FROM events"):  # noqa: ASYNC110 - another process's
-                await asyncio.sleep(0.01)
+            while not await api.parts.scalar("SELECT count(*) FROM events"):  # noqa: ASYNC110
+                await asyncio.sleep(0.01)  # another process raises no event
         await server.kill()
         await asyncio.gather(sending, return_exceptions=True)
-    stored = await api.parts.scalar("SELECT count(*) FROM events")
-    assert 0 < stored < EVENTS
-    verdicts = await post_batch(api, *lines)
-    assert verdicts[-1] == {"done": True, "stored": EVENTS - stored, "repeated": stored, "refused": 0}
-    assert await api.parts.scalar("SELECT count(*) FROM trigger_runs WHERE outcome = 'started'") == 2 * EVENTS
-    assert await api.parts.scalar("SELECT count(DISTINCT notification_id) FROM trigger_runs") == 2 * EVENTS
-    assert await api.parts.scalar("SELECT count(*) FROM notifications") == 2 * EVENTS
-    assert await api.parts.scalar("SELECT count(*) FROM jobs WHERE task = 'plan'") == 2 * EVENTS
+    stored_count = await api.parts.scalar("SELECT count(*) FROM events")
+    assert 0 < stored_count < EVENT_COUNT
+    results = await post_batch(api, *lines)
+    assert results[-1] == {"done": True, "stored": EVENT_COUNT - stored_count, "repeated": stored_count, "refused": 0}
+    assert await api.parts.scalar("SELECT count(*) FROM trigger_runs WHERE outcome = 'started'") == 2 * EVENT_COUNT
+    assert await api.parts.scalar("SELECT count(DISTINCT notification_id) FROM trigger_runs") == 2 * EVENT_COUNT
+    assert await api.parts.scalar("SELECT count(*) FROM notifications") == 2 * EVENT_COUNT
+    assert await api.parts.scalar("SELECT count(*) FROM jobs WHERE task = 'plan'") == 2 * EVENT_COUNT

@@ -1,4 +1,4 @@
-"""The keyring: ciphertexts are bound to key and purpose, and tokens cannot be forged."""
+"""The keyring: a ciphertext is bound to its key and purpose, and tokens cannot be forged."""
 
 import os
 import time
@@ -26,7 +26,7 @@ def test_encrypted_data_decrypts(data: bytes, purpose: str) -> None:
 
 @given(st.binary(max_size=100))
 def test_other_key_or_purpose_does_not_decrypt(data: bytes) -> None:
-    """Another key or purpose does not decrypt it."""
+    """Decryption with another key or another purpose raises DecryptionFailed."""
     sealed = KEYRING.seal(data, "vapid")
     for keyring, purpose in ((OTHER_KEYRING, "vapid"), (KEYRING, "identity"), (KEYRING, "")):
         with pytest.raises(DecryptionFailed):
@@ -34,10 +34,10 @@ def test_other_key_or_purpose_does_not_decrypt(data: bytes) -> None:
 
 
 @given(st.binary(max_size=60), st.data())
-def test_changed_ciphertext_does_not_decrypt(data: bytes, choose: st.DataObject) -> None:
-    """A changed ciphertext does not decrypt."""
+def test_changed_ciphertext_does_not_decrypt(data: bytes, draws: st.DataObject) -> None:
+    """Decryption of a ciphertext with one changed octet raises DecryptionFailed."""
     sealed = bytearray(KEYRING.seal(data, "vapid"))
-    sealed[choose.draw(st.integers(0, len(sealed) - 1))] ^= choose.draw(st.integers(1, 255))
+    sealed[draws.draw(st.integers(0, len(sealed) - 1))] ^= draws.draw(st.integers(1, 255))
     with pytest.raises(DecryptionFailed):
         KEYRING.open(bytes(sealed), "vapid")
 

@@ -27,7 +27,7 @@ from gateway.service.webhooks import batches
 from gateway.sim import Vendor
 from gateway.worker import maintenance
 from gateway.worker.maintenance.retention_policy import RetentionPolicy
-from gateway.worker.pollers import webhook_dispatcher as sender
+from gateway.worker.pollers import webhook_dispatcher
 from tests.support.api import Api
 from tests.support.gateway_parts import TIMEOUT_S, Parts
 from tests.support.worker_process import worker_process
@@ -37,6 +37,8 @@ SECRET_URL_PART = "a-part-that-only-the-receiver-knows-0123456789abcdef"
 
 @dataclass
 class Message:
+    """A request to a receiver."""
+
     headers: dict[str, str]
     body: bytes
 
@@ -52,16 +54,19 @@ class Message:
 
 @dataclass
 class Receiver:
-    """A back end on loopback. It uses `answers` in turn and repeats the last one; None means no answer."""
+    """A back end on loopback that responds with the statuses of `responses` in turn, the last one repeatedly.
+
+    None means no response. While `may_respond` is not set, requests wait.
+    """
 
     origin: str = ""
-    answers: list[int | None] = field(default_factory=lambda: [204])
+    responses: list[int | None] = field(default_factory=lambda: [204])
     response_headers: dict[str, str] = field(default_factory=dict)
-    may_answer: asyncio.Event = field(default_factory=asyncio.Event)
+    may_respond: asyncio.Event = field(default_factory=asyncio.Event)
     messages: list[Message] = field(default_factory=list)
 
     def __post_init__(self) -> None:
-        self.may_answer.set()
+        self.may_respond.set()
 
     received: asyncio.Condition = field(default_factory=asyncio.Condition)
 
@@ -72,11 +77,11 @@ class Receiver:
     async def handle(self, request: web.Request) -> web.Response:
         body = await request.read()
         headers = {name.lower(): value for name, value in request.headers.items()}
-        status = self.answers.pop(0) if len(self.answers) > 1 else self.answers[0]
+        status = self.responses.pop(0) if len(self.responses) > 1 else self.responses[0]
         async with self.received:
             self.messages.append(Message(headers, body))
             self.received.notify_all()
-        await self.may_answer.wait()
+        await self.may_respond.wait()
         if status is None:
             await asyncio.Event().wait()
         return web.Response(status=status or 200, headers=self.response_headers)
@@ -123,17 +128,19 @@ async def other() -> AsyncIterator[Receiver]:
 
 @pytest.fixture
 async def parts(parts: Parts, receiver: Receiver, other: Receiver) -> Parts:
-    """The gateway, allowed to post to the two receivers."""
+    """A gateway that may post to the two receivers."""
     parts.context = replace(parts.context, outbound=OutboundPolicy([receiver.origin, other.origin]))
     return parts
 
 
 @asynccontextmanager
 async def run_dispatcher(parts: Parts) -> AsyncIterator[asyncio.Task[None]]:
-    """Run a dispatcher; at the end it is stopped, unless the test killed it."""
+    """Run a dispatcher, and stop it at the end of the context unless the test has cancelled its task."""
     stop = asyncio.Event()
     async with OutboundClient(parts.context.outbound) as client:
-        task = asyncio.create_task(sender.WebhookDispatcher(parts.context, parts.notifier, client).run(stop))
+        task = asyncio.create_task(
+            webhook_dispatcher.WebhookDispatcher(parts.context, parts.notifier, client).run(stop)
+        )
         try:
             yield task
         finally:
@@ -158,15 +165,16 @@ async def get_webhook(api: Api, webhook: dict[str, Any]) -> dict[str, Any]:
 async def wait_for_webhook(
     api: Api, webhook: dict[str, Any], condition: Callable[[dict[str, Any]], bool]
 ) -> dict[str, Any]:
-    """Poll until the condition holds, because the dispatcher raises no event."""
+    """Poll the webhook until the condition on its JSON holds, and return the JSON."""
     async with asyncio.timeout(TIMEOUT_S):
         while True:
             if condition(body := await get_webhook(api, webhook)):
                 return body
-            await asyncio.sleep(0.02)
+            await asyncio.sleep(0.02)  # the dispatcher raises no event
 
 
-async def change(parts: Parts, sql: str, **values: Any) -> None:
+async def execute(parts: Parts, sql: str, **values: Any) -> None:
+    """Execute a statement and wake the dispatchers."""
     async with parts.engine.begin() as conn:
         await conn.execute(text(sql), values)
     await notify_dispatchers(parts)
@@ -178,8 +186,8 @@ async def notify_dispatchers(parts: Parts) -> None:
 
 
 async def make_due(parts: Parts) -> None:
-    """Make all webhooks due, as when the lease or the back-off has ended."""
-    await change(parts, "UPDATE webhooks SET run_at = now()")
+    """Make all webhooks due, as at the end of a lease or a back-off."""
+    await execute(parts, "UPDATE webhooks SET run_at = now()")
 
 
 def is_verified(message: Message, secret: str) -> bool:
@@ -197,11 +205,13 @@ async def test_every_event_is_sent_in_order(api: Api, receiver: Receiver) -> Non
     async with api.parts.run_worker(), run_dispatcher(api.parts):
         sent = await api.parts.submit()
         await api.parts.wait_until_done(sent.id)
-        await receiver.wait_until(lambda it: "notification.done" in it.types and "delivery.accepted" in it.types)
+        await receiver.wait_until(
+            lambda receiver: "notification.done" in receiver.types and "delivery.accepted" in receiver.types
+        )
         token = api.parts.context.keyring.receipt_token(sent.id, UUID(device["id"][4:]), None, 2**31)
         await api.call_ok("POST", "/v1/receipts", {"token": token, "event": "clicked", "action": "open"}, key=None)
         await api.call_ok("DELETE", f"/v1/devices/{device['id']}")
-        await receiver.wait_until(lambda it: "device.unregistered" in it.types)
+        await receiver.wait_until(lambda receiver: "device.unregistered" in receiver.types)
     event_types = [kind for kind in receiver.types if kind != "delivery.accepted"]
     assert event_types == [
         "device.registered",
@@ -216,8 +226,8 @@ async def test_every_event_is_sent_in_order(api: Api, receiver: Receiver) -> Non
     assert len({event["id"] for event in receiver.events}) == len(receiver.events) == 8
     [body] = (await api.call_ok("GET", "/v1/deliveries"))["items"]
     accepted = by_type["delivery.accepted"]
-    later = ("displayed_at", "clicked_at", "action")
-    assert accepted["data"] == {**body, **dict.fromkeys(later)}
+    receipt_fields = ("displayed_at", "clicked_at", "action")  # set after the event
+    assert accepted["data"] == {**body, **dict.fromkeys(receipt_fields)}
     assert accepted["at"] == body["settled_at"]
     assert by_type["device.registered"]["data"] == {
         "id": device["id"],
@@ -232,7 +242,7 @@ async def test_every_event_is_sent_in_order(api: Api, receiver: Receiver) -> Non
     assert (await get_webhook(api, webhook))["failures"] == 0
 
 
-async def test_webhook_gets_subscribed_events_from_now_on(api: Api, receiver: Receiver, other: Receiver) -> None:
+async def test_webhook_gets_subscribed_events_since_creation(api: Api, receiver: Receiver, other: Receiver) -> None:
     """A webhook receives the types it subscribes to, from its creation on."""
     await api.register()
     async with api.parts.run_worker():
@@ -241,12 +251,12 @@ async def test_webhook_gets_subscribed_events_from_now_on(api: Api, receiver: Re
         await create_webhook(api, receiver, "delivery.*", name="a")
         await create_webhook(api, other, "device.gone", "notification.done", "delivery.rejected", name="b")
         [gone] = await api.parts.register(api.parts.subscribe(Vendor.FCM, 1))
-        await change(api.parts, "UPDATE devices SET endpoint = endpoint || 'x' WHERE id = :id", id=gone)
+        await execute(api.parts, "UPDATE devices SET endpoint = endpoint || 'x' WHERE id = :id", id=gone)
         after = await api.parts.submit()
         async with run_dispatcher(api.parts):
             await api.parts.wait_until_done(after.id)
-            await receiver.wait_until(lambda it: len(it.events) == 2)
-            await other.wait_until(lambda it: "notification.done" in it.types)
+            await receiver.wait_until(lambda receiver: len(receiver.events) == 2)
+            await other.wait_until(lambda receiver: "notification.done" in receiver.types)
     assert sorted(receiver.types) == ["delivery.accepted", "delivery.gone"]
     assert {event["data"]["notification_id"] for event in receiver.events} == {
         ids.format_id(ids.NOTIFICATION, after.id)
@@ -276,11 +286,11 @@ async def test_pause_resume_and_cancel_are_sent(api: Api, receiver: Receiver) ->
     await create_webhook(api, receiver, "notification.*")
     start = (datetime.now(UTC) + timedelta(days=1)).isoformat()
     body = {"content": {"title": "T"}, "audience": {"everyone": True}, "schedule": {"at": start}}
-    webhook = await api.call_ok("POST", "/v1/notifications", body)
-    for order in ("pause", "resume", "cancel"):
-        await api.call_ok("POST", f"/v1/notifications/{webhook['id']}/{order}")
+    notification = await api.call_ok("POST", "/v1/notifications", body)
+    for transition in ("pause", "resume", "cancel"):
+        await api.call_ok("POST", f"/v1/notifications/{notification['id']}/{transition}")
     async with run_dispatcher(api.parts):
-        await receiver.wait_until(lambda it: len(it.events) == 4)
+        await receiver.wait_until(lambda receiver: len(receiver.events) == 4)
     steps = [(event["type"].partition(".")[2], event["data"]["status"]) for event in receiver.events]
     assert steps == [
         ("accepted", "scheduled"),
@@ -291,11 +301,11 @@ async def test_pause_resume_and_cancel_are_sent(api: Api, receiver: Receiver) ->
 
 
 async def test_messages_verify_with_the_published_library(api: Api, receiver: Receiver) -> None:
-    """Messages verify with the Standard Webhooks library and by hand."""
+    """The signature verifies with the Standard Webhooks library, and equals the one that the test computes."""
     webhook = await create_webhook(api, receiver)
     async with run_dispatcher(api.parts):
         await api.register()
-        await receiver.wait_until(lambda it: it.messages != [])
+        await receiver.wait_until(lambda receiver: receiver.messages != [])
     [message] = receiver.messages
     assert is_verified(message, webhook["secret"])
     assert not is_verified(Message(message.headers, message.body.replace(b"active", b"gone..")), webhook["secret"])
@@ -311,7 +321,7 @@ async def test_messages_verify_with_the_published_library(api: Api, receiver: Re
 async def test_failed_message_is_repeated_unchanged(api: Api, receiver: Receiver) -> None:
     """A message that is not accepted is repeated with the same id and body."""
     webhook = await create_webhook(api, receiver, "device.*", "delivery.*")
-    receiver.answers = [500, 302, 404, 204]
+    receiver.responses = [500, 302, 404, 204]
     await api.register(user_id="u-1")
     async with api.parts.run_worker():
         sent = await api.parts.submit()
@@ -321,9 +331,9 @@ async def test_failed_message_is_repeated_unchanged(api: Api, receiver: Receiver
             failing = await wait_for_webhook(api, webhook, lambda body, count=count: body["failures"] == count)
             assert failing["last_error"] == f"the receiver responded with status {status}"
             assert failing["next_try_at"] > datetime.now(UTC).isoformat()
-            await api.register()  # what comes meanwhile goes with the next one
+            await api.register()  # this event is sent with the next message
             await make_due(api.parts)
-        await receiver.wait_until(lambda it: len(it.messages) == 5)
+        await receiver.wait_until(lambda receiver: len(receiver.messages) == 5)
     first, *repeats, last = receiver.messages
     assert {(message.id, message.body) for message in repeats} == {(first.id, first.body)}
     assert all(is_verified(message, webhook["secret"]) for message in receiver.messages)
@@ -335,9 +345,9 @@ async def test_failed_message_is_repeated_unchanged(api: Api, receiver: Receiver
 
 
 async def test_repeated_batch_ignores_later_receipts(api: Api, receiver: Receiver) -> None:
-    """A repeated batch is identical although receipts arrived in between."""
+    """A repeated batch equals the first one, although a receipt changed its delivery in between."""
     webhook = await create_webhook(api, receiver, "delivery.accepted")
-    receiver.answers = [503, 204]
+    receiver.responses = [503, 204]
     device = await api.register()
     async with api.parts.run_worker():
         sent = await api.parts.submit()
@@ -347,7 +357,7 @@ async def test_repeated_batch_ignores_later_receipts(api: Api, receiver: Receive
         token = api.parts.context.keyring.receipt_token(sent.id, UUID(device["id"][4:]), None, 2**31)
         await api.call_ok("POST", "/v1/receipts", {"token": token, "event": "clicked"}, key=None)
         await make_due(api.parts)
-        await receiver.wait_until(lambda it: len(it.messages) == 2)
+        await receiver.wait_until(lambda receiver: len(receiver.messages) == 2)
     first, second = receiver.messages
     assert (first.id, first.body) == (second.id, second.body)
 
@@ -355,35 +365,35 @@ async def test_repeated_batch_ignores_later_receipts(api: Api, receiver: Receive
 async def test_message_of_a_killed_sender_is_repeated(api: Api, receiver: Receiver, tmp_path: Path) -> None:
     """Another process repeats the message of a killed sender unchanged."""
     webhook = await create_webhook(api, receiver)
-    receiver.answers = [None, 204]
+    receiver.responses = [None, 204]
     await api.register()
     async with worker_process(api.parts, tmp_path, outbound_hosts=receiver.origin) as worker:
-        await receiver.wait_until(lambda it: len(it.messages) == 1)
+        await receiver.wait_until(lambda receiver: len(receiver.messages) == 1)
         await worker.kill()
     await api.register()
     async with run_dispatcher(api.parts):
         await make_due(api.parts)
-        await receiver.wait_until(lambda it: len(it.messages) == 3)
-    first, repeated, following = receiver.messages
+        await receiver.wait_until(lambda receiver: len(receiver.messages) == 3)
+    first, repeated, next_message = receiver.messages
     assert (first.id, first.body) == (repeated.id, repeated.body)
-    assert [event["type"] for event in following.events] == ["device.registered"]
+    assert [event["type"] for event in next_message.events] == ["device.registered"]
     assert is_verified(repeated, webhook["secret"])
     assert webhook["secret"] not in worker.log
     assert SECRET_URL_PART not in worker.log
 
 
 async def test_overtaken_sender_settles_nothing(api: Api, receiver: Receiver, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Its lease expires while it waits, and another sender sends the batch and more."""
-    monkeypatch.setattr(sender, "TIMEOUT", timedelta(seconds=2))
+    """A sender whose lease expires before the response does not settle; another sender repeats the batch."""
+    monkeypatch.setattr(webhook_dispatcher, "TIMEOUT", timedelta(seconds=2))
     webhook = await create_webhook(api, receiver, "device.registered")
-    receiver.answers = [None, 204]
+    receiver.responses = [None, 204]
     await api.register()
     async with run_dispatcher(api.parts):
-        await receiver.wait_until(lambda it: len(it.messages) == 1)
+        await receiver.wait_until(lambda receiver: len(receiver.messages) == 1)
         await make_due(api.parts)
-        await receiver.wait_until(lambda it: len(it.messages) == 2)
+        await receiver.wait_until(lambda receiver: len(receiver.messages) == 2)
         await wait_for_webhook(api, webhook, lambda body: body["last_ok_at"] is not None)
-    # The sender has ended, and so has the first request, by its timeout.
+    # The dispatcher has ended, so the first request has timed out, and its failure is not counted.
     assert (await get_webhook(api, webhook))["failures"] == 0
     assert receiver.messages[0].body == receiver.messages[1].body
 
@@ -396,7 +406,7 @@ async def test_many_events_are_sent_in_batches_of_100(api: Api, receiver: Receiv
         sent = await api.parts.submit()
         await api.parts.wait_until_done(sent.id)
     async with run_dispatcher(api.parts):
-        await receiver.wait_until(lambda it: len(it.events) == 250)
+        await receiver.wait_until(lambda receiver: len(receiver.events) == 250)
     assert [len(message.events) for message in receiver.messages] == [100, 100, 50]
     log = await api.call_ok("GET", "/v1/deliveries?limit=250")
     assert [event["data"]["id"] for event in receiver.events] == [delivery["id"] for delivery in reversed(log["items"])]
@@ -408,7 +418,7 @@ async def test_batch_is_split_by_size_without_loss(
 ) -> None:
     """A batch is split at its maximum size, and no event is lost."""
     monkeypatch.setattr(batches, "MAX_OCTETS", 1000)
-    receiver.answers = [500, 204]
+    receiver.responses = [500, 204]
     webhook = await create_webhook(api, receiver, "device.*", "delivery.*")
     await api.parts.register(api.parts.subscribe(Vendor.FCM, 7))
     async with api.parts.run_worker():
@@ -417,7 +427,7 @@ async def test_batch_is_split_by_size_without_loss(
     async with run_dispatcher(api.parts):
         await wait_for_webhook(api, webhook, lambda body: body["failures"] == 1)
         await make_due(api.parts)
-        await receiver.wait_until(lambda it: len({event["id"] for event in it.events}) == 14)
+        await receiver.wait_until(lambda receiver: len({event["id"] for event in receiver.events}) == 14)
     first, second, *_ = receiver.messages
     assert (first.id, first.body) == (second.id, second.body)
     assert all(len(message.body) <= 1000 or len(message.events) == 1 for message in receiver.messages)
@@ -426,34 +436,34 @@ async def test_batch_is_split_by_size_without_loss(
 
 
 async def test_late_commit_is_not_skipped(api: Api, receiver: Receiver) -> None:
-    """An event with an early id and a late commit follows the ones sent in between."""
+    """Events are sent in the order of their transactions: an event waits for an earlier one that is not committed."""
     await create_webhook(api, receiver, "device.*")
     [early, late] = await api.parts.register(api.parts.subscribe(Vendor.FCM, 2))
     async with run_dispatcher(api.parts):
-        await receiver.wait_until(lambda it: len(it.events) == 2)
+        await receiver.wait_until(lambda receiver: len(receiver.events) == 2)
         async with api.parts.engine.begin() as slow:
             await outbox.append_device_events(slow, "device.changed", text("devices.id = :id").bindparams(id=early))
             async with api.parts.engine.begin() as quick:
                 await outbox.append_device_events(quick, "device.gone", text("devices.id = :id").bindparams(id=late))
-            await asyncio.sleep(1.2)  # long enough for it to be sent, were it not held back
+            await asyncio.sleep(1.2)  # an event that does not wait would be sent in this time
             assert len(receiver.events) == 2
-        await receiver.wait_until(lambda it: len(it.events) == 4)
+        await receiver.wait_until(lambda receiver: len(receiver.events) == 4)
     assert receiver.types[2:] == ["device.changed", "device.gone"]
 
 
 async def test_dead_receiver_does_not_delay_others(api: Api, receiver: Receiver, other: Receiver) -> None:
-    """A receiver that does not answer does not delay others."""
-    receiver.answers = [None]
+    """A receiver that does not respond delays no other receiver."""
+    receiver.responses = [None]
     dead = await create_webhook(api, receiver, name="dead")
     await create_webhook(api, other, name="alive")
     async with api.parts.run_worker(), run_dispatcher(api.parts):
         await api.register()
-        await receiver.wait_until(lambda it: len(it.messages) == 1)
+        await receiver.wait_until(lambda receiver: len(receiver.messages) == 1)
         for count in (1, 2, 3):
             sent = await api.parts.submit()
             assert (await api.parts.wait_until_done(sent.id)).accepted == 1
-            await other.wait_until(lambda it, count=count: it.types.count("delivery.accepted") == count)
-        # All the while the one request to the dead one was waited for.
+            await other.wait_until(lambda receiver, count=count: receiver.types.count("delivery.accepted") == count)
+        # The first request to the dead receiver still waits for its response.
         assert len(receiver.messages) == 1
         assert (await get_webhook(api, dead))["failures"] == 0
 
@@ -462,14 +472,14 @@ async def test_stop_does_not_wait_for_a_dead_receiver(
     api: Api, receiver: Receiver, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A stopping sender does not wait for a receiver that does not answer."""
-    monkeypatch.setattr(sender, "SHUTDOWN_TIMEOUT_S", 0.2)
-    receiver.answers = [None, 204]
+    monkeypatch.setattr(webhook_dispatcher, "SHUTDOWN_TIMEOUT_S", 0.2)
+    receiver.responses = [None, 204]
     webhook = await create_webhook(api, receiver)
     await api.register()
     async with run_dispatcher(api.parts):
-        await receiver.wait_until(lambda it: len(it.messages) == 1)
-        began = asyncio.get_running_loop().time()
-    assert asyncio.get_running_loop().time() - began < sender.TIMEOUT.total_seconds() / 2
+        await receiver.wait_until(lambda receiver: len(receiver.messages) == 1)
+        stopping_at = asyncio.get_running_loop().time()
+    assert asyncio.get_running_loop().time() - stopping_at < webhook_dispatcher.TIMEOUT.total_seconds() / 2
     async with run_dispatcher(api.parts):
         await make_due(api.parts)
         await wait_for_webhook(api, webhook, lambda body: body["last_ok_at"] is not None)
@@ -480,20 +490,20 @@ async def test_dead_receivers_release_their_slots(
     api: Api, receiver: Receiver, other: Receiver, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Dead receivers release their slots when the timeout ends."""
-    monkeypatch.setattr(sender, "MAX_CONCURRENT", 2)
-    monkeypatch.setattr(sender, "TIMEOUT", timedelta(seconds=0.3))
-    receiver.answers = [None]
+    monkeypatch.setattr(webhook_dispatcher, "MAX_CONCURRENT", 2)
+    monkeypatch.setattr(webhook_dispatcher, "TIMEOUT", timedelta(seconds=0.3))
+    receiver.responses = [None]
     for number in range(4):
         await create_webhook(api, receiver, name=f"dead {number}")
     await create_webhook(api, other, name="alive")
     async with run_dispatcher(api.parts):
         await api.register()
-        await other.wait_until(lambda it: it.types == ["device.registered"])
+        await other.wait_until(lambda receiver: receiver.types == ["device.registered"])
 
 
 async def test_retry_after_is_respected(api: Api, receiver: Receiver) -> None:
     """A Retry-After header of the receiver is respected."""
-    receiver.answers, receiver.response_headers = [429], {"Retry-After": "3000"}
+    receiver.responses, receiver.response_headers = [429], {"Retry-After": "3000"}
     webhook = await create_webhook(api, receiver)
     await api.register()
     async with run_dispatcher(api.parts):
@@ -507,13 +517,13 @@ async def test_failing_webhook_is_disabled_after_a_day(
 ) -> None:
     """After a day of failures a webhook is disabled, logged and counted; it can be activated again."""
     before = REGISTRY.get_sample_value("gateway_webhooks_disabled_total") or 0.0
-    receiver.answers = [500]
+    receiver.responses = [500]
     webhook = await create_webhook(api, receiver)
     await api.register()
     async with run_dispatcher(api.parts):
         await wait_for_webhook(api, webhook, lambda body: body["failures"] == 1)
         for hours, failures in ((23, 2), (25, 3)):
-            await change(
+            await execute(
                 api.parts,
                 "UPDATE webhooks SET run_at = now(), failing_since = now() - CAST(:h AS int) * interval '1 hour'",
                 h=hours,
@@ -528,19 +538,19 @@ async def test_failing_webhook_is_disabled_after_a_day(
         output = capsys.readouterr()
         assert "webhook.disabled" in output.out + output.err
         assert SECRET_URL_PART not in output.out + output.err
-        # Taken into service again, it goes on where it stopped, with what came in between.
-        receiver.answers = [204]
+        # After the activation, the failed message is repeated, and the event from the disabled time follows.
+        receiver.responses = [204]
         activated = await api.call_ok("PATCH", f"/v1/webhooks/{webhook['id']}", {"status": "active"})
         assert (activated["status"], activated["cause"], activated["failures"]) == ("active", None, 0)
-        await receiver.wait_until(lambda it: len(it.messages) == 5)
-    *attempts, following = receiver.messages
+        await receiver.wait_until(lambda receiver: len(receiver.messages) == 5)
+    *attempts, next_message = receiver.messages
     assert len({(message.id, message.body) for message in attempts}) == 1
-    assert following.events[0]["id"] != attempts[0].events[0]["id"]
+    assert next_message.events[0]["id"] != attempts[0].events[0]["id"]
 
 
 async def test_status_410_disables_at_once(api: Api, receiver: Receiver) -> None:
     """A receiver that answers 410 disables its webhook at once."""
-    receiver.answers = [410]
+    receiver.responses = [410]
     webhook = await create_webhook(api, receiver)
     await api.register()
     async with run_dispatcher(api.parts):
@@ -562,16 +572,16 @@ async def test_disabled_webhook_receives_nothing(api: Api, receiver: Receiver) -
 async def test_message_accepted_while_disabled_is_not_repeated(api: Api, receiver: Receiver) -> None:
     """A message that was accepted while the webhook was disabled is not repeated."""
     webhook = await create_webhook(api, receiver)
-    receiver.may_answer.clear()
+    receiver.may_respond.clear()
     await api.register()
     async with run_dispatcher(api.parts):
-        await receiver.wait_until(lambda it: len(it.messages) == 1)
+        await receiver.wait_until(lambda receiver: len(receiver.messages) == 1)
         await api.call_ok("PATCH", f"/v1/webhooks/{webhook['id']}", {"status": "disabled"})
-        receiver.may_answer.set()
+        receiver.may_respond.set()
         await wait_for_webhook(api, webhook, lambda body: body["last_ok_at"] is not None)
         await api.register()
         await api.call_ok("PATCH", f"/v1/webhooks/{webhook['id']}", {"status": "active"})
-        await receiver.wait_until(lambda it: len(it.messages) == 2)
+        await receiver.wait_until(lambda receiver: len(receiver.messages) == 2)
     assert len({event["id"] for event in receiver.events}) == len(receiver.events) == 2
 
 
@@ -582,10 +592,10 @@ async def test_old_and_new_secret_both_sign_during_rotation(api: Api, receiver: 
     second = await api.call_ok("POST", f"{path}/rotate", {"keep_old_hours": 24})
     async with run_dispatcher(api.parts):
         await api.register()
-        await receiver.wait_until(lambda it: len(it.messages) == 1)
+        await receiver.wait_until(lambda receiver: len(receiver.messages) == 1)
         third = await api.call_ok("POST", f"{path}/rotate", {"keep_old_hours": 0})
         await api.register()
-        await receiver.wait_until(lambda it: len(it.messages) == 2)
+        await receiver.wait_until(lambda receiver: len(receiver.messages) == 2)
     secrets = [webhook["secret"], second["secret"], third["secret"]]
     assert [is_verified(receiver.messages[0], secret) for secret in secrets] == [True, True, False]
     assert [is_verified(receiver.messages[1], secret) for secret in secrets] == [False, False, True]
@@ -599,18 +609,18 @@ async def test_replay_sends_past_events_again(api: Api, receiver: Receiver) -> N
         await api.register()
         sent = await api.parts.submit()
         await api.parts.wait_until_done(sent.id)
-        await receiver.wait_until(lambda it: len(it.events) == 5)
+        await receiver.wait_until(lambda receiver: len(receiver.events) == 5)
         first = {event["id"]: event for event in receiver.events}
         receiver.messages.clear()
         since = (datetime.now(UTC) - timedelta(hours=1)).isoformat()
         await api.call_ok("POST", f"/v1/webhooks/{webhook['id']}/replay", {"since": since})
-        await receiver.wait_until(lambda it: len(it.events) == 5)
+        await receiver.wait_until(lambda receiver: len(receiver.events) == 5)
         assert {event["id"]: event for event in receiver.events} == first
         receiver.messages.clear()
-        # From the moment of the planning on.
+        # Replay from the time of the planning.
         since = next(event["at"] for event in first.values() if event["type"] == "notification.started")
         await api.call_ok("POST", f"/v1/webhooks/{webhook['id']}/replay", {"since": since})
-        await receiver.wait_until(lambda it: len(it.events) == 3)
+        await receiver.wait_until(lambda receiver: len(receiver.events) == 3)
         assert set(receiver.types) == {"notification.started", "delivery.accepted", "notification.done"}
         receiver.messages.clear()
         await api.call_ok("PATCH", f"/v1/webhooks/{webhook['id']}", {"status": "disabled"})
@@ -618,7 +628,7 @@ async def test_replay_sends_past_events_again(api: Api, receiver: Receiver) -> N
         body = await api.call_ok("POST", f"/v1/webhooks/{webhook['id']}/replay", {"since": future})
         assert body["status"] == "active"
         await api.register()
-        await receiver.wait_until(lambda it: len(it.events) == 1)
+        await receiver.wait_until(lambda receiver: len(receiver.events) == 1)
     assert receiver.types == ["device.registered"]
 
 
@@ -631,7 +641,7 @@ async def test_added_event_types_are_sent_from_then_on(api: Api, receiver: Recei
         await api.call_ok("PATCH", f"/v1/webhooks/{webhook['id']}", {"events": ["delivery.*"]})
         after = await api.parts.submit()
         await api.parts.wait_until_done(after.id)
-        await receiver.wait_until(lambda it: it.events != [])
+        await receiver.wait_until(lambda receiver: receiver.events != [])
     assert [event["data"]["notification_id"] for event in receiver.events] == [
         ids.format_id(ids.NOTIFICATION, after.id)
     ]
@@ -646,9 +656,9 @@ async def test_test_event_reports_the_response(api: Api, receiver: Receiver) -> 
     [message] = receiver.messages
     assert is_verified(message, webhook["secret"])
     assert (message.events[0]["type"], message.events[0]["data"]) == ("webhook.test", {"webhook_id": webhook["id"]})
-    receiver.answers = [500]
+    receiver.responses = [500]
     assert (await api.call_ok("POST", path))["status"] == 500
-    await change(api.parts, "UPDATE webhooks SET url = 'http://10.0.0.1/'")
+    await execute(api.parts, "UPDATE webhooks SET url = 'http://10.0.0.1/'")
     response = await api.call_ok("POST", path)
     assert (response["status"], response["error"]) == (None, "the URL must begin with https://")
 
@@ -671,7 +681,7 @@ async def test_test_event_reports_the_response(api: Api, receiver: Receiver) -> 
     ],
 )
 async def test_internal_addresses_are_refused(api: Api, receiver: Receiver, url: str) -> None:
-    """Addresses of the operator's network are refused."""
+    """URLs with private addresses, without HTTPS, or with other invalid parts are refused."""
     response = await api.call("POST", "/v1/webhooks", {"name": "w", "url": url, "events": ["*"]})
     assert (response.status, response.body["code"]) == (422, "address_not_allowed")
     assert (await api.rows())["webhooks"] == 0
@@ -681,7 +691,7 @@ async def test_internal_addresses_are_refused(api: Api, receiver: Receiver, url:
 
 
 async def test_allowed_address_is_checked_on_every_request(api: Api, receiver: Receiver, other: Receiver) -> None:
-    """An address is checked whenever it is called, not only when it is saved."""
+    """The URL of a stored webhook is checked again for each request."""
     webhook = await create_webhook(api, receiver)
     api.parts.context = replace(api.parts.context, outbound=OutboundPolicy([other.origin]))
     await api.register()
@@ -723,7 +733,9 @@ async def test_events_contain_no_endpoint_or_key(api: Api, receiver: Receiver) -
     await api.parts.register([subscriber])
     async with api.parts.run_worker(), run_dispatcher(api.parts):
         await api.parts.wait_until_done((await api.parts.submit()).id)
-        await receiver.wait_until(lambda it: "notification.done" in it.types and "delivery.accepted" in it.types)
+        await receiver.wait_until(
+            lambda receiver: "notification.done" in receiver.types and "delivery.accepted" in receiver.types
+        )
     keys = subscriber.to_json()
     sent_text = b"".join(message.body for message in receiver.messages).decode()
     for secret in (keys["endpoint"], keys["endpoint"].rpartition("/")[2], *keys["keys"].values()):
@@ -731,22 +743,22 @@ async def test_events_contain_no_endpoint_or_key(api: Api, receiver: Receiver) -
 
 
 async def test_pending_events_do_not_name_an_erased_user(api: Api, receiver: Receiver) -> None:
-    """Pending events do not name an erased user."""
+    """Events that were not sent before an erasure have no user id."""
     await create_webhook(api, receiver, "device.*")
     await api.register(user_id="u-1")
     assert (await api.call_ok("DELETE", "/v1/users/u-1")) == {"devices": 1}
     async with run_dispatcher(api.parts):
-        await receiver.wait_until(lambda it: len(it.events) == 2)
+        await receiver.wait_until(lambda receiver: len(receiver.events) == 2)
     assert receiver.types == ["device.registered", "device.unregistered"]
     assert [event["data"]["user_id"] for event in receiver.events] == [None, None]
 
 
-async def test_events_are_deleted_after_days(api: Api, receiver: Receiver) -> None:
+async def test_events_are_deleted_after_three_days(api: Api, receiver: Receiver) -> None:
     """Events are deleted from the outbox after three days."""
     await create_webhook(api, receiver)
     for days in (2, 4):
         await api.register()
-        await change(
+        await execute(
             api.parts,
             "UPDATE happenings SET at = now() - CAST(:days AS int) * interval '1 day' WHERE at > now() - interval '1h'",
             days=days,

@@ -1,4 +1,4 @@
-"""A push service that is slow or down delays no other, and gets its messages in the end."""
+"""A push service that is slow or down delays no other service, and its messages are sent when it recovers."""
 
 import asyncio
 
@@ -13,22 +13,22 @@ from tests.support.gateway_parts import Parts, quick_config
 
 @pytest.fixture
 def short_pauses(short_retry_delays: None, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Pauses of the host limiter in fractions of a second."""
+    """Shorten the pauses of the host limiter to fractions of a second."""
     monkeypatch.setattr(host_limiter, "INITIAL_PAUSE_S", 0.3)
     monkeypatch.setattr(host_limiter, "MAX_PAUSE_S", 0.6)
 
 
 async def test_jobs_of_a_slow_host_do_not_delay_other_hosts(parts: Parts, monkeypatch: pytest.MonkeyPatch) -> None:
-    """With one job at a time, each with messages for both hosts, the fast host gets all of its messages."""
+    """The worker has one job at a time, each with messages for both hosts; the fast host gets all its messages."""
     monkeypatch.setattr(host_limiter, "INITIAL_LIMIT", 4)
     slow = parts.subscribe(Vendor.WNS, 900, share_keys=True)
-    fine = parts.subscribe(Vendor.FCM, 900, share_keys=True)
-    await parts.register([subscriber for pair in zip(slow, fine, strict=True) for subscriber in pair])
+    fast = parts.subscribe(Vendor.FCM, 900, share_keys=True)
+    await parts.register([subscriber for pair in zip(slow, fast, strict=True) for subscriber in pair])
     parts.sim.behave(Rule(vendor=Vendor.WNS, delay_ms=3000))
     async with parts.run_worker(quick_config(jobs=1, senders=16)) as stop:
         sent = await parts.submit()
-        _, progress = await parts.wait_until(sent.id, lambda progress: progress.accepted >= len(fine), 20)
-        assert all(subscriber.messages for subscriber in fine)
+        _, progress = await parts.wait_until(sent.id, lambda progress: progress.accepted >= len(fast), 20)
+        assert all(subscriber.messages for subscriber in fast)
         assert sum(len(subscriber.messages) for subscriber in slow) < 100
         assert progress.retries == 0
         stop.set()
@@ -38,22 +38,22 @@ async def test_jobs_of_a_slow_host_do_not_delay_other_hosts(parts: Parts, monkey
 async def test_failing_host_is_paused_until_it_recovers(parts: Parts) -> None:
     """The breaker opens once, few messages probe the host, and all are accepted after its recovery."""
     down = await parts.register(parts.subscribe(Vendor.MOZILLA, 300, share_keys=True))
-    fine = await parts.register(parts.subscribe(Vendor.FCM, 50, share_keys=True))
+    fast = await parts.register(parts.subscribe(Vendor.FCM, 50, share_keys=True))
     parts.sim.behave(Rule(vendor=Vendor.MOZILLA, status=500, delay_ms=20))
     with structlog.testing.capture_logs() as logs:
         async with parts.run_worker():
             sent = await parts.submit()
-            await parts.wait_until(sent.id, lambda progress: progress.accepted == len(fine))
+            await parts.wait_until(sent.id, lambda progress: progress.accepted == len(fast))
             await asyncio.sleep(1)
             refused = parts.sim.counters[Vendor.MOZILLA][500]
             assert refused < host_limiter.INITIAL_LIMIT + 20, "the messages in flight, and a few probes"
             parts.sim.behave()
             progress = await parts.wait_until_done(sent.id)
-    assert progress.accepted == len(down) + len(fine)
+    assert progress.accepted == len(down) + len(fast)
     assert {len(subscriber.messages) for subscriber in down.values()} == {1}
     rows = await parts.list_deliveries(sent.id)
     posted = sum(row.attempts for row in rows.values())
-    assert posted == len(rows) + parts.sim.counters[Vendor.MOZILLA][500], "a deferral is no attempt"
+    assert posted == len(rows) + parts.sim.counters[Vendor.MOZILLA][500], "a deferral does not count as an attempt"
     assert await parts.scalar("SELECT count(*) FROM devices WHERE status <> 'active'") == 0
     events = [entry["event"] for entry in logs]
     assert events.count("host.unreachable") == events.count("host.recovered") == 1

@@ -1,4 +1,4 @@
-"""An alert overtakes everything: in the queue, in the worker, and at one push service."""
+"""Alerts overtake other messages in the queue, in the worker, and at a push service."""
 
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
@@ -13,18 +13,18 @@ from gateway.records.postgres.schema import applications, jobs
 from gateway.sim import Rule, Vendor
 from tests.support.gateway_parts import Parts, quick_config
 
-CAMPAIGN = 300
+CAMPAIGN_DEVICES = 300
 
 
-def sent_order(parts: Parts) -> list[str]:
-    """Return the notification of each message, in the order in which the push services accepted them."""
+def notification_order(parts: Parts) -> list[str]:
+    """Return the notification id of each message, in the order in which the push services accepted the messages."""
     return [message.json()["notification"]["data"]["gateway"]["id"] for message in parts.sim.messages]
 
 
 async def test_alert_overtakes_a_campaign_on_all_senders(parts: Parts) -> None:
     """Senders reserved for urgent messages send the alert while a campaign occupies the others."""
-    await parts.register(parts.subscribe(Vendor.FCM, CAMPAIGN))
-    watchers = await parts.register(parts.subscribe(Vendor.FCM, 5), topics=("weather",))
+    await parts.register(parts.subscribe(Vendor.FCM, CAMPAIGN_DEVICES))
+    alert_devices = await parts.register(parts.subscribe(Vendor.FCM, 5), topics=("weather",))
     parts.sim.behave(Rule(delay_ms=40))
     config = quick_config(senders=4, urgent_senders=2, jobs=2, urgent_jobs=1)
 
@@ -33,25 +33,26 @@ async def test_alert_overtakes_a_campaign_on_all_senders(parts: Parts) -> None:
         await parts.sim.wait_for(count=8)
         alert = await parts.submit(Kind.ALERT, audience={"topic": "weather"})
         progress = await parts.wait_until_done(alert.id)
-        assert progress.accepted == len(watchers)
-        assert (await parts.get_notification(campaign.id))[1].pending > CAMPAIGN / 2
+        assert progress.accepted == len(alert_devices)
+        assert (await parts.get_notification(campaign.id))[1].pending > CAMPAIGN_DEVICES / 2
         stop.set()
 
-    sent = sent_order(parts)
+    sent = notification_order(parts)
     last_of_alert = max(
-        position for position, name in enumerate(sent) if name == ids.format_id(ids.NOTIFICATION, alert.id)
+        position for position, id_ in enumerate(sent) if id_ == ids.format_id(ids.NOTIFICATION, alert.id)
     )
-    # The alert's 5 messages and those that the campaign had in flight; at 40 ms each, nothing waited for a turn.
-    assert last_of_alert < 8 + CAMPAIGN / 5
+    # Before the last message of the alert, the push services accepted its other messages, the first 8 of the campaign
+    # and those in flight.
+    assert last_of_alert < 8 + CAMPAIGN_DEVICES / 5
 
 
 async def test_alert_overtakes_a_campaign_at_a_throttled_host(parts: Parts) -> None:
-    """The host has few slots after its refusals, and a campaign waits for them; the next one goes to the alert."""
+    """A host with a reduced limit gives its next slot to the alert, although a campaign waits for it."""
     await parts.register(parts.subscribe(Vendor.APPLE, 200))
-    [watcher] = parts.subscribe(Vendor.APPLE, 1)
-    await parts.register([watcher], topics=("weather",))
+    [subscriber] = parts.subscribe(Vendor.APPLE, 1)
+    await parts.register([subscriber], topics=("weather",))
     parts.sim.behave(
-        Rule(endpoint=watcher.endpoint, delay_ms=30),  # the first matching rule applies: this device is never refused
+        Rule(endpoint=subscriber.endpoint, delay_ms=30),  # the first matching rule applies, so this device gets no 429
         Rule(status=429, times=1, share=0.1, retry_after=3600),
         Rule(delay_ms=30),
     )
@@ -65,7 +66,7 @@ async def test_alert_overtakes_a_campaign_at_a_throttled_host(parts: Parts) -> N
         await parts.sim.wait_for(lambda: any(message.topic == topic for message in parts.sim.messages))
         stop.set()
 
-    assert sent_order(parts).index(ids.format_id(ids.NOTIFICATION, alert.id)) < sent_before + 40
+    assert notification_order(parts).index(ids.format_id(ids.NOTIFICATION, alert.id)) < sent_before + 40
 
 
 async def test_normal_notification_overtakes_a_campaign(parts: Parts) -> None:
@@ -115,21 +116,21 @@ async def test_slow_push_service_does_not_delay_others(parts: Parts) -> None:
 async def test_applications_take_turns_in_a_lane(parts: Parts) -> None:
     """A tenant's campaign of many jobs, accepted first, does not delay the jobs of other tenants."""
     now = datetime.now(UTC)
-    large, small, tiny = (ids.new_id() for _ in range(3))
+    large, medium, small = (ids.new_id() for _ in range(3))
     await _insert_jobs(parts, large, 6, now - timedelta(minutes=3))
-    await _insert_jobs(parts, small, 2, now - timedelta(minutes=2))
-    await _insert_jobs(parts, tiny, 1, now - timedelta(minutes=1))
+    await _insert_jobs(parts, medium, 2, now - timedelta(minutes=2))
+    await _insert_jobs(parts, small, 1, now - timedelta(minutes=1))
     await _insert_jobs(parts, ids.new_id(), 3, now + timedelta(hours=1))
 
     queue = parts.queue()
-    served = []
+    claimed_ids = []
     while claimed := await queue.claim(lanes=[Lane.BULK], limit=1, lease=timedelta(minutes=1), wait=timedelta(0)):
-        served += [job.application_id for job in claimed]
+        claimed_ids += [job.application_id for job in claimed]
 
-    assert len(served) == 9
-    assert set(served[:3]) == {large, small, tiny}
-    assert set(served[3:5]) == {large, small}
-    assert served[5:] == [large] * 4
+    assert len(claimed_ids) == 9
+    assert set(claimed_ids[:3]) == {large, medium, small}
+    assert set(claimed_ids[3:5]) == {large, medium}
+    assert claimed_ids[5:] == [large] * 4
 
 
 async def _insert_jobs(parts: Parts, application_id: UUID, count: int, due: datetime) -> None:

@@ -1,4 +1,4 @@
-"""Workers that stop, lose their leases or their database: what was accepted is delivered, and logged once."""
+"""Workers that stop, or lose their leases or their database, deliver every message and log it once."""
 
 import asyncio
 from collections import Counter
@@ -25,7 +25,7 @@ TERMINATE = "SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity WHERE
 
 @pytest.fixture
 async def server(postgres_url: str) -> AsyncIterator["asyncpg.Connection[asyncpg.Record]"]:
-    """A connection to another database, from which the tested one can be disturbed."""
+    """A connection to another database of the server, which can terminate the connections of the tested database."""
     conn = await asyncpg.connect(postgres_url)
     yield conn
     await conn.close()
@@ -56,7 +56,7 @@ def count_repeats(devices: Devices) -> int:
 
 
 async def test_stopped_worker_settles_in_flight_and_requeues(parts: Parts, devices: Devices) -> None:
-    """Results of messages in flight are logged; the other devices are due at once for the next worker."""
+    """A stopped worker logs the results of messages in flight, and its other devices are due at once."""
     parts.sim.behave(Rule(delay_ms=20))
     sent = await parts.submit()
     config = quick_config(senders=16, lease=timedelta(hours=1), drain=timedelta(milliseconds=100))
@@ -99,7 +99,7 @@ async def test_several_workers_send_everything_once(parts: Parts, devices: Devic
 
 
 async def test_lost_lease_stops_sending_and_job_completes(parts: Parts, devices: Devices) -> None:
-    """The job comes due while it is being sent, and the same worker may be the one to re-claim it."""
+    """A job that becomes due again while it is sent is claimed again, possibly by the same worker."""
     parts.sim.behave(Rule(delay_ms=10))
     sent = await parts.submit()
     config = quick_config(senders=16, jobs=4, lease=timedelta(seconds=1))
@@ -117,22 +117,22 @@ async def test_lost_lease_stops_sending_and_job_completes(parts: Parts, devices:
     assert count_repeats(devices) < len(devices)
 
 
-class LosesResponses(PostgresQueue):
-    """Commits every settlement, but loses the response to every second one."""
+class ResponseLosingQueue(PostgresQueue):
+    """A queue that commits every settlement and loses the response to every second one."""
 
-    settled = 0
+    settle_count = 0
 
     async def settle(self, job: Job, settlement: ResultBatch, remaining: Sequence[UUID]) -> None:
         await super().settle(job, settlement, remaining)
-        self.settled += 1
-        if self.settled % 2:
+        self.settle_count += 1
+        if self.settle_count % 2:
             raise ConnectionResetError
 
 
 async def test_settlement_with_lost_response_counts_once(parts: Parts, devices: Devices) -> None:
     """A commit whose response is lost is repeated, and counted once."""
     parts.sim.behave(Rule(status=503, share=0.3, times=1, retry_after=1))
-    queue = LosesResponses(parts.engine, parts.notifier)
+    queue = ResponseLosingQueue(parts.engine, parts.notifier)
     sent = await parts.submit()
     async with parts.run_worker(queue=queue):
         progress = await parts.wait_until_done(sent.id)
@@ -142,8 +142,8 @@ async def test_settlement_with_lost_response_counts_once(parts: Parts, devices: 
     assert count_repeats(devices) == 0
 
 
-class LeaseAlwaysLost(PostgresQueue):
-    """Raises LeaseLost for every settlement."""
+class LeaseLosingQueue(PostgresQueue):
+    """A queue that raises LeaseLost for every settlement."""
 
     async def settle(self, job: Job, settlement: ResultBatch, remaining: Sequence[UUID]) -> None:
         raise LeaseLost
@@ -155,7 +155,7 @@ async def test_worker_without_lease_records_nothing(parts: Parts) -> None:
     sent = await parts.submit()
     with structlog.testing.capture_logs() as logs:
         async with parts.run_worker(
-            quick_config(lease=timedelta(hours=1)), queue=LeaseAlwaysLost(parts.engine, parts.notifier)
+            quick_config(lease=timedelta(hours=1)), queue=LeaseLosingQueue(parts.engine, parts.notifier)
         ):
             await parts.sim.wait_for(count=len(devices))
     assert await parts.list_deliveries(sent.id) == {}
@@ -165,16 +165,16 @@ async def test_worker_without_lease_records_nothing(parts: Parts) -> None:
 async def test_broken_connections_lose_and_repeat_nothing(
     parts: Parts, devices: Devices, server: "asyncpg.Connection[asyncpg.Record]"
 ) -> None:
-    """Connections are terminated again and again while a campaign is settled."""
+    """Database connections are terminated eight times while a campaign is sent."""
     parts.sim.behave(Rule(status=503, share=0.1, times=1, retry_after=1), Rule(delay_ms=10))
     sent = await parts.submit()
-    broken = 0
+    terminated_count = 0
     async with parts.run_worker(quick_config(senders=16, lease=timedelta(seconds=3))):
         for count in range(80, 720, 80):
             await parts.sim.wait_for(count=count, timeout=30)
-            broken += await server.fetchval(TERMINATE, parts.url.rpartition("/")[2])
+            terminated_count += await server.fetchval(TERMINATE, parts.url.rpartition("/")[2])
         await wait_through_outage(parts, sent.id)
-    assert broken > 8
+    assert terminated_count > 8
     await assert_all_accepted_once(parts, sent.id, devices)
     assert count_repeats(devices) == 0
 
@@ -182,7 +182,7 @@ async def test_broken_connections_lose_and_repeat_nothing(
 async def test_database_outage_loses_and_repeats_nothing(
     parts: Parts, devices: Devices, server: "asyncpg.Connection[asyncpg.Record]"
 ) -> None:
-    """Results of messages that were sent meanwhile are settled after the outage."""
+    """Results of messages that are sent during the outage are settled after it."""
     name = parts.url.rpartition("/")[2]
     parts.sim.behave(Rule(delay_ms=10))
     sent = await parts.submit()
@@ -203,7 +203,7 @@ async def test_database_outage_loses_and_repeats_nothing(
 async def test_worker_stops_during_a_database_outage(
     parts: Parts, server: "asyncpg.Connection[asyncpg.Record]"
 ) -> None:
-    """Draining does not wait for the database."""
+    """A worker that stops while the database is unavailable does not wait for it."""
     name = parts.url.rpartition("/")[2]
     with structlog.testing.capture_logs() as logs:
         async with parts.run_worker():
@@ -225,7 +225,7 @@ class FailsDuringClaim(PostgresQueue):
 
 
 async def test_failed_claim_stays_cancelled(parts: Parts) -> None:
-    """A database error does not replace the cancellation."""
+    """A claim that is cancelled and then fails raises CancelledError, not the database error."""
     queue = FailsDuringClaim(parts.engine, parts.notifier)
     claiming = asyncio.create_task(
         queue.claim(lanes=tuple(Lane), limit=1, lease=timedelta(minutes=1), wait=timedelta(minutes=1))
@@ -238,7 +238,7 @@ async def test_failed_claim_stays_cancelled(parts: Parts) -> None:
 
 
 async def wait_through_outage(parts: Parts, notification_id: UUID) -> None:
-    """Wait as `parts.wait_until_done` does, and retry while the database is not available."""
+    """Wait until the notification is done, as `parts.wait_until_done` does, but retry while the database is away."""
     async with asyncio.timeout(45):
         while True:
             try:

@@ -1,7 +1,8 @@
-"""Outcomes of deliveries, by push service: a worker with the real pipeline and the simulator."""
+"""Outcomes of deliveries for each push service, with a worker, the real pipeline and the simulator."""
 
 import asyncio
 from datetime import UTC, datetime, timedelta
+from typing import Any
 
 import pytest
 
@@ -17,11 +18,11 @@ from tests.support.gateway_parts import APP_ORIGIN, Parts
 @pytest.mark.parametrize("vendor", Vendor)
 async def test_responses_become_outcomes(parts: Parts, vendor: Vendor) -> None:
     """201, 410 and 413 of each push service become accepted, gone and rejected."""
-    good, gone, large = parts.subscribe(vendor, 3)
-    devices = await parts.register([good, gone, large])
+    active, gone, refusing = parts.subscribe(vendor, 3)
+    devices = await parts.register([active, gone, refusing])
     by_endpoint = {subscriber.endpoint: device_id for device_id, subscriber in devices.items()}
     parts.sim.unsubscribe(gone)
-    parts.sim.behave(Rule(status=413, endpoint=large.endpoint))
+    parts.sim.behave(Rule(status=413, endpoint=refusing.endpoint))
     sent = await parts.submit()
 
     async with parts.run_worker():
@@ -33,26 +34,27 @@ async def test_responses_become_outcomes(parts: Parts, vendor: Vendor) -> None:
         for row in (await parts.list_deliveries(sent.id)).values()
         for subscriber in [devices[row.device_id]]
     }
-    assert [(log[s.endpoint].outcome, log[s.endpoint].status) for s in (good, gone, large)] == [
+    rows = [log[subscriber.endpoint] for subscriber in (active, gone, refusing)]
+    assert [(row.outcome, row.status) for row in rows] == [
         ("accepted", 201),
         ("gone", 410),
         ("rejected", 413),
     ]
     assert {row.attempts for row in log.values()} == {1}
-    [message] = good.messages
-    assert log[good.endpoint].message == f"{parts.sim.origins[vendor]}/m/{message.id}"
-    assert log[good.endpoint].granted_ttl == message.ttl
+    [message] = active.messages
+    assert log[active.endpoint].message == f"{parts.sim.origins[vendor]}/m/{message.id}"
+    assert log[active.endpoint].granted_ttl == message.ttl
     assert "no longer exists" in log[gone.endpoint].cause
-    assert "too large" in log[large.endpoint].cause
+    assert "too large" in log[refusing.endpoint].cause
     assert await parts.device_status(by_endpoint[gone.endpoint]) == "gone"
-    assert await parts.device_status(by_endpoint[large.endpoint]) == "active"
+    assert await parts.device_status(by_endpoint[refusing.endpoint]) == "active"
     assert {row.host for row in log.values()} == {parts.sim.origins[vendor].removeprefix("http://")}
 
 
 async def test_gone_device_is_not_sent_to_again(parts: Parts) -> None:
-    """The next notification has one target fewer."""
-    good, gone = parts.subscribe(Vendor.FCM, 2)
-    await parts.register([good, gone])
+    """A device that is gone is not a target of the next notification."""
+    active, gone = parts.subscribe(Vendor.FCM, 2)
+    await parts.register([active, gone])
     parts.sim.unsubscribe(gone)
     async with parts.run_worker():
         assert (await parts.wait_until_done((await parts.submit()).id)).gone == 1
@@ -96,7 +98,7 @@ async def test_retry_after_is_respected(parts: Parts, vendor: Vendor, status: in
 
 
 async def test_wns_406_is_retried_after_an_hour(parts: Parts) -> None:
-    """WNS throttles with 406 and without Retry-After."""
+    """WNS throttles with 406, and without Retry-After such a message is retried after an hour."""
     [device_id] = await parts.register(parts.subscribe(Vendor.WNS, 1))
     parts.sim.behave(Rule(status=406))
     sent = await parts.submit()
@@ -129,7 +131,7 @@ async def test_temporary_failure_is_retried_with_backoff(parts: Parts, fault: Ru
 
 @pytest.mark.usefixtures("short_retry_delays")
 async def test_delivery_expires_while_it_is_retried(parts: Parts) -> None:
-    """The last attempt is in the delivery's row."""
+    """A delivery that is retried until its expiry is logged as expired, with its last attempt in its row."""
     [device_id] = await parts.register(parts.subscribe(Vendor.FCM, 1))
     parts.sim.behave(Rule(status=503))
     async with parts.run_worker():
@@ -141,19 +143,18 @@ async def test_delivery_expires_while_it_is_retried(parts: Parts) -> None:
     attempts = await parts.list_attempts(sent.id, device_id)
     assert attempts
     assert max(attempt.retry_at for attempt in attempts) < sent.delivery.expires_at
-    # The last attempt is in the delivery's own row, with its status; unless one more came due just before the expiry
-    # and was claimed after it.
-    another = "before it was sent" in row.cause
-    assert another or "expiry" in row.cause
-    assert (row.attempts, row.status) == ((len(attempts), None) if another else (len(attempts) + 1, 503))
+    # The row has the last attempt with its status, unless a retry was due just before the expiry and claimed after it.
+    expired_in_queue = "before it was sent" in row.cause
+    assert expired_in_queue or "expiry" in row.cause
+    assert (row.attempts, row.status) == ((len(attempts), None) if expired_in_queue else (len(attempts) + 1, 503))
     assert parts.sim.counters[Vendor.FCM] == {503: row.attempts}
 
 
 async def test_expired_message_is_never_posted(parts: Parts) -> None:
-    """A job that is claimed after the expiry makes no POST."""
+    """A job that is claimed after the expiry is settled as expired without a POST."""
     [device_id] = await parts.register(parts.subscribe(Vendor.FCM, 1))
     sent = await parts.submit(expires_at=datetime.now(UTC) + timedelta(milliseconds=200))
-    await asyncio.sleep((sent.delivery.expires_at - datetime.now(UTC)).total_seconds())  # until it is over
+    await asyncio.sleep((sent.delivery.expires_at - datetime.now(UTC)).total_seconds())
     async with parts.run_worker():
         assert (await parts.wait_until_done(sent.id)).expired == 1
     row = (await parts.list_deliveries(sent.id))[device_id]
@@ -205,7 +206,7 @@ async def test_message_has_headers_and_declarative_json(parts: Parts, vendor: Ve
 
 
 async def test_campaign_is_sent_with_its_defaults(parts: Parts) -> None:
-    """Urgency, TTL and topic are the defaults of campaigns."""
+    """Without delivery options, urgency, TTL, topic and tag are the defaults of campaigns."""
     [subscriber] = parts.subscribe(Vendor.MOZILLA, 1)
     await parts.register([subscriber])
     sent = await parts.submit()
@@ -219,7 +220,7 @@ async def test_campaign_is_sent_with_its_defaults(parts: Parts) -> None:
 
 
 async def test_ttl_of_zero_is_accepted_by_every_service(parts: Parts) -> None:
-    """TTL 0 means that the message is not stored."""
+    """Every push service accepts a message with TTL 0, which it does not store."""
     devices = await parts.register([subscriber for vendor in Vendor for subscriber in parts.subscribe(vendor, 1)])
     sent = await parts.submit(Kind.DIRECT, ttl=timedelta(0))
     async with parts.run_worker():
@@ -237,7 +238,7 @@ async def test_notification_without_devices_is_done_at_once(parts: Parts) -> Non
 
 
 async def test_scheduled_notification_is_sent_at_its_time(parts: Parts) -> None:
-    """It is sent at its start time, within seconds."""
+    """The message is received at most five seconds after the start time."""
     [subscriber] = parts.subscribe(Vendor.FCM, 1)
     await parts.register([subscriber])
     start_at = datetime.now(UTC) + timedelta(seconds=1)
@@ -251,30 +252,30 @@ async def test_scheduled_notification_is_sent_at_its_time(parts: Parts) -> None:
 
 async def test_device_unregistered_meanwhile_is_logged_as_gone(parts: Parts) -> None:
     """A device that was unregistered between two attempts ends as gone."""
-    stays, leaves = parts.subscribe(Vendor.FCM, 2)
-    devices = await parts.register([stays, leaves])
-    leaving = next(device_id for device_id, subscriber in devices.items() if subscriber is leaves)
+    remaining, removed = parts.subscribe(Vendor.FCM, 2)
+    devices = await parts.register([remaining, removed])
+    removed_id = next(device_id for device_id, subscriber in devices.items() if subscriber is removed)
     parts.sim.behave(Rule(status=503, retry_after=1, times=1))
     sent = await parts.submit()
     async with parts.run_worker():
         await parts.wait_until(sent.id, lambda progress: progress.retries == 2)
         async with parts.engine.begin() as conn:
-            await records.remove(conn, leaving)
+            await records.remove(conn, removed_id)
         progress = await parts.wait_until_done(sent.id)
     assert (progress.accepted, progress.gone) == (1, 1)
-    assert "unregistered" in (await parts.list_deliveries(sent.id))[leaving].cause
-    assert leaves.messages == []
+    assert "unregistered" in (await parts.list_deliveries(sent.id))[removed_id].cause
+    assert removed.messages == []
 
 
 @pytest.mark.usefixtures("short_retry_delays")
 async def test_internal_error_is_retried(parts: Parts, monkeypatch: pytest.MonkeyPatch) -> None:
-    """An exception in the pipeline costs an attempt, not the delivery."""
+    """An exception in the pipeline counts as a failed attempt, and the delivery is retried."""
     faults = iter([RuntimeError("a bug"), None, RuntimeError("a bug")])
 
-    def fail_sometimes(*args: object) -> bytes:
+    def fail_sometimes(*args: Any) -> bytes:
         if (fault := next(faults, None)) is not None:
             raise fault
-        return encrypt(*args)  # type: ignore[arg-type] - passed on as they came
+        return encrypt(*args)
 
     monkeypatch.setattr(push_sender, "encrypt", fail_sometimes)
     devices = await parts.register(parts.subscribe(Vendor.FCM, 5))

@@ -1,4 +1,4 @@
-"""The notifier: events wake subscriptions, and a lost event does no harm."""
+"""The notifier: events wake the subscriptions of their channel, also after a lost connection."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -30,7 +30,7 @@ async def send(engine: AsyncEngine, channel: str, *payloads: str) -> None:
 
 @pytest.mark.parametrize("turns", range(6))
 async def test_event_does_not_swallow_a_cancellation(turns: int) -> None:
-    """A worker that is stopped just when a job arrives must stop."""
+    """A wait that is cancelled just when an event arrives raises CancelledError, so that a stopped worker stops."""
     subscription = ChannelSubscription()
     waiting = asyncio.create_task(subscription.wait(LONG_S))
     await asyncio.wait({waiting}, timeout=0.01)
@@ -57,7 +57,7 @@ async def test_event_arrives_when_its_transaction_commits(listener: Notifier, en
 
 
 async def test_subscription_gets_its_own_channel_only(listener: Notifier, engine: AsyncEngine) -> None:
-    """All subscriptions of a channel get its events, and no others."""
+    """All subscriptions of a channel get its events, and subscriptions of other channels do not."""
     with (
         listener.subscribe(notifier.LOG) as first,
         listener.subscribe(notifier.LOG) as second,
@@ -82,7 +82,7 @@ async def test_events_between_two_waits_are_not_lost(listener: Notifier, engine:
 async def test_lost_connection_wakes_all_and_is_restored(
     listener: Notifier, engine: AsyncEngine, postgres_url: str, database_url: str
 ) -> None:
-    """Every subscription gets an empty event, since events may have been missed."""
+    """Every subscription gets an empty event, because events may have been missed while the connection was lost."""
     server = await asyncpg.connect(postgres_url)
     name = database_url.rpartition("/")[2]
     with listener.subscribe(notifier.LOG) as subscription:
