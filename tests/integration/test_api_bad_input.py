@@ -446,7 +446,7 @@ async def test_bad_query_parameters_are_reported(routes: RouteCaller, query: str
         if route.query is None or "limit" not in route.query.model_fields:
             continue
         key = ADMIN if "admin" in route.scopes else ""
-        response = await routes.api.call("GET", f"{fill_path(route.path, **routes.named)}?{query}", key=key)
+        response = await routes.api.call("GET", f"{fill_path(route.path, **routes.path_ids)}?{query}", key=key)
         assert (response.status, response.pointers) == (422, [f"/query/{query.partition('=')[0]}"]), (
             route.path,
             response.body,

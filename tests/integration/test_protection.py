@@ -93,7 +93,7 @@ async def test_only_the_console_may_load_map_tiles(api: Api) -> None:
 
 @pytest.mark.parametrize("page", HTML_FILES, ids=lambda page: page.parent.name)
 def test_pages_comply_with_the_policy(page: Path) -> None:
-    """The HTML files have no inline scripts, handlers or styles and load no file of another host, as the policy says."""
+    """The HTML files have no inline scripts, handlers or styles and load no files of other hosts."""
     text = page.read_text()
     assert not re.search(r"<script(?![^>]*\bsrc=)|\son\w+=|\sstyle=|<style|javascript:", text)
     assert not re.search(r"""(?:src|href)=["'](?:https?:)?//""", text)

@@ -72,7 +72,7 @@ async def wait_until_detaching(engine: AsyncEngine) -> None:
 async def settle_20_deliveries(conn: AsyncConnection, job: Job) -> None:
     now = datetime.now(UTC)
     result = DeliveryResult(new_id(), "u-1", "push.example.org", Accepted(), 1, 201, now, 20, now)
-    await writer.record(conn, job, ResultBatch(settled_count=[result._replace(device_id=new_id()) for _ in range(20)]))
+    await writer.record(conn, job, ResultBatch(settled=[result._replace(device_id=new_id()) for _ in range(20)]))
 
 
 async def create_job(parts: Parts, day: date) -> Job:
