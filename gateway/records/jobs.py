@@ -98,7 +98,7 @@ async def delete_job(conn: Connection, job: Job) -> None:
 async def make_due(conn: Connection, notification_id: UUID) -> None:
     """Make the unleased jobs of a cancelled notification due at once, so that workers log their devices as cancelled.
 
-    Leased jobs do not change: the workers that hold them learn of the cancellation by themselves.
+    Leased jobs do not change: their workers are notified of the cancellation.
     """
     waiting = (jobs.c.notification_id == notification_id, _UNLEASED | jobs.c.parked)
     await conn.execute(update(jobs).where(*waiting).values(run_at=func.now(), parked=False))
@@ -106,9 +106,9 @@ async def make_due(conn: Connection, notification_id: UUID) -> None:
 
 
 async def suspend_due(conn: Connection, notification_id: UUID, until: datetime) -> None:
-    """Suspend a paused notification's due jobs until it is resumed, or `until`.
+    """Suspend the due jobs of a paused notification, until the notification is resumed or `until` has passed.
 
-    Jobs that a worker has claimed, or is claiming, are left to the worker, which suspends them itself.
+    Jobs that a worker has claimed, or is claiming, do not change: the worker suspends them itself.
     """
     due = (jobs.c.notification_id == notification_id, jobs.c.run_at <= func.now(), ~jobs.c.parked)
     # Waiting for the lock of a settlement could deadlock: settlements lock the notification after the job.
@@ -123,7 +123,7 @@ async def requeue(conn: Connection, job: Job) -> None:
 
 
 async def suspend(conn: Connection, job: Job, until: datetime) -> None:
-    """Suspend a claimed job of a paused notification: until the notification is resumed, at most until `until`.
+    """Suspend a claimed job of a paused notification, until the notification is resumed or `until` has passed.
 
     Does nothing if the lease was lost.
     """

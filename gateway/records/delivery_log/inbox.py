@@ -56,7 +56,7 @@ async def last_position(conn: AsyncConnection, application_id: UUID, device_id: 
     return position
 
 
-async def find_devices_with_news(
+async def find_devices_with_new_entries(
     conn: AsyncConnection, application_id: UUID, device_ids: Collection[UUID], *, after: int, upto: int
 ) -> set[UUID]:
     """Return which of the devices have inbox entries after one log position and up to another."""

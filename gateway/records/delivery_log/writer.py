@@ -16,7 +16,7 @@ from gateway.records.postgres import notifier
 from gateway.records.postgres.engine import copy_rows
 from gateway.records.postgres.schema import applications, deliveries, devices, notifications, progress, variants
 
-# Age, in windows, at which a rate has decayed to zero. exp() of a greater age would underflow.
+# Age of a rate, in multiples of RATE_WINDOW, at which it has decayed to zero. exp() of a greater age would underflow.
 MAX_DECAY_WINDOWS = 50.0
 # Outcomes that are counted per variant.
 VARIANT_OUTCOMES = (OutcomeName.ACCEPTED, OutcomeName.GONE, OutcomeName.REJECTED, OutcomeName.EXPIRED)

@@ -1,7 +1,7 @@
 """Opt-out categories: kinds of notifications that devices can mute.
 
 A category may have a frequency cap, which limits how many of its notifications one user receives, and quiet hours. When
-a notification is accepted, it stores a copy of both. Opt-outs are checked again just before each message is sent.
+a notification is accepted, it stores a copy of both. Opt-outs are checked later, when its jobs are about to be sent.
 """
 
 from collections.abc import Mapping

@@ -111,7 +111,7 @@ class InboxNotifier:
             if after is None:
                 device_ids = set(subscriptions)
             else:
-                device_ids = await inbox.find_devices_with_news(
+                device_ids = await inbox.find_devices_with_new_entries(
                     conn, application_id, list(subscriptions), after=after, upto=last_position
                 )
         self._notified_upto[application_id] = last_position

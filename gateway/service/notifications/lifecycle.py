@@ -102,9 +102,9 @@ async def refresh_status(engine: Engine, notification: Notification) -> Status:
 
 
 async def wait_until_suspended(engine: Engine, id_: UUID) -> None:
-    """Wait until all due jobs of a paused notification are suspended, so that no request is in flight or may follow.
+    """Wait until all due jobs of a paused notification are suspended: no request is in flight, and none will follow.
 
-    The lease of a worker that crashed lasts longer; the wait ends after MAX_IDLE_WAIT.
+    Waits at most MAX_IDLE_WAIT, since the lease of a crashed worker may last longer.
     """
     await _wait_while(jobs.is_leased_or_due, engine, id_)
 

@@ -1,7 +1,7 @@
 """Accept notifications: check a draft completely, then store the notification and its plan job in one transaction.
 
-Direct notifications, campaigns, alerts, reminders and triggers differ only in the `Draft` that they submit. For every
-accepted notification, the delivery log has a result for each recipient.
+Direct notifications, campaigns, alerts, reminders and triggers differ only in the `Draft` that they submit. The
+delivery log gets a result for every recipient of an accepted notification.
 """
 
 from collections.abc import Sequence

@@ -1,4 +1,4 @@
-"""Rotate the master key: encrypt all secrets that a retired key has encrypted again, with the current key.
+"""Rotate the master key: re-encrypt, with the current key, all secrets that a retired key has encrypted.
 
 During the rotation, running processes decrypt with both keys. Rows are replaced in small batches, each in its own
 transaction. A first pass skips rows that other transactions have locked; a second pass waits for them, row by row. Each
@@ -66,7 +66,7 @@ async def get_progress(conn: Connection, keyring: Keyring) -> dict[str, Rotation
 
 
 async def rotate(engine: Engine, keyring: Keyring, on_batch: Callable[[str, int], None]) -> None:
-    """Encrypt the secrets of retired keys again. Secrets that no key decrypts are not changed.
+    """Re-encrypt all secrets that a retired key has encrypted. Secrets that no key decrypts are not changed.
 
     Args:
         engine: the database.
