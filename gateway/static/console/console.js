@@ -55,7 +55,7 @@ const MODULES = {
   overview: "./views/overview.js",
 };
 const DEFAULT_PAGE = "overview";
-// Pages that are not in the navigation belong to another one that is.
+// A page that is not in the navigation marks the link of its parent page.
 const PARENT_PAGES = { compose: "campaigns" };
 
 let pageController = new AbortController();
@@ -67,6 +67,7 @@ function showLiveState(state) {
   $("live").textContent = state;
 }
 
+/** Decode percent-encoded text; return text with an invalid encoding unchanged. */
 function decode(text) {
   try {
     return decodeURIComponent(text);
@@ -132,7 +133,7 @@ async function signOut(reason = "") {
   session = null;
   $("console").hidden = true;
   $("page").replaceChildren();
-  // The session may be over already, or the gateway unreachable: the console signs out all the same.
+  // The request fails if the session has already ended or the gateway is unreachable; the console signs out anyway.
   await api.signOut().catch(() => {});
   $("sign-in").hidden = false;
   showSignInProblem(reason);

@@ -15,7 +15,7 @@ const row = (name, ...content) => element("tr", {}, element("td", {}, name), ele
 const refName = (ref) => ref.split("/").pop();
 const resolve = (schema) => (schema?.$ref ? api.components.schemas[refName(schema.$ref)] : schema) ?? {};
 
-/** A schema in a few words, such as `string`, `list of Device` or `urgent | normal`. */
+/** Describe the type of a schema, such as `string`, `list of Device` or `urgent | normal`. */
 function typeText(schema) {
   if (!schema) return "";
   if (schema.$ref) return refName(schema.$ref);

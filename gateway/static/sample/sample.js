@@ -88,7 +88,7 @@ function logMessage({ event, title, action, reported }) {
 
 async function subscribe() {
   const topics = topicBoxes.filter((box) => box.checked).map((box) => box.value);
-  // The browser's location prompt would use up the click that the permission prompt needs, so it comes second.
+  // The browser shows the permission prompt only shortly after a click, so the location prompt comes second.
   const isHere = $("place").value === "here";
   const place = isHere ? undefined : await selectedLocation();
   await push.subscribe({ userId: $("user").value.trim() || undefined, topics, location: place });

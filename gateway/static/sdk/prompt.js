@@ -1,8 +1,9 @@
 /**
  * A soft prompt before the browser's permission prompt.
  *
- * The browser asks only once, and a refusal is final. A user who chooses "Not now" in the soft prompt can be asked
- * again later. The prompt takes no focus and covers only a corner; Escape or "Not now" dismisses it for some days.
+ * The browser shows its prompt only once, and a refusal in it is final. A user who chooses "Not now" in the soft prompt
+ * can be asked again later. The soft prompt takes no focus and covers only a corner of the page; Escape or "Not now"
+ * dismisses it for `days` days.
  */
 
 const DISMISSED_DAYS = 30;
@@ -37,8 +38,8 @@ const STYLE = `
 `;
 
 /**
- * Show the prompt, and subscribe when the user accepts. Returns `subscribed`, `dismissed`, `denied`, or `hidden` if
- * there was nothing to ask.
+ * Show the prompt, and subscribe when the user accepts. Returns `subscribed`, `dismissed`, `denied`, or `hidden` if the
+ * prompt was not shown: it is not needed, was dismissed recently, or the browser cannot subscribe.
  *
  * `push` is the result of `init`, `registration` the argument of `subscribe`; `words` override the default texts.
  */
@@ -60,7 +61,7 @@ export async function ask(push, { registration, words, days = DISMISSED_DAYS, pa
       saveDismissal();
       return "dismissed";
     }
-    // Without another await before it: the browser prompts only while the click is recent.
+    // Nothing may be awaited between the click and this call: the browser prompts only while the click is recent.
     await push.subscribe(registration);
     return "subscribed";
   } catch (error) {

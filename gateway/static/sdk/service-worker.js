@@ -2,11 +2,11 @@
  * Show the notifications that the gateway pushes, and report what happens to them.
  *
  * Use it as it is, or load it in the application's own worker with
- * `importScripts("https://gateway.example/sdk/service-worker.js")`. Therefore it defines no global names and calls
- * neither skipWaiting nor claim: when a worker takes over is the application's decision.
+ * `importScripts("https://gateway.example/sdk/service-worker.js")`. Because of the second use, this script defines no
+ * global names and calls neither skipWaiting nor claim: the application decides when a new worker takes over.
  *
  * Every push shows a notification, whatever its content: browsers revoke the permission of applications that do not.
- * Receipts, badges and messages to open pages follow, and their failure changes nothing.
+ * Receipts, badges and messages to open pages follow; the notification stays if one of these fails.
  */
 (() => {
   "use strict";
@@ -49,7 +49,7 @@
     return Promise.race([report("displayed", notification), timeout]);
   }
 
-  /** Firefox fires a close event also for a clicked notification and for one replaced under the same tag. */
+  /** Report a dismissal. Firefox fires a close event also for a notification that was clicked or replaced. */
   async function handleClose(notification) {
     if (clickedReceipts.delete(notification.data?.gateway?.receipt)) return;
     if (notification.tag && (await notificationsWithTag(notification.tag)).length) return;
@@ -79,7 +79,7 @@
     return content;
   }
 
-  /** Show a notification. Returns its {title, data}, or null if the user has revoked the permission. */
+  /** Show a notification. Returns its {title, data}, or null if the browser refused it (the permission is revoked). */
   async function show(content) {
     const title = asText(content.title) || self.location.hostname;
     const options = await notificationOptions(content);
@@ -126,7 +126,7 @@
     });
   }
 
-  /** A new notification that replaces one under the same tag alerts again; the same one, delivered twice, does not. */
+  /** A new notification that replaces another with the same tag alerts again; a repeated delivery does not. */
   async function shouldRenotify(content, tag, id) {
     if (typeof content.renotify === "boolean") return content.renotify;
     return (await notificationsWithTag(tag)).every(({ data }) => id === undefined || data?.gateway?.id !== id);
@@ -183,7 +183,7 @@
     await self.registration.sync?.register(UNSENT_RECEIPTS).catch(() => {});
   }
 
-  /** Send the stored receipts, the oldest first. Rejects if one must wait, so that background sync runs again. */
+  /** Send the stored receipts, the oldest first. Rejects if the gateway does not respond, for background sync. */
   async function sendUnsentReceipts() {
     const keys = await inStore("readonly", (store) => store.getAllKeys(), UNSENT_RECEIPTS);
     for (const key of keys) {
@@ -193,7 +193,7 @@
     }
   }
 
-  /** The URL that a click opens. `exact` is false if any page of the application will do. */
+  /** The URL that a click opens. `exact` is false if the click may focus any open page of the application. */
   function clickTarget({ data }, action) {
     const { navigate, actions } = data?.gateway ?? {};
     try {
@@ -205,7 +205,7 @@
     return { url: self.registration.scope, exact: false };
   }
 
-  /** Focus an open page with the URL, or else open it. */
+  /** Focus an open page with the URL, or open the URL in a new one. */
   async function openPage({ url, exact }) {
     const pages = await openPages();
     const page = pages.find((client) => (exact ? client.url === url : client.url.startsWith(url)));
@@ -253,7 +253,8 @@
   /**
    * Run one operation on a store: the registrations, which `webpush.js` opens too, or the unsent receipts.
    *
-   * They are two databases, because a page with an older SDK could not open a newer version of a shared one.
+   * The stores are in two databases. A second store in the first database would need a newer version of the database,
+   * which a page with an older SDK could not open.
    */
   function inStore(mode, operation, name = "registrations") {
     return new Promise((resolve, reject) => {

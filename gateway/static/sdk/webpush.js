@@ -18,7 +18,7 @@ export class WebPushError extends Error {
 }
 
 const DAY_MS = 86_400_000;
-// Two decimals of a degree are about a kilometre: a district, not a house.
+// Two decimals of a degree are about a kilometre, so the location is that of a district and not of a house.
 const COARSE_LOCATION = { decimals: 2, accuracy_m: 1500 };
 const MESSAGE_EVENTS = { message: "displayed", click: "clicked", dismiss: "dismissed" };
 const MIN_RECONNECT_DELAY_MS = 500;
@@ -83,7 +83,7 @@ export function init({
 
   async function subscribe({ userId, userHash, attributes, topics, zones, location: place, client } = {}) {
     if (!supported()) throw new WebPushError("unsupported", "this browser does not support Web Push");
-    // Before anything is awaited: browsers show the prompt only while the user's click is recent.
+    // Nothing may be awaited before this call: browsers show the prompt only while the user's click is recent.
     const permission = await Notification.requestPermission();
     if (permission === "denied") throw new WebPushError("denied", "notifications are blocked for this site");
     if (permission !== "granted") throw new WebPushError("dismissed", "the user dismissed the permission prompt");
@@ -126,7 +126,7 @@ export function init({
 
   async function unsubscribe() {
     const [record, subscription] = await Promise.all([loadRecord(), currentSubscription()]);
-    // The browser first: whatever the gateway returns, no more messages arrive.
+    // The browser unsubscribes first, so that no more messages arrive even if the request to the gateway fails.
     await subscription?.unsubscribe();
     await inStore("readwrite", (store) => store.delete(workerScope));
     if (!record?.id) return Boolean(subscription);
@@ -147,7 +147,7 @@ export function init({
     if (!supported() || Notification.permission !== "granted") return state();
     const subscription = await currentSubscription();
     if (!record?.id || record.gateway !== base) {
-      // The subscription is that of a previous sender, to which the user has agreed: take it over.
+      // A previous sender created this subscription, and the user has agreed to it: register it with this gateway.
       if (subscription) await register();
       return state();
     }
@@ -271,8 +271,8 @@ const isUnknownDevice = ({ status }) => status === 404 || status === 401;
 /**
  * Keep a WebSocket open until the returned function is called.
  *
- * The last position is kept in the tab's session storage, so that a reconnect or a reload neither misses a notification
- * nor repeats one.
+ * The last position is stored in the tab's session storage, so that a reconnect or a reload neither misses nor repeats
+ * a notification.
  */
 function openLiveChannel(base, requireDevice, { mode = "additional", onNotification = () => {}, onState = () => {} }) {
   let socket;
@@ -396,7 +396,7 @@ async function subscribeWith({ pushManager }, vapidKey) {
   }
 }
 
-/** Wait until the worker of a registration is active. `serviceWorker.ready` waits for one that controls the page. */
+/** Wait until the registration's worker is active. Unlike `serviceWorker.ready`, it need not control the page. */
 function activated(registration) {
   if (registration.active) return registration;
   const worker = registration.installing ?? registration.waiting;

@@ -1,11 +1,11 @@
-/** Build an audience from conditions and count its devices. Audiences that need more are edited as JSON. */
+/** Build an audience from conditions and count its devices. Other audiences are edited as JSON. */
 
 import { get, post } from "../lib/api.js";
 import { actionBar, button, controlOf, element, field } from "../lib/elements.js";
 import { formatQuantity } from "../lib/format.js";
 import { debounce, latestOnly } from "../lib/updates.js";
 
-// Kind of condition: text, placeholder (null without a value), and the audience that a value stands for.
+// By kind of condition: label, placeholder (null if the condition has no value), and the audience for a value.
 const CONDITIONS = {
   everyone: ["All devices", null, () => ({ everyone: true })],
   topic: ["Topic is", "weather", (value) => ({ topic: value })],
@@ -29,7 +29,7 @@ const COMPARISON = /^\s*([^\s=<>!]+)\s*(<=|>=|!=|=|<|>)\s*(.+?)\s*$/;
 const SUGGESTIONS = { topic: "topics", segment: "segments" };
 const MAX_EXAMPLES = 3;
 
-/** Parse "plan = pro". A name alone means that the attribute exists. */
+/** Parse a comparison such as "plan = pro". A name without an operator means that the attribute exists. */
 function parseAttribute(text) {
   const match = COMPARISON.exec(text);
   if (!match) return { attribute: text.trim(), exists: true };
@@ -51,7 +51,7 @@ export function isSameValue(value, other) {
   return JSON.stringify(value, sortNames) === JSON.stringify(other, sortNames);
 }
 
-/** The kind and the text of a condition, as the inverse of CONDITIONS. */
+/** Return the kind and the text from which CONDITIONS builds this condition. */
 function describeCondition(condition) {
   const { attribute, ...rest } = condition;
   if (attribute === undefined) {
@@ -201,7 +201,7 @@ export function audienceBuilder({ initial, signal }) {
   return { node, read };
 }
 
-/** Fill a datalist from a list of the API; without access to it there are no suggestions. */
+/** Fill a datalist with items of the API. If the key may not list them, there are no suggestions. */
 function suggest(resource, datalist, describe) {
   get(`/v1/${resource}?limit=200`).then(
     ({ items }) => {

@@ -88,7 +88,7 @@ const FIELDS = [
 const withoutNulls = (values) =>
   Object.fromEntries(Object.entries(values ?? {}).filter(([, value]) => value !== null && value !== undefined));
 
-/** Copy a notification as a new campaign. Returns the copy, and the times that are left out because they are past. */
+/** Copy a notification as a new campaign. Returns the copy and a list of the omitted times, which are in the past. */
 function copyCampaign(original) {
   const omitted = [];
   const { name, content, audience, category } = original;
@@ -104,9 +104,9 @@ function copyCampaign(original) {
 
   const { lane, expires_at: expiresAt, ...delivery } = original.delivery;
   copy.delivery = withoutNulls(delivery);
-  // The urgent lane of an alert was not its author's choice.
+  // Only the lane of a campaign was chosen by its author; every alert has the urgent lane.
   if (original.kind === "campaign") copy.delivery.lane = lane;
-  // Without an expiry of its own, a notification expires its time to live after its start.
+  // A notification without an explicit expiry expires when its time to live, counted from its start, has passed.
   const hasOwnExpiry = new Date(expiresAt) - new Date(original.start_at) < 1000 * delivery.ttl;
   if (hasOwnExpiry && new Date(expiresAt) > new Date()) copy.delivery.expires_at = expiresAt;
   else if (hasOwnExpiry) omitted.push(`expires at ${formatDateTime(expiresAt)}`);
@@ -232,7 +232,7 @@ export async function open(body, { query, session, signal }) {
   updatePreview();
 }
 
-/** Send the content to one user or device. */
+/** Open a dialog that sends the content to one user or device. */
 function openTestDialog(readContent) {
   const user = field("User ID", "user", { placeholder: "u-42" });
   const device = field("or device ID", "device", { placeholder: "dev_…" });

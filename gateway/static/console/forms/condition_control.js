@@ -1,4 +1,4 @@
-/** A control for the condition on the properties of an event that a trigger has. */
+/** A control for a trigger's condition on the properties of an event. */
 
 import { Problem } from "../lib/api.js";
 import { actionBar, button, controlOf, element, field, textOf } from "../lib/elements.js";
@@ -22,7 +22,7 @@ const MATCH_OPTIONS = [
 ];
 const WITHOUT_OPERAND = ["exists", "absent"];
 
-/** Parse a number, a boolean, or text; text in quotes stays text. */
+/** Parse a number, a boolean or text. Quotes mark text that looks like a number or boolean. */
 function parseScalar(text) {
   try {
     const value = JSON.parse(text);

@@ -3,10 +3,10 @@
 import { Problem } from "../lib/api.js";
 import { actionBar, button, element, field, textOf } from "../lib/elements.js";
 
-// Browsers display at least two buttons.
+// The indexes of the buttons. All browsers that support buttons display at least two.
 const BUTTONS = [0, 1];
 
-/** Replace values of an object; empty ones are removed, and all others stay. */
+/** Return a copy of `original` with the overrides applied. An empty override removes the value of that name. */
 function mergeOverrides(original, overrides) {
   const merged = { ...original };
   for (const [name, value] of Object.entries(overrides)) {

@@ -59,7 +59,7 @@ function convertedControl(description, value, toInput, fromInput) {
   return { node, read: () => (read() === undefined ? undefined : fromInput(read())) };
 }
 
-/** A number of seconds, entered as a number and a unit. */
+/** A duration in seconds, entered as a number and a unit. */
 function durationControl({ label, pointer, required, placeholder, hint, default: initial }, value) {
   const current = value ?? initial;
   const [unit] = UNITS.find(([seconds]) => current && current % seconds === 0) ?? UNITS[2];
@@ -105,7 +105,7 @@ function dateTimeControl(description, value) {
   return convertedControl({ ...description, control: "datetime-local" }, value, toLocalTime, toUtc);
 }
 
-/** An audience. With `defaultAudience` ({text, value}) the conditions are shown only for another audience. */
+/** An audience. With `defaultAudience` ({text, value}) the conditions are hidden while the default is selected. */
 function audienceControl({ pointer, defaultAudience }, value, { signal }) {
   const isDefault = defaultAudience && (value === undefined || isSameValue(value, defaultAudience.value));
   const builder = audienceBuilder({ initial: isDefault ? undefined : value, signal });

@@ -1,8 +1,8 @@
 /**
  * Build a form from descriptions of its fields.
  *
- * Each field names the value that it edits by a JSON pointer, so an error of the gateway is shown at the field it
- * names. Values without a field pass through unchanged, and all values can be edited as JSON instead.
+ * The JSON pointer of a field is the location of the value that it edits. An error of the gateway has a pointer too,
+ * and is shown at the field with that pointer. Values without a field stay unchanged. All values can be edited as JSON.
  */
 
 import { Problem } from "../lib/api.js";
@@ -13,7 +13,7 @@ const stepsOf = (pointer) => pointer.split("/").slice(1);
 const valueAt = (values, pointer) => stepsOf(pointer).reduce((part, step) => part?.[step], values);
 const isWithin = (pointer, outer) => pointer === outer || pointer.startsWith(`${outer}/`);
 
-/** Set the value at a pointer. Undefined removes it, and the objects that are empty without it. */
+/** Set the value at a pointer. Undefined removes the value, and then each parent object that is left empty. */
 function setValueAt(values, pointer, value) {
   const path = stepsOf(pointer);
   const last = path.pop();
@@ -35,8 +35,8 @@ function setValueAt(values, pointer, value) {
  * Build a form that edits a copy of `initial`.
  *
  * `fields` are {pointer, label, control, required, default, requires} with the attributes of the control,
- * {row: fields}, or {group: title, fields, collapsed}. A field with `requires` has no value while the field at that
- * pointer has none.
+ * {row: fields}, or {group: title, fields, collapsed}. `requires` is the pointer of another field: while that field has
+ * no value, this one has none.
  *
  * Returns {node, modeButton, read(under), readValid(), load(values), showError(error)}. `modeButton` switches between
  * form and JSON.
@@ -93,14 +93,15 @@ export function buildForm(fields, initial, context) {
     return element("details", { open }, element("summary", {}, group), element("div", { className: "form" }, nodes));
   }
 
-  /** Read the values, or only update those `under` a pointer. */
+  /** Read the values. With `under`, update only the fields at or below that pointer. */
   function read(under = "") {
     if (json) return parseObject(textOf(json));
     const values = structuredClone(original);
     for (const control of controls.filter(({ pointer }) => isWithin(pointer, under))) {
       const { pointer, readControl, initialValue, initialText, requires } = control;
       const current = readControl();
-      // A control may show less than its initial value, such as a time without seconds: keep it while it is unchanged.
+      // A control may show only part of its initial value, such as a time without seconds. If the user has not changed
+      // the control, the initial value is kept.
       const isUnchanged = initialValue !== undefined && JSON.stringify(current) === initialText;
       const isAbsent = requires && valueAt(values, requires) === undefined;
       setValueAt(values, pointer, isAbsent ? undefined : isUnchanged ? initialValue : current);
@@ -108,7 +109,7 @@ export function buildForm(fields, initial, context) {
     return values;
   }
 
-  /** Read the values. Throws a Problem that names the fields which are invalid or missing. */
+  /** Read the values. Throws a Problem with the pointers of the invalid and missing fields. */
   function readValid() {
     const invalid = controls
       .map(({ pointer, node }) => ({ pointer, detail: invalidInputMessage(node) }))
@@ -120,7 +121,7 @@ export function buildForm(fields, initial, context) {
     return values;
   }
 
-  /** Show each fault at the field it names and the others below the form. Without an error, clear all of them. */
+  /** Show each fault at the field with its pointer, and the other faults below the form. Null clears all faults. */
   function showError(error) {
     for (const { errorNode, node } of controls) {
       errorNode.textContent = "";
@@ -146,7 +147,7 @@ export function buildForm(fields, initial, context) {
     if (firstInvalid) controlOf(firstInvalid)?.focus();
   }
 
-  /** The control of the most specific field that contains the pointer, or else one that lies within it. */
+  /** The control of the most specific field that contains the pointer; otherwise of a field below the pointer. */
   function controlFor(pointer) {
     const related = controls
       .filter((control) => isWithin(pointer, control.pointer) || isWithin(control.pointer, pointer))

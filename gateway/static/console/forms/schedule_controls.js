@@ -11,7 +11,8 @@ const REPEAT_OPTIONS = [
   { value: "month", text: "Every month" },
   { value: "cron", text: "Custom (cron expression)" },
 ];
-// The cron expressions that the other options can represent: minute, hour, day of month, any month, days of week.
+// The cron expressions that the options other than "cron" can represent. Groups: minute, hour, day of month, days of
+// week; the month is always "*".
 const SIMPLE_CRON = /^(\d+) (\d+) (\*|\d+) \* (\*|1-5|[0-6](?:,[0-6])*)$/;
 
 /** Convert an RFC 3339 time to the value of a datetime-local input. */
@@ -20,7 +21,7 @@ export function toLocalTime(timestamp) {
   return new Date(date - date.getTimezoneOffset() * 60_000).toISOString().slice(0, 16);
 }
 
-/** When a campaign starts: immediately, at an instant, or at a local time of each device or of a time zone. */
+/** The start of a campaign: immediately, at an instant, or at a local time of each device or of a time zone. */
 export function scheduleControl({ pointer }, value) {
   const options = [
     { value: "now", text: "Immediately" },
@@ -49,7 +50,7 @@ export function scheduleControl({ pointer }, value) {
   return { node: element("div", { className: "field-row" }, start, time), read };
 }
 
-/** A cron expression, entered as an interval and a time where these can represent it. */
+/** A cron expression, entered as an interval and a time if these can represent it. */
 export function recurrenceControl({ pointer }, value) {
   const simple = SIMPLE_CRON.exec(value ?? "");
   const initialRepeat = value ? repeatOf(simple) : "day";
@@ -100,7 +101,7 @@ export function recurrenceControl({ pointer }, value) {
   return { node: element("div", { className: "form" }, inputs, week), read };
 }
 
-/** The repeat option of a matched cron expression. */
+/** The repeat option for `simple`, a match of SIMPLE_CRON or null. */
 function repeatOf(simple) {
   if (!simple || (simple[3] !== "*" && simple[4] !== "*")) return "cron";
   if (simple[3] !== "*") return "month";

@@ -1,13 +1,13 @@
 /**
  * HTTP client of the gateway's API.
  *
- * The session cookie is HttpOnly, so no script can read it. Requests that change something carry the session's CSRF
- * token instead.
+ * The browser adds the HttpOnly session cookie to each request. The header with the session's CSRF token proves to the
+ * gateway that the request comes from this page.
  */
 
 let csrfToken = "";
 
-/** An error with a message for people, and the `faults` ({pointer, detail}) of the fields that it is about. */
+/** An error with a message for people and a list `faults` of {pointer, detail}, one for each invalid field. */
 export class Problem extends Error {
   faults = [];
 
@@ -66,7 +66,7 @@ function endSession() {
 export const get = (path) => call("GET", path);
 export const post = (path, body) => call("POST", path, body);
 
-/** Build `?a=b` from the values that are not empty; an empty string when all of them are. */
+/** Build `?a=b` from the values that are not empty. Returns an empty string if all values are empty. */
 export function queryString(values) {
   const filled = Object.entries(values).filter(([, value]) => `${value ?? ""}`.trim() !== "");
   const parameters = new URLSearchParams(filled);
@@ -87,7 +87,7 @@ export async function followDeliveries(parameters, onDeliveries, onState, signal
       const resume = lastEventId === undefined ? {} : { "Last-Event-ID": lastEventId };
       const response = await fetch(`/v1/deliveries/stream?${parameters}`, { headers: withCsrfToken(resume), signal });
       if (response.status === 401) endSession();
-      // 429 is temporary, as 503 is: too many streams are open.
+      // 429 means that too many streams are open, which is temporary.
       if (response.status >= 400 && response.status < 500 && response.status !== 429) return;
       if (!response.ok) throw new Problem(`The gateway returned ${response.status}.`);
       onState("live");
@@ -105,7 +105,7 @@ export async function followDeliveries(parameters, onDeliveries, onState, signal
   }
 }
 
-/** Yield the events of each chunk (HTML standard, section 9.2.6), for the fields that the gateway uses. */
+/** Yield a list of the events of each chunk (HTML standard, section 9.2.6: the part that the gateway uses). */
 async function* parseEventStream(stream) {
   const reader = stream.pipeThrough(new TextDecoderStream()).getReader();
   let rest = "";

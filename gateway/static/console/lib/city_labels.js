@@ -1,4 +1,6 @@
-/** City labels of the map without tiles: name, longitude, latitude; the largest cities first. */
+/** City labels for a map without tiles. */
+
+// Name, longitude and latitude of each city, the largest cities first.
 const LABELS = `
 London -0.13 51.51|New York -74.01 40.71|Tokyo 139.69 35.69|São Paulo -46.63 -23.55|Sydney 151.21 -33.87|
 Cairo 31.24 30.04|Mumbai 72.88 19.08|Los Angeles -118.24 34.05|Lagos 3.38 6.52|Moscow 37.62 55.76|Beijing 116.4 39.9|

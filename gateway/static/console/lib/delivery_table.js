@@ -1,4 +1,4 @@
-/** A table of deliveries, and a dialog with all attempts of one. */
+/** A table of deliveries, and a dialog with all attempts of one delivery. */
 
 import { get } from "./api.js";
 import { openDialog, runAction } from "./dialogs.js";
@@ -6,7 +6,7 @@ import { button, definitionList, element, link, outcomeLabel, scrollable } from 
 import { formatDateTime, formatDuration, formatQuantity, formatTime } from "./format.js";
 
 const COLUMNS = ["Processed", "Outcome", "Push service", "User", "Attempts", "Receipt", "Details"];
-// The strongest receipt first: a click implies a display.
+// The receipt that says most first: a clicked notification was also displayed.
 const RECEIPTS = ["clicked", "dismissed", "displayed"];
 
 export function deliveryTable(rows) {

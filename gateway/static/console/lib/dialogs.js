@@ -52,7 +52,7 @@ export function notify(text, isError = false) {
   setTimeout(() => notice.remove(), isError ? ERROR_NOTICE_MS : NOTICE_MS);
 }
 
-/** Run the work of a button, disabled meanwhile. An error becomes a notice, and the result undefined. */
+/** Run `work` while the button `control`, if any, is disabled. Show an error as a notice, and return undefined. */
 export async function runAction(control, work) {
   if (control) control.disabled = true;
   try {

@@ -1,4 +1,4 @@
-/** Build DOM elements from values. Text never becomes markup, so what users enter cannot inject any. */
+/** Build DOM elements from values. Text is never parsed as HTML, so text that users enter cannot inject HTML. */
 
 import { formatCount } from "./format.js";
 
@@ -41,7 +41,7 @@ export function svgElement(name, attributes = {}, ...children) {
   return node;
 }
 
-/** A bar of the outcomes so far, as shares of `total` deliveries. */
+/** A bar with one segment per outcome that has occurred, its width the share of `total` deliveries. */
 export function outcomeBar(counts, total) {
   const present = OUTCOMES.filter((name) => counts[name]);
   const label = present.map((name) => `${formatCount(counts[name])} ${name}`).join(", ") || "no deliveries yet";
@@ -57,7 +57,7 @@ export function outcomeBar(counts, total) {
   return element("div", attributes, present.map(segment));
 }
 
-/** Counts of the outcomes that occurred, each a link to the deliveries that have it. */
+/** Counts of the outcomes that occurred, each a link to the deliveries with that outcome. */
 export function outcomeLinks(counts, href) {
   return OUTCOMES.filter((name) => counts[name]).map((name) =>
     element(
@@ -76,7 +76,7 @@ export const badge = (text, className = text, title = "") =>
 
 export const actionBar = (...actions) => element("div", { className: "actions" }, actions);
 
-/** The heading of a page, with the actions that concern all of it. */
+/** The heading of a page, with the actions that concern the whole page. */
 export const pageHeading = (title, ...actions) =>
   element("div", { className: "title" }, element("h2", {}, title), actionBar(actions));
 

@@ -16,7 +16,7 @@ export const UNITS = [
   [1, "seconds"],
 ];
 
-/** The time alone when it is today, otherwise date and time. */
+/** Format the time of a timestamp of today, and date and time of any other. */
 export function formatTime(timestamp) {
   if (!timestamp) return "";
   const date = new Date(timestamp);
@@ -27,7 +27,7 @@ export const formatDateTime = (timestamp) => (timestamp ? dateTimeFormat.format(
 
 export const formatCount = (number) => number.toLocaleString();
 
-/** "1 device", "1,234 devices". */
+/** Format a count with its noun: "1 device", "1,234 devices". */
 export const formatQuantity = (number, noun) => `${formatCount(number)} ${noun}${number === 1 ? "" : "s"}`;
 
 export function formatShare(part, total) {
@@ -35,7 +35,7 @@ export function formatShare(part, total) {
   return `${((100 * part) / total).toFixed(part === total || !part ? 0 : 1)} %`;
 }
 
-/** A measured duration, rounded to what matters: "850 ms", "1.2 s", "14 min", "3 days". */
+/** Format a measured duration, rounded to two or three digits: "850 ms", "1.2 s", "14 min", "3 days". */
 export function formatDuration(ms) {
   if (ms < 1000) return `${Math.round(ms)} ms`;
   if (ms < 120_000) return `${(ms / 1000).toFixed(ms < 10_000 ? 1 : 0)} s`;
@@ -43,7 +43,7 @@ export function formatDuration(ms) {
   return ms < 172_800_000 ? `${Math.round(ms / 3_600_000)} h` : `${Math.round(ms / 86_400_000)} days`;
 }
 
-/** A configured duration, exact and in its largest whole unit: "3 days", "90 minutes". */
+/** Format a configured duration exactly, in the largest unit of which it is a multiple: "3 days", "90 minutes". */
 export function formatSeconds(seconds) {
   const [unit, plural] = UNITS.find(([length]) => seconds && seconds % length === 0) ?? UNITS.at(-1);
   return formatQuantity(seconds / unit, plural.slice(0, -1));

@@ -1,8 +1,8 @@
 /**
  * A map without external services: land outlines, city labels and a graticule in Web Mercator.
  *
- * Where the operator has configured a tile server, its tiles lie on top of the land. World coordinates are those of one
- * 256 by 256 tile.
+ * If the operator has configured a tile server, its tiles cover the land outlines. In world units the whole world is a
+ * square of 256 by 256, as in the single tile of level 0.
  */
 
 import { CITIES } from "./city_labels.js";
@@ -15,6 +15,7 @@ const MAX_WIDTH = WORLD;
 const MIN_WIDTH = 0.004;
 const MAX_LATITUDE = 85;
 const MAX_TILE_LEVEL = 18;
+// Distances between two lines of the graticule, in degrees.
 const GRATICULE_STEPS = [0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 20, 30];
 // A pointer that moves less than this, in pixels, is a click.
 const MIN_DRAG = 4;
@@ -79,6 +80,7 @@ export function createMap({ label, tiles, onArea, small = false }) {
       button("−", () => zoom(2), { "aria-label": "Zoom out" }),
     ),
   );
+  // The visible rectangle, in world units: its top left corner and its width. The height follows from the element.
   const view = { x: 0, y: 20, w: WORLD };
   let corners = [];
   let devices = [];
@@ -88,6 +90,7 @@ export function createMap({ label, tiles, onArea, small = false }) {
   const unitsPerPixel = () => view.w / size()[0];
   const toLocation = ([px, py]) => unproject([view.x + px * unitsPerPixel(), view.y + py * unitsPerPixel()]);
 
+  /** Draw the view, after limiting its zoom and keeping most of it on the world. */
   function draw() {
     view.w = Math.max(MIN_WIDTH, Math.min(MAX_WIDTH * Math.max(1, size()[0] / size()[1]), view.w));
     view.y = Math.max(-viewHeight() / 3, Math.min(WORLD - (2 * viewHeight()) / 3, view.y));
@@ -110,7 +113,7 @@ export function createMap({ label, tiles, onArea, small = false }) {
 
   const text = (content, x, y) => svgElement("text", { x, y, "font-size": 11 * unitsPerPixel() }, content);
 
-  /** About six lines in each direction at any scale, labelled with their degrees. */
+  /** At most seven lines in each direction at any scale, labelled with their degrees. */
   function graticule() {
     const [west, north] = unproject([view.x, view.y]);
     const [east, south] = unproject([view.x + view.w, view.y + viewHeight()]);
@@ -137,6 +140,7 @@ export function createMap({ label, tiles, onArea, small = false }) {
 
   function cityLabels() {
     if (tiles) return [];
+    // The more of the world is visible, the fewer cities have a label.
     const visible = CITIES.slice(0, view.w > 120 ? 14 : view.w > 40 ? 52 : CITIES.length);
     const pixel = unitsPerPixel();
     return visible.flatMap(([name, lon, lat]) => {
@@ -148,13 +152,15 @@ export function createMap({ label, tiles, onArea, small = false }) {
     });
   }
 
+  /** Draw the tiles of the level whose resolution is closest to that of the screen. */
   function drawTiles() {
     const level = Math.max(0, Math.min(MAX_TILE_LEVEL, Math.round(Math.log2((size()[0] * WORLD) / view.w / 256))));
-    const count = 2 ** level;
-    const side = WORLD / count;
+    const tilesPerSide = 2 ** level;
+    const side = WORLD / tilesPerSide;
+    const [right, bottom] = [view.x + view.w, view.y + viewHeight()];
     const images = [];
-    for (let x = Math.max(0, Math.floor(view.x / side)); x * side < view.x + view.w && x < count; x += 1) {
-      for (let y = Math.max(0, Math.floor(view.y / side)); y * side < view.y + viewHeight() && y < count; y += 1) {
+    for (let x = Math.max(0, Math.floor(view.x / side)); x * side < right && x < tilesPerSide; x += 1) {
+      for (let y = Math.max(0, Math.floor(view.y / side)); y * side < bottom && y < tilesPerSide; y += 1) {
         const href = tiles.replace("{z}", level).replace("{x}", x).replace("{y}", y);
         images.push(svgElement("image", { href, x: x * side, y: y * side, width: side, height: side }));
       }
@@ -162,6 +168,7 @@ export function createMap({ label, tiles, onArea, small = false }) {
     tileLayer.replaceChildren(...images);
   }
 
+  /** Multiply the width of the view; the point at the pixel position, by default the centre, stays where it is. */
   function zoom(factor, [px, py] = size().map((n) => n / 2)) {
     const [x, y] = [view.x + px * unitsPerPixel(), view.y + py * unitsPerPixel()];
     view.w = Math.max(MIN_WIDTH, Math.min(MAX_WIDTH * 2, view.w * factor));
@@ -201,7 +208,7 @@ export function createMap({ label, tiles, onArea, small = false }) {
     let moved = false;
     svg.setPointerCapture(event.pointerId);
     const drag = new AbortController();
-    const during = (name, handle) => {
+    const onPointerEvent = (name, handle) => {
       const handleSamePointer = (current) => {
         if (current.pointerId === event.pointerId) handle(current);
       };
@@ -211,7 +218,7 @@ export function createMap({ label, tiles, onArea, small = false }) {
       drag.abort();
       if (corner !== undefined) onArea?.(area());
     };
-    during("pointermove", (current) => {
+    onPointerEvent("pointermove", (current) => {
       const position = positionOf(current);
       moved ||= Math.hypot(position[0] - start[0], position[1] - start[1]) > MIN_DRAG;
       if (corner !== undefined) setCorners(corners.with(Number(corner), toLocation(position)), { silent: true });
@@ -222,11 +229,11 @@ export function createMap({ label, tiles, onArea, small = false }) {
       }
       last = position;
     });
-    during("pointerup", () => {
+    onPointerEvent("pointerup", () => {
       end();
       if (onArea && corner === undefined && !moved) setCorners([...corners, toLocation(start)]);
     });
-    during("pointercancel", end);
+    onPointerEvent("pointercancel", end);
   });
   svg.addEventListener("keydown", (event) => {
     const step = view.w / 8;

@@ -5,6 +5,7 @@ import { openDialog } from "./dialogs.js";
 import { element, mutedText } from "./elements.js";
 import { formatCount } from "./format.js";
 
+// In bytes, before encryption: the largest payload that every push service accepts.
 const MAX_PAYLOAD = 3993;
 const IMAGE_URL = /^(https:|data:image\/|\/)/;
 
@@ -43,7 +44,7 @@ export function notificationPreview(content, appName) {
   );
 }
 
-/** The size of a rendered payload against what every push service accepts. */
+/** Format the size of a rendered payload with the maximum: "312 of 3,993 bytes". */
 export const payloadSize = (octets) => `${formatCount(octets)} of ${formatCount(MAX_PAYLOAD)} bytes`;
 
 /** Render content or a template on the server and show it in a dialog. `request` is the body of the preview call. */

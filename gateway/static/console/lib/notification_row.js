@@ -35,7 +35,7 @@ export function statusBadge(notification) {
   return badge(status, status, notification.auto_paused ?? "");
 }
 
-/** "1,200 of 4,000 processed, 250 per second, finishes around 14:03:00". */
+/** Describe the progress: "1,200 of 4,000 processed, 250 per second, finishes around 14:03:00". */
 export function progressText(notification) {
   const { progress } = notification;
   if (isWaiting(notification)) return `starts ${formatDateTime(notification.start_at)}`;
@@ -49,7 +49,7 @@ export function progressText(notification) {
   return parts.filter(Boolean).join(", ");
 }
 
-/** Pause, resume and cancel buttons, as far as the status and the key's scopes allow them. */
+/** The pause, resume and cancel buttons that the status and the key's scopes allow. */
 export function lifecycleButtons(notification, refresh, session) {
   if (!session.scopes.includes("send")) return [];
   const { id, status, progress } = notification;

@@ -1,16 +1,18 @@
 /**
  * Line, bar and point charts over time, drawn as SVG so that the style sheet colours them.
  *
- * The legend shows the values at the pointer, or the newest ones, and the accessible label says them in words.
+ * The legend shows the values at the pointer, or the newest values while the pointer is elsewhere. The accessible label
+ * has a summary in words.
  */
 
 import { element, svgElement } from "./elements.js";
 
+// Height of the chart and margins of its plot, in pixels.
 const HEIGHT = 190;
 const [LEFT, RIGHT, TOP, BOTTOM] = [58, 18, 10, 24];
 const MAX_BAR_WIDTH = 40;
 const PIXELS_PER_TIME_LABEL = 75;
-// In seconds.
+// Distances between two time labels, in seconds.
 const MINUTE = 60;
 const HOUR = 3600;
 const DAY = 86_400;
@@ -26,8 +28,8 @@ const isNumber = (value) => value !== null && value !== undefined;
 /**
  * Create a chart. `series` are [{label, colour, type: "line", "bars" or "points"}].
  *
- * Returns {node, show(data, summary)}: `data` is a list of times in seconds, then one list of values for each series,
- * with null where there is no value.
+ * Returns {node, show(data, summary)}. `data` is [times, values of the first series, values of the second, ...]: the
+ * times are in seconds, and a missing value is null.
  */
 export function createTimeChart(label, series, { format = String, logarithmic = false, signal }) {
   const svg = svgElement("svg", { role: "img", "aria-label": label });
@@ -138,7 +140,7 @@ function roundTicks(maximum) {
   return Array.from({ length: Math.ceil(maximum / step) + 1 }, (_, n) => Number((n * step).toPrecision(6)));
 }
 
-/** The powers of ten that enclose the numbers. */
+/** The powers of ten from the one below the smallest number to the one above the largest. */
 function decades(numbers) {
   const low = Math.floor(Math.log10(Math.max(1, Math.min(...numbers, 1e9))));
   const high = Math.ceil(Math.log10(Math.max(10, ...numbers)));
@@ -146,7 +148,7 @@ function decades(numbers) {
   return Array.from({ length: to - from + 1 }, (_, n) => 10 ** (from + n));
 }
 
-/** Round local times between two times, at most `maxTicks`. */
+/** At most `maxTicks` round times, such as full hours of the local time zone, between two times. */
 function timeTicks(from, to, maxTicks) {
   const step = TIME_STEPS.find((seconds) => (to - from) / seconds <= maxTicks) ?? 30 * DAY;
   const offset = new Date(from * 1000).getTimezoneOffset() * MINUTE;
@@ -154,6 +156,7 @@ function timeTicks(from, to, maxTicks) {
   return Array.from({ length: Math.max(0, Math.floor((to - start) / step) + 1) }, (_, n) => start + n * step);
 }
 
+/** Format a time for a chart of `span` seconds: the date, or the time, with seconds for a short span. */
 function timeLabel(time, span) {
   const options =
     span > 2 * DAY

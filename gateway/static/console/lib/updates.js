@@ -1,6 +1,6 @@
-/** Keep a page up to date: polling, debouncing, and redrawing without losing the focus. */
+/** Keep a page up to date: poll, debounce, and redraw without losing the focus. */
 
-/** Replace a node's children, and focus the new element that corresponds to the focused one. */
+/** Replace a node's children. The new element with the tag and name of the focused one gets the focus. */
 export function replaceKeepingFocus(node, ...children) {
   const nameOf = (control) => control.getAttribute("aria-label") ?? control.getAttribute("href") ?? control.textContent;
   const active = document.activeElement;
@@ -24,7 +24,7 @@ export function poll(work, intervalMs, signal) {
   return run();
 }
 
-/** Return a function that runs `work` once it has not been called for `delayMs`. */
+/** Return a function whose calls run `work` once, `delayMs` after the last of them. */
 export function debounce(work, delayMs = 250) {
   let timer = 0;
   return () => {
@@ -33,7 +33,7 @@ export function debounce(work, delayMs = 250) {
   };
 }
 
-/** Return a function that runs `load` and passes its result to `show`, unless a newer call has started since. */
+/** Return a function that runs `load` and passes its result to `show`, unless a newer call has started meanwhile. */
 export function latestOnly(load, show, signal) {
   let calls = 0;
   return async () => {

@@ -19,6 +19,7 @@ const STATUSES = [
 ];
 const POLL_INTERVAL_MS = 3000;
 const EMPTY_AREA = "Draw an area on the map or enter alert zones.";
+// Two corners of the area that the map shows first.
 const EUROPE = [
   [-10, 38],
   [28, 58],
@@ -168,6 +169,7 @@ export async function open(body, { signal, live, session }) {
     }
   });
 
+  // The notifications that the page shows, as JSON.
   let drawn = "";
   async function refresh(force) {
     const { items } = await get("/v1/notifications?kind=alert&limit=30");

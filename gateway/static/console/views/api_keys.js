@@ -1,4 +1,4 @@
-/** The application and its keys. Keys are created with the operator's admin token, which belongs in no browser. */
+/** The application and its keys. Creating a key needs the operator's admin token, which must not be in a browser. */
 
 import { get } from "../lib/api.js";
 import { badge, card, definitionList, element, mutedText, pageHeading, table } from "../lib/elements.js";

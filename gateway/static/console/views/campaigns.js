@@ -92,6 +92,7 @@ async function openList(body, { query, signal, live, session }) {
 }
 
 async function openNotification(body, { id, signal, live, session }) {
+  // The notification and the funnel that the page shows, as JSON.
   let drawn = "";
   async function refresh() {
     const [notification, funnel] = await Promise.all([

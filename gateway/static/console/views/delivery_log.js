@@ -1,4 +1,4 @@
-/** Delivery log: a table to which new deliveries are added at the top, with filters. */
+/** Delivery log: a table with filters. New deliveries are added at its top. */
 
 import { followDeliveries, get, queryString } from "../lib/api.js";
 import { deliveryRow, deliveryTable, openDelivery } from "../lib/delivery_table.js";
@@ -78,7 +78,7 @@ export async function open(body, { query, id, signal, live }) {
     cursor = page.next_cursor;
     older.hidden = !cursor;
   }
-  /** Draw at most once a frame, however fast deliveries arrive. */
+  /** Draw the pending deliveries with the next frame, so at most once a frame. */
   function scheduleDraw() {
     if (drawScheduled || paused || !pending.length) return;
     drawScheduled = true;

@@ -13,6 +13,7 @@ const QUEUE_COLUMNS = [
   ["Paused", (lane) => formatCount(lane.paused)],
   ["Oldest due job", (lane) => (lane.due ? formatDuration(1000 * lane.oldest_s) : "–")],
 ];
+// By state of the circuit breaker: text, class and title of the badge.
 const BREAKER_BADGES = {
   open: ["paused", "failing", "Too many failures. Sending to it resumes automatically."],
   closed: ["normal", "ok", "It accepts messages."],

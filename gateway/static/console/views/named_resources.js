@@ -12,7 +12,7 @@ import { openPreview } from "../lib/notification_preview.js";
 import { CONTENT, RESOURCE_TYPES } from "./resource_types.js";
 
 const PAGE_SIZE = 100;
-// Values that the API fills with nulls, which a request must not contain.
+// Objects in which the API returns unset values as null. A request must not contain these nulls.
 const WITH_NULLS = ["delivery", "throttle"];
 
 const withoutNulls = (values) => Object.fromEntries(Object.entries(values).filter(([, value]) => value !== null));

@@ -22,14 +22,14 @@ const POLL_INTERVAL_MS = 2000;
 const MAX_LIVE_POINTS = 150;
 // A share of accepted deliveries below this is highlighted.
 const MIN_ACCEPTED_SHARE = 0.9;
-// Range: name of the step, its length in seconds, number of steps.
+// By time range: name of a step, length of a step in seconds, number of steps.
 const RANGES = { hour: ["minute", 60, 60], day: ["hour", 3600, 24], month: ["day", 86_400, 30] };
 const RANGE_OPTIONS = [
   { value: "hour", text: "Last hour" },
   { value: "day", text: "Last 24 hours" },
   { value: "month", text: "Last 30 days" },
 ];
-// Circuit breaker state: badge colour, badge text, explanation.
+// By state of the circuit breaker: badge colour, badge text, explanation.
 const BREAKERS = {
   open: ["rejected", "paused", "Too many failures. Sending to it resumes automatically."],
   closed: ["accepted", "normal", "It accepts messages."],
@@ -131,7 +131,7 @@ export async function open(body, { signal, live, session }) {
     replaceKeepingFocus(newest, ...(rows.length ? rows : [emptyRow]));
   }
 
-  /** The rate between two polls of the same time range is the growth of its total. */
+  /** Draw the rate since the last poll: the growth of the total. Totals of different time ranges are not compared. */
   function drawLiveRate(since, total) {
     const now = Date.now() / 1000;
     const [times, rates] = liveRate.points;

@@ -1,7 +1,7 @@
 /**
  * Descriptions of the named resources: titles, columns, form fields and actions.
  *
- * `scope` is the scope of a key that may edit them. An action has a `label` and a `run`, which get the item.
+ * A key needs the `scope` of a resource to edit it. An action is {label(item), run(path, item)}.
  */
 
 import { LOCAL_TIME_ZONE } from "../forms/controls.js";
@@ -36,7 +36,7 @@ const TITLE_COLUMN = ["Title", (item) => item.content.title];
 const UPDATED_COLUMN = ["Updated", (item) => formatTime(item.updated_at)];
 const CAP_COLUMN = ["Frequency cap", ({ cap }) => cap && `${cap.limit} per ${formatSeconds(cap.window)}`];
 
-/** An action that switches between two states. `change` builds the body of the PATCH. */
+/** An action that switches an item between active and inactive. `change(isActive)` returns the body of the PATCH. */
 const toggleAction = (offLabel, onLabel, change) => ({
   label: (item) => (item.status === "active" ? offLabel : onLabel),
   run: (path, item) => call("PATCH", path, change(item.status === "active")),
