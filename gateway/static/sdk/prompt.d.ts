@@ -12,8 +12,8 @@ export interface Words {
 }
 
 /**
- * Show a prompt before the browser's permission prompt. It is shown only if there is something to ask and the user has
- * not dismissed it in the last `days` (30). Returns `hidden` if it was not shown.
+ * Show a prompt before the browser's permission prompt. It is not shown to a browser that is subscribed, blocked or
+ * unsupported, nor for `days` (30) after the user has dismissed it. Returns `hidden` if it was not shown.
  */
 export function ask(
   push: WebPush,
