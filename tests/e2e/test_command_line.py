@@ -26,6 +26,7 @@ def settings(database_url: str) -> dict[str, str]:
 
 
 async def test_every_command_has_help() -> None:
+    """`gateway --help` lists the commands, and each command has a help page."""
     help_of_all = await command("--help")
     assert help_of_all.code == 0
     for name in (
@@ -48,12 +49,14 @@ async def test_every_command_has_help() -> None:
 
 
 def test_help_imports_no_heavy_modules() -> None:
+    """Building the command line does not import the libraries that only some commands need."""
     code = "import sys, typer.main, gateway.cli; typer.main.get_command(gateway.cli.cli); print(*sys.modules)"
     loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
     assert not set(loaded) & {"aiohttp", "sqlalchemy", "pydantic", "rich", "uvloop", "structlog", "gateway.app"}
 
 
 def test_completion_covers_commands_options_values(tmp_path: Path) -> None:
+    """Completion in bash suggests commands, subcommands, options and the values of an option."""
     script = """
         gateway --install-completion >&2 && source ~/.bashrc
         try() { COMP_WORDS=("$@") COMP_CWORD=$(($# - 1)); _gateway_completion gateway; echo "${COMPREPLY[@]}"; }
@@ -67,6 +70,7 @@ def test_completion_covers_commands_options_values(tmp_path: Path) -> None:
 
 
 async def test_campaign_can_be_paused_resumed_and_cancelled(settings: dict[str, str]) -> None:
+    """The commands for a scheduled campaign print its new status, and the audit log has an entry for each."""
     create = ("apps", "create", "Shop", "--subject", "mailto:ops@example.org", "--origin", "https://shop.example.org")
     await command(*create, **settings)
     schedule = ("--at", "2027-07-01T09:00:00", "--timezone", "device")
@@ -88,6 +92,7 @@ async def test_campaign_can_be_paused_resumed_and_cancelled(settings: dict[str, 
 
 
 async def test_usage_errors_exit_2_and_failures_exit_1(settings: dict[str, str]) -> None:
+    """Both kinds of error print one line without a traceback."""
     for arguments in (["nonsense"], ["apps", "create"], ["send", "--app", "x", "--title", "t"], ["up", "--port", "x"]):
         result = await command(*arguments, **settings)
         assert result.code == 2, arguments
@@ -116,6 +121,7 @@ async def test_usage_errors_exit_2_and_failures_exit_1(settings: dict[str, str])
 
 
 async def test_separate_roles_deliver_like_up(settings: dict[str, str], tmp_path: Path) -> None:
+    """`gateway serve` and `gateway work` together deliver a message to every device."""
     port = free_ports(1)
     base = f"http://127.0.0.1:{port}"
     async with Sim() as sim:
@@ -170,6 +176,7 @@ async def test_separate_roles_deliver_like_up(settings: dict[str, str], tmp_path
 
 
 async def test_remote_operator_manages_applications_and_keys(database_url: str) -> None:
+    """With a server and its admin token, the commands work without access to the database."""
     async with gateway(database_url) as parts, serve_api(parts) as api:
         await create_and_remove_keys({"GATEWAY_SERVER": api.origin, "GATEWAY_KEY": ADMIN})
         remote = {"GATEWAY_SERVER": api.origin, "GATEWAY_KEY": api.secret}
@@ -196,6 +203,7 @@ async def create_and_remove_keys(settings: dict[str, str]) -> None:
 
 
 async def test_doctor_reports_errors(settings: dict[str, str], empty_database_url: str) -> None:
+    """A wrong setting, key, schema or database fails exactly the check that concerns it."""
     await command("apps", "create", "Shop", "--subject", "mailto:ops@example.org", **settings)
     healthy = await command("doctor", "--offline", "--json", **settings)
     assert all(check["ok"] for check in healthy.json), healthy.out
@@ -214,6 +222,7 @@ async def test_doctor_reports_errors(settings: dict[str, str], empty_database_ur
 async def test_wrong_key_or_old_schema_prevents_start(
     settings: dict[str, str], empty_database_url: str, role: str
 ) -> None:
+    """A process that cannot work with the database exits with a line that names the cause."""
     await command("apps", "create", "Shop", "--subject", "mailto:ops@example.org", **settings)
     for change, message in (
         ({"GATEWAY_MASTER_KEY": "another master key that is long enough"}, "the master key does not decrypt"),
@@ -226,6 +235,7 @@ async def test_wrong_key_or_old_schema_prevents_start(
 
 
 async def test_settings_hides_secrets(settings: dict[str, str]) -> None:
+    """`gateway settings` prints whether a secret is set, and never its value."""
     result = await command("settings", "--json", **settings)
     values = {entry["name"]: entry["value"] for entry in result.json}
     assert values["GATEWAY_PORT"] == "8080"
@@ -236,6 +246,7 @@ async def test_settings_hides_secrets(settings: dict[str, str]) -> None:
 
 
 async def test_migrate_and_prune_are_repeatable(settings: dict[str, str], empty_database_url: str) -> None:
+    """A repeated migration changes nothing, and a repeated prune finds nothing to do."""
     fresh = settings | {"GATEWAY_DATABASE_URL": empty_database_url}
     for _ in range(2):
         assert (await command("migrate", **fresh)).code == 0
@@ -244,6 +255,7 @@ async def test_migrate_and_prune_are_repeatable(settings: dict[str, str], empty_
 
 
 async def test_up_keeps_its_data_over_a_restart(reachable_tmp: Path) -> None:
+    """A second `gateway up` with the same directory has the application and the admin token of the first."""
     port = free_ports(5)
 
     data_dir = ("--data-dir", str(reachable_tmp / "up"))
@@ -271,6 +283,7 @@ async def test_up_keeps_its_data_over_a_restart(reachable_tmp: Path) -> None:
 
 
 async def test_sim_command_runs_the_simulator() -> None:
+    """`gateway sim` prints the hosts to configure, and fails if its port is in use."""
     port = free_ports(4)
     async with run_in_background("sim", "--port", str(port)) as sim:
         await sim.wait_for_output("GATEWAY_PUSH_HOSTS=")

@@ -26,6 +26,7 @@ def parse_id(kind: str, text: str) -> UUID:
 
 
 async def test_imported_browsers_receive_with_their_old_key(database_url: str, tmp_path: Path) -> None:
+    """Browsers of an earlier sender receive messages after an import of their VAPID key."""
     key = VapidKey.generate()
     pem_file, text_file = tmp_path / "vapid.pem", tmp_path / "vapid.txt"
     pem_file.write_bytes(key.private.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()))
@@ -88,6 +89,7 @@ async def test_imported_browsers_receive_with_their_old_key(database_url: str, t
 
 
 async def test_onesignal_export_keeps_tags_users_languages(database_url: str, tmp_path: Path) -> None:
+    """An import of a OneSignal export skips rows that are not valid browsers."""
     async with gateway(database_url) as parts:
         [browser] = parts.subscribe(Vendor.APPLE, 1)
         keys = browser.subscription

@@ -19,6 +19,7 @@ def rule_statuses(behaviour: Behaviour, tokens: int = 10_000, vendor: Vendor = V
 
 
 async def test_rule_with_times_applies_that_often(sim: Sim, sender: Sender) -> None:
+    """After `times` responses of a rule for an endpoint, the device gets normal responses again."""
     device, other = sim.subscribe(Vendor.FCM), sim.subscribe(Vendor.FCM)
     sim.behave(Rule(endpoint=device.endpoint, status=503, retry_after=2, times=2))
     replies = [await sender.post(device.endpoint) for _ in range(3)]
@@ -32,12 +33,14 @@ async def test_rule_with_times_applies_that_often(sim: Sim, sender: Sender) -> N
 
 
 async def test_rule_times_count_per_endpoint(sim: Sim, sender: Sender) -> None:
+    """Every endpoint gets the response of the rule once."""
     sim.behave(Rule(status=500, times=1))
     for device in sim.subscribe_many(Vendor.APPLE, 3):
         assert [(await sender.post(device.endpoint)).status for _ in range(2)] == [500, 201]
 
 
 async def test_rule_affects_only_its_vendor(sim: Sim, sender: Sender) -> None:
+    """A rule for one vendor leaves the others unchanged, and without rules all accept again."""
     sim.behave(Rule(vendor=Vendor.MOZILLA, status=503))
     devices = [sim.subscribe(vendor) for vendor in Vendor]
     assert [(await sender.post(device.endpoint)).status for device in devices] == [201, 503, 201, 201]
@@ -65,6 +68,7 @@ async def test_rule_affects_only_its_vendor(sim: Sim, sender: Sender) -> None:
 async def test_scripted_status_has_vendor_format(
     sim: Sim, sender: Sender, rule: Rule, reason: object, header: str | None
 ) -> None:
+    """The body and headers of a scripted status are those that the vendor sends."""
     assert rule.vendor is not None
     sim.behave(rule)
     reply = await sender.post(sim.subscribe(rule.vendor).endpoint)
@@ -72,12 +76,14 @@ async def test_scripted_status_has_vendor_format(
 
 
 async def test_wns_406_reports_throttled_channel(sim: Sim, sender: Sender) -> None:
+    """The status header of WNS has the value for a throttled channel."""
     sim.behave(Rule(status=406))
     reply = await sender.post(sim.subscribe(Vendor.WNS).endpoint)
     assert reply.headers["X-WNS-NotificationStatus"] == "channelthrottled"
 
 
 async def test_scripted_redirect_stays_on_the_simulator(sim: Sim, sender: Sender) -> None:
+    """The redirect leads to the simulator's own origin, so no test contacts a real host."""
     sim.behave(Rule(status=307))
     reply = await sender.post(sim.subscribe(Vendor.FCM).endpoint)
     assert (reply.status, reply.headers["Location"]) == (307, f"{sim.origins[Vendor.FCM]}/elsewhere")
@@ -92,6 +98,7 @@ async def test_scripted_2xx_accepts_without_delivery(sim: Sim, sender: Sender) -
 
 
 async def test_scripted_reset_is_counted(sim: Sim, sender: Sender) -> None:
+    """A reset counts under status 0."""
     device = sim.subscribe(Vendor.FCM)
     sim.behave(Rule(reset=True, times=1))
     with pytest.raises(aiohttp.ClientConnectionError):
@@ -101,6 +108,7 @@ async def test_scripted_reset_is_counted(sim: Sim, sender: Sender) -> None:
 
 
 async def test_scripted_reset_sends_tcp_rst(sim: Sim) -> None:
+    """The client sees a reset of the connection and not its end."""
     device = sim.subscribe(Vendor.FCM)
     sim.behave(Rule(reset=True))
     host, port = sim.origins[Vendor.FCM].removeprefix("http://").split(":")
@@ -113,6 +121,7 @@ async def test_scripted_reset_sends_tcp_rst(sim: Sim) -> None:
 
 
 async def test_delayed_response_is_otherwise_normal(sim: Sim, sender: Sender) -> None:
+    """A rule with only a delay accepts the message after the delay."""
     device = sim.subscribe(Vendor.FCM)
     sim.behave(Rule(delay_ms=80))
     started_at = time.monotonic()
@@ -121,6 +130,7 @@ async def test_delayed_response_is_otherwise_normal(sim: Sim, sender: Sender) ->
 
 
 def test_share_per_endpoint_is_stable() -> None:
+    """The same seed selects the same endpoints each time, and another seed selects others."""
     behaviour = Behaviour([Rule(status=410, share=0.02)], seed=7)
     first, second = rule_statuses(behaviour), rule_statuses(behaviour)
     assert first == second == rule_statuses(Behaviour([Rule(status=410, share=0.02)], seed=7))
@@ -129,6 +139,7 @@ def test_share_per_endpoint_is_stable() -> None:
 
 
 def test_share_per_try_varies() -> None:
+    """Each try is decided on its own, so few endpoints fail twice in a row."""
     behaviour = Behaviour([Rule(status=503, share=0.02, per="try")])
     first, second = rule_statuses(behaviour), rule_statuses(behaviour)
     failed_twice = sum(a == b == 503 for a, b in zip(first, second, strict=True))
@@ -138,12 +149,14 @@ def test_share_per_try_varies() -> None:
 
 
 def test_first_matching_rule_decides() -> None:
+    """Later rules that match too are ignored."""
     behaviour = Behaviour([Rule(status=410, vendor=Vendor.APPLE), Rule(status=500), Rule(status=503)])
     assert rule_statuses(behaviour, 3, Vendor.FCM) == [500] * 3
     assert rule_statuses(behaviour, 3, Vendor.APPLE) == [410] * 3
 
 
 async def test_demo_errors_end_after_retries(sim: Sim, sender: Sender) -> None:
+    """With the rules of the demo, every device accepts or is gone within ten tries."""
     devices = [device for vendor in Vendor for device in sim.subscribe_many(vendor, 60, share_keys=True)]
     sim.behave(*[rule for rule in DEMO if not rule.delay_ms], seed=1)
     counts: Counter[int] = Counter()
@@ -163,6 +176,7 @@ async def test_demo_errors_end_after_retries(sim: Sim, sender: Sender) -> None:
 
 
 async def test_wait_for_ends_with_the_message(sim: Sim, sender: Sender) -> None:
+    """Waiting for a count or a condition ends with the message that fulfils it."""
     device = sim.subscribe(Vendor.FCM)
     has_topic_b = sim.wait_for(lambda: any(message.topic == "b" for message in sim.messages))
     waiting = asyncio.gather(sim.wait_for(count=2), has_topic_b)
@@ -173,12 +187,14 @@ async def test_wait_for_ends_with_the_message(sim: Sim, sender: Sender) -> None:
 
 
 async def test_wait_for_timeout_reports_accepted_messages(sim: Sim, sender: Sender) -> None:
+    """The error says how many messages were accepted in the time."""
     await sender.post(sim.subscribe(Vendor.FCM).endpoint)
     with pytest.raises(TimeoutError, match=r"waited 0\.02 s for 2 messages; 1 messages were accepted"):
         await sim.wait_for(count=2, timeout=0.02)
 
 
 async def test_message_log_is_limited(sender: Sender) -> None:
+    """The log drops the oldest messages but counts all of them, until it is cleared."""
     async with Sim(max_messages=3) as sim:
         first, second = sim.subscribe_many(Vendor.FCM, 2)
         for device, text in ((first, b"1"), (first, b"2"), (second, b"3"), (first, b"4"), (second, b"5")):
@@ -192,6 +208,7 @@ async def test_message_log_is_limited(sender: Sender) -> None:
 
 
 async def test_devices_have_own_keys_unless_shared(sim: Sim, sender: Sender) -> None:
+    """Simulated devices share one key pair only on request."""
     devices = sim.subscribe_many(Vendor.FCM, 2000, sender.public_key)
     assert len({device.p256dh for device in devices}) == 2000
     assert len({device.p256dh for device in sim.subscribe_many(Vendor.FCM, 10, share_keys=True)}) == 1

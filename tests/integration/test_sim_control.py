@@ -31,11 +31,13 @@ async def send_request(http: aiohttp.ClientSession, method: str, url: str, **mor
 
 @pytest.mark.parametrize("vendor", list(Vendor))
 async def test_control_api_lists_all_origins(sim: Sim, http: aiohttp.ClientSession, vendor: Vendor) -> None:
+    """Every vendor's origin has the control API, which lists the origins of all vendors."""
     status, body = await send_request(http, "GET", f"{sim.origins[vendor]}/_sim")
     assert (status, body) == (200, {"origins": sim.origins, "websocket": sim.websocket_url})
 
 
 async def test_control_api_creates_and_reads_devices(sim: Sim, http: aiohttp.ClientSession) -> None:
+    """A test in any language can create devices and read the messages that they received."""
     control, sender = f"{sim.origins[Vendor.FCM]}/_sim", Sender(http)
     request = {"vendor": "apple", "count": 3, "vapid_public_key": encode(sender.public_key)}
     status, subscriptions = await send_request(http, "POST", f"{control}/subscribers", json=request)
@@ -62,12 +64,14 @@ async def test_control_api_creates_and_reads_devices(sim: Sim, http: aiohttp.Cli
 
 
 async def test_undecryptable_message_has_a_reason(sim: Sim, http: aiohttp.ClientSession) -> None:
+    """The control API shows why a message could not be decrypted."""
     await Sender(http).post(sim.subscribe(Vendor.FCM).endpoint, b"not encrypted at all")
     _, [message] = await send_request(http, "GET", f"{sim.origins[Vendor.FCM]}/_sim/messages")
     assert (message["payload"], message["undecryptable"]) == (None, "20 octets are too few for an aes128gcm message")
 
 
 async def test_control_api_sets_behaviour(sim: Sim, sender: Sender, http: aiohttp.ClientSession) -> None:
+    """The rules come from the request or from a preset; an empty request removes them."""
     url, device = f"{sim.origins[Vendor.WNS]}/_sim/behaviour", sim.subscribe(Vendor.FCM)
     request = {"rules": [{"vendor": "fcm", "status": 429, "retry_after": 2, "times": 1}], "seed": 3}
     assert await send_request(http, "PUT", url, json=request) == (200, {"rules": 1, "seed": 3})
@@ -93,6 +97,7 @@ async def test_control_api_sets_behaviour(sim: Sim, sender: Sender, http: aiohtt
 async def test_invalid_control_request_changes_nothing(
     sim: Sim, http: aiohttp.ClientSession, method: str, path: str, body: str
 ) -> None:
+    """The response has the faults of the request; devices and rules stay as they are."""
     sim.behave(Rule(status=500))
     status, faults = await send_request(http, method, f"{sim.origins[Vendor.FCM]}/_sim/{path}", data=body)
     assert status == 422
@@ -114,6 +119,7 @@ def find_free_ports() -> int:
 
 
 async def test_devices_survive_a_restart(sender: Sender, tmp_path: Path) -> None:
+    """A simulator with a state file restores subscribed devices, gone devices and channels."""
     state, port = tmp_path / "sim" / "state.ndjson", find_free_ports()
     channel = Channel("browser", "b2f0b5a2-3b5c-4f0e-9d6c-0a4a4a1f8c11")
     async with Sim(port=port, state_file=state) as sim:
@@ -139,6 +145,7 @@ async def test_devices_survive_a_restart(sender: Sender, tmp_path: Path) -> None
 
 
 async def test_truncated_journal_line_is_dropped(sender: Sender, tmp_path: Path) -> None:
+    """The state file of a simulator that was killed while writing is still readable."""
     state = tmp_path / "state.ndjson"
     async with Sim(state_file=state) as sim:
         sim.subscribe_many(Vendor.FCM, 2)
@@ -151,6 +158,7 @@ async def test_truncated_journal_line_is_dropped(sender: Sender, tmp_path: Path)
 
 
 async def test_ports_are_consecutive(tmp_path: Path) -> None:
+    """The vendors have consecutive ports from the given one, and a port in use is an error."""
     port = find_free_ports()
     async with Sim(port=port) as sim:
         assert list(sim.origins.values()) == [f"http://127.0.0.1:{port + index}" for index in range(4)]
@@ -159,6 +167,7 @@ async def test_ports_are_consecutive(tmp_path: Path) -> None:
 
 
 async def test_simulator_can_be_restarted(sender: Sender) -> None:
+    """A stopped simulator can be started again."""
     sim = Sim()
     for _ in range(2):
         async with sim:
@@ -167,6 +176,7 @@ async def test_simulator_can_be_restarted(sender: Sender) -> None:
 
 
 async def test_tls_endpoints_and_audiences_are_https(tmp_path: Path) -> None:
+    """A simulator with a certificate has https endpoints and a wss URL."""
     server, client = _tls_contexts(tmp_path)
     async with (
         Sim(ssl_context=server) as sim,

@@ -97,6 +97,7 @@ async def disconnect(sim: Sim, browser: Browser) -> None:
 
 
 async def test_browser_keeps_its_uaid(sim: Sim, http: aiohttp.ClientSession) -> None:
+    """A browser that returns with its uaid keeps it; an unknown uaid is replaced."""
     async with connect(sim, http, None) as browser:
         reply = await browser.hello()
         assert (reply["messageType"], reply["status"], reply["use_webpush"]) == ("hello", 200, True)
@@ -108,6 +109,7 @@ async def test_browser_keeps_its_uaid(sim: Sim, http: aiohttp.ClientSession) -> 
 
 
 async def test_push_is_delivered_and_acknowledged(sim: Sim, browser: Browser, sender: Sender) -> None:
+    """A message waits until the browser acknowledges it."""
     channel_id = str(uuid4())
     endpoint = await browser.register(sender.public_key, channel_id)
     page = sim.subscribe(Vendor.MOZILLA, keys=browser.keys)
@@ -125,6 +127,7 @@ async def test_push_is_delivered_and_acknowledged(sim: Sim, browser: Browser, se
 
 
 async def test_push_without_body_has_no_data(browser: Browser, sender: Sender) -> None:
+    """The notification of an empty message has neither data nor headers."""
     await sender.post(await browser.register())
     notification = await browser.receive()
     assert "data" not in notification
@@ -132,6 +135,7 @@ async def test_push_without_body_has_no_data(browser: Browser, sender: Sender) -
 
 
 async def test_legacy_encoding_headers_are_forwarded(browser: Browser, sender: Sender) -> None:
+    """The browser gets the headers that it needs to decrypt an aesgcm message."""
     headers: dict[str, str | None] = {"Content-Encoding": "aesgcm", "Encryption": "salt=x", "Crypto-Key": "dh=y"}
     await sender.post(await browser.register(), b"sealed", headers)
     assert (await browser.receive())["headers"] == {"encoding": "aesgcm", "encryption": "salt=x", "crypto_key": "dh=y"}
@@ -140,6 +144,7 @@ async def test_legacy_encoding_headers_are_forwarded(browser: Browser, sender: S
 async def test_offline_browser_gets_messages_on_reconnect(
     sim: Sim, browser: Browser, sender: Sender, http: aiohttp.ClientSession
 ) -> None:
+    """Messages arrive in their order, and only the newest of each topic."""
     endpoint = await browser.register()
     await disconnect(sim, browser)
     for topic in (None, "weather", "news", "weather"):
@@ -155,6 +160,7 @@ async def test_offline_browser_gets_messages_on_reconnect(
 async def test_topic_replaces_only_within_a_channel(
     sim: Sim, browser: Browser, sender: Sender, http: aiohttp.ClientSession
 ) -> None:
+    """Two channels of a browser each get their message of the same topic."""
     endpoints = [await browser.register() for _ in range(2)]
     await disconnect(sim, browser)
     for endpoint in endpoints:
@@ -166,6 +172,7 @@ async def test_topic_replaces_only_within_a_channel(
 async def test_unacknowledged_message_is_resent(
     sim: Sim, browser: Browser, sender: Sender, http: aiohttp.ClientSession
 ) -> None:
+    """A message is sent on each connection until it is acknowledged."""
     endpoint = await browser.register()
     await sender.post(endpoint)
     before = await browser.receive()
@@ -182,6 +189,7 @@ async def test_unacknowledged_message_is_resent(
 async def test_expired_message_is_not_delivered(
     sim: Sim, browser: Browser, sender: Sender, http: aiohttp.ClientSession, clock: Clock
 ) -> None:
+    """A browser that reconnects gets only messages whose time to live has not passed."""
     endpoint = await browser.register()
     await disconnect(sim, browser)
     await sender.post(endpoint, headers={"TTL": "60"})
@@ -193,6 +201,7 @@ async def test_expired_message_is_not_delivered(
 
 
 async def test_ttl_0_is_not_stored(sim: Sim, browser: Browser, sender: Sender, http: aiohttp.ClientSession) -> None:
+    """A message with a time to live of 0 reaches only a connected browser."""
     endpoint = await browser.register()
     await sender.post(endpoint, headers={"TTL": "0"})
     assert (await browser.receive())["version"] == sim.messages[0].id
@@ -203,6 +212,7 @@ async def test_ttl_0_is_not_stored(sim: Sim, browser: Browser, sender: Sender, h
 
 
 async def test_unregistered_channel_is_gone(browser: Browser, sender: Sender) -> None:
+    """The endpoint of an unregistered channel returns 410."""
     channel_id = str(uuid4())
     endpoint = await browser.register(channel_id=channel_id)
     reply = await browser.request(messageType="unregister", channelID=channel_id, code=200)
@@ -212,6 +222,7 @@ async def test_unregistered_channel_is_gone(browser: Browser, sender: Sender) ->
 
 
 async def test_repeated_registration_is_the_same_subscription(browser: Browser, sender: Sender) -> None:
+    """The endpoint changes only with the VAPID key, and the old endpoint is then gone."""
     channel_id = str(uuid4())
     endpoint = await browser.register(sender.public_key, channel_id)
     assert await browser.register(sender.public_key, channel_id) == endpoint
@@ -220,6 +231,7 @@ async def test_repeated_registration_is_the_same_subscription(browser: Browser, 
 
 
 async def test_channel_with_key_rejects_other_keys(browser: Browser, sender: Sender, sim: Sim) -> None:
+    """A message with a token of another VAPID key gets 401 and is not delivered."""
     endpoint = await browser.register(Sender(sender.http).public_key)
     reply = await sender.post(endpoint)
     assert (reply.status, reply.reason()) == (401, 109)
@@ -236,18 +248,21 @@ async def test_channel_with_key_rejects_other_keys(browser: Browser, sender: Sen
     ],
 )
 async def test_invalid_registration_keeps_the_connection(browser: Browser, frame: dict[str, Any]) -> None:
+    """The browser gets status 400 and can continue."""
     assert (await browser.request(messageType="register", **frame))["status"] == 400
     assert await browser.is_quiet()
 
 
 @pytest.mark.parametrize("text", ["", "nonsense", "[]", '{"messageType": "register"}', '{"messageType": "sing"}'])
 async def test_invalid_frame_closes_the_connection(sim: Sim, browser: Browser, text: str) -> None:
+    """A frame that is not a valid message ends the connection."""
     await browser.socket.send_str(text)
     assert (await browser.socket.receive(timeout=5)).type is aiohttp.WSMsgType.CLOSE
     await sim.wait_for(lambda: not sim.firefoxes.connected)
 
 
 async def test_first_frame_must_be_hello(sim: Sim, http: aiohttp.ClientSession) -> None:
+    """A connection that starts with another message is closed."""
     async with connect(sim, http, None) as browser:
         await browser.send(messageType="register", channelID=str(uuid4()))
         assert (await browser.socket.receive(timeout=5)).type is aiohttp.WSMsgType.CLOSE
@@ -256,6 +271,7 @@ async def test_first_frame_must_be_hello(sim: Sim, http: aiohttp.ClientSession) 
 async def test_second_connection_replaces_the_first(
     sim: Sim, browser: Browser, sender: Sender, http: aiohttp.ClientSession
 ) -> None:
+    """The first connection is closed with code 4774, and messages go to the second."""
     endpoint = await browser.register()
     async with connect(sim, http, browser.uaid) as second_connection:
         close_frame = await browser.socket.receive(timeout=5)
@@ -266,6 +282,7 @@ async def test_second_connection_replaces_the_first(
 
 
 async def test_disconnected_browsers_can_reconnect(sim: Sim, browser: Browser, http: aiohttp.ClientSession) -> None:
+    """A disconnect by the simulator keeps the uaids of the browsers."""
     await browser.register()
     disconnecting = asyncio.create_task(sim.firefoxes.disconnect())
     assert (await browser.socket.receive(timeout=5)).type is aiohttp.WSMsgType.CLOSE
@@ -275,6 +292,7 @@ async def test_disconnected_browsers_can_reconnect(sim: Sim, browser: Browser, h
 
 
 async def test_simulated_and_real_devices_coexist(sim: Sim, browser: Browser, sender: Sender) -> None:
+    """A message for a simulated device does not reach a connected browser."""
     device: Subscriber = sim.subscribe(Vendor.MOZILLA)
     assert await sender.push(device, b"for the device") == 201
     assert await browser.is_quiet()

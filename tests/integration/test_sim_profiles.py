@@ -44,11 +44,13 @@ def expected(vendor: Vendor, fault: SimFault) -> tuple[int, object]:
 
 
 async def test_each_vendor_has_its_own_origin(sim: Sim) -> None:
+    """The four vendors have four different origins."""
     assert len(set(sim.origins.values())) == 4
 
 
 @pytest.mark.parametrize("vendor", ALL_VENDORS)
 async def test_accepted_message_decrypts_with_device_key(sim: Sim, sender: Sender, vendor: Vendor) -> None:
+    """The log has the decrypted payload and the headers of an accepted message."""
     device = sim.subscribe(vendor, sender.public_key)
     reply = await sender.post(
         device.endpoint, encrypt(device, b'{"web_push": 8030}'), {"Topic": "a" * 32, "Urgency": "high"}
@@ -62,6 +64,7 @@ async def test_accepted_message_decrypts_with_device_key(sim: Sim, sender: Sende
 
 
 async def test_location_is_unique_per_message(sim: Sim, sender: Sender) -> None:
+    """Every accepted message has a different URL."""
     device = sim.subscribe(Vendor.FCM)
     replies = [await sender.post(device.endpoint) for _ in range(3)]
     assert len({reply.headers["Location"] for reply in replies}) == 3
@@ -87,6 +90,7 @@ async def test_body_is_optional(sim: Sim, sender: Sender) -> None:
 async def test_long_ttl_is_clamped_to_vendor_limit(
     sim: Sim, sender: Sender, vendor: Vendor, requested: int, granted: int
 ) -> None:
+    """The response has the time to live that the vendor grants."""
     device = sim.subscribe(vendor)
     reply = await sender.post(device.endpoint, headers={"TTL": str(requested)})
     assert (reply.status, reply.headers["TTL"], device.messages[0].ttl) == (201, str(granted), granted)
@@ -110,6 +114,7 @@ async def test_long_ttl_is_clamped_to_vendor_limit(
 async def test_invalid_header_gets_vendor_error(
     sim: Sim, sender: Sender, vendor: Vendor, fault: SimFault, headers: dict[str, str | None]
 ) -> None:
+    """A message with an invalid header is rejected in the format of the vendor."""
     device = sim.subscribe(vendor, sender.public_key)
     reply = await sender.post(device.endpoint, encrypt(device, b"hello"), headers)
     assert (reply.status, reply.reason()) == expected(vendor, fault)
@@ -119,6 +124,7 @@ async def test_invalid_header_gets_vendor_error(
 
 @pytest.mark.parametrize("vendor", ALL_VENDORS)
 async def test_body_limit_is_4096_octets(sim: Sim, sender: Sender, vendor: Vendor) -> None:
+    """A body of 4,096 octets is accepted, and one octet more is too large."""
     device = sim.subscribe(vendor, sender.public_key)
     body = encrypt(device, b"x" * 3993)
     assert len(body) == 4096
@@ -143,6 +149,7 @@ async def test_body_limit_is_4096_octets(sim: Sim, sender: Sender, vendor: Vendo
 async def test_invalid_vapid_claim_is_rejected(
     sim: Sim, sender: Sender, vendor: Vendor, fault: SimFault, claims: dict[str, Any]
 ) -> None:
+    """Each invalid claim gets the error that the vendor sends for it."""
     device = sim.subscribe(vendor, sender.public_key)
     authorization = sender.vapid(device.endpoint, **claims)
     reply = await sender.post(device.endpoint, headers={"Authorization": authorization})
@@ -151,6 +158,7 @@ async def test_invalid_vapid_claim_is_rejected(
 
 @pytest.mark.parametrize("vendor", ALL_VENDORS)
 async def test_restricted_subscription_needs_its_vapid_key(sim: Sim, sender: Sender, vendor: Vendor) -> None:
+    """Without a valid token of the subscription's own VAPID key, a message is rejected."""
     device = sim.subscribe(vendor, sender.public_key)
     other_sender = Sender(sender.http)
     # A valid signature of another key, with the public key of this subscription.
@@ -178,6 +186,7 @@ async def test_vapid_header_of_other_vendor_is_rejected(sim: Sim, sender: Sender
 
 
 async def test_cached_vapid_header_expires(sender: Sender) -> None:
+    """A token that was accepted before is rejected after its expiry."""
     now = time.time()
     async with Sim(clock=lambda: now) as sim:
         device = sim.subscribe(Vendor.FCM, sender.public_key)
@@ -204,6 +213,7 @@ async def test_cached_vapid_header_expires(sender: Sender) -> None:
     ],
 )
 async def test_apple_requires_a_reachable_subject(sim: Sim, sender: Sender, subject: str | None, status: int) -> None:
+    """Apple rejects subjects that other vendors accept."""
     apple, fcm = sim.subscribe(Vendor.APPLE, sender.public_key), sim.subscribe(Vendor.FCM, sender.public_key)
     for device, expected_status in ((apple, status), (fcm, 201)):
         authorization = sender.vapid(device.endpoint, sub=subject)
@@ -212,6 +222,7 @@ async def test_apple_requires_a_reachable_subject(sim: Sim, sender: Sender, subj
 
 @pytest.mark.parametrize(("length", "status"), [(1, 400), (2, 201), (3, 201), (4, 201), (29, 400), (32, 201)])
 async def test_apple_rejects_topics_that_are_not_base64(sim: Sim, sender: Sender, length: int, status: int) -> None:
+    """Apple rejects topics of a length that base64 text cannot have; Mozilla accepts them."""
     apple, mozilla = sim.subscribe(Vendor.APPLE), sim.subscribe(Vendor.MOZILLA)
     assert (await sender.post(apple.endpoint, headers={"Topic": "t" * length})).status == status
     assert (await sender.post(mozilla.endpoint, headers={"Topic": "t" * length})).status == 201
@@ -224,6 +235,7 @@ async def test_apple_rejects_topics_that_are_not_base64(sim: Sim, sender: Sender
 async def test_wns_cache_policy_must_match_ttl(
     sim: Sim, sender: Sender, ttl: str, policy: str | None, status: int
 ) -> None:
+    """WNS drops a message whose cache policy contradicts its time to live."""
     device = sim.subscribe(Vendor.WNS)
     reply = await sender.post(device.endpoint, headers={"TTL": ttl, "X-WNS-Cache-Policy": policy})
     assert reply.status == status
@@ -233,6 +245,7 @@ async def test_wns_cache_policy_must_match_ttl(
 
 @pytest.mark.parametrize("vendor", ALL_VENDORS)
 async def test_unknown_and_gone_endpoints_differ(sim: Sim, sender: Sender, vendor: Vendor) -> None:
+    """The simulator has a different error for an endpoint that never existed and one that has ended."""
     device = sim.subscribe(vendor, sender.public_key)
     unknown = await sender.post(device.endpoint[:-1])
     assert (unknown.status, unknown.reason()) == expected(vendor, SimFault.UNKNOWN)
@@ -242,12 +255,14 @@ async def test_unknown_and_gone_endpoints_differ(sim: Sim, sender: Sender, vendo
 
 
 async def test_endpoint_is_unknown_to_other_vendors(sim: Sim, sender: Sender) -> None:
+    """An endpoint exists only at the origin of its vendor."""
     device = sim.subscribe(Vendor.FCM)
     at_other_vendor = device.endpoint.replace(sim.origins[Vendor.FCM], sim.origins[Vendor.APPLE])
     assert (await sender.post(at_other_vendor)).status == 404
 
 
 async def test_mozilla_errors_are_json(sim: Sim, sender: Sender) -> None:
+    """An error of Mozilla has the fields of autopush."""
     device = sim.subscribe(Vendor.MOZILLA)
     problem = json.loads((await sender.post(device.endpoint, headers={"TTL": None})).text)
     assert problem["code"] == 400
@@ -257,6 +272,7 @@ async def test_mozilla_errors_are_json(sim: Sim, sender: Sender) -> None:
 
 
 async def test_message_for_other_device_is_undecryptable(sim: Sim, sender: Sender) -> None:
+    """The simulator accepts a message for another device, and reading its payload fails."""
     alice, bob = sim.subscribe(Vendor.FCM), sim.subscribe(Vendor.FCM)
     assert (await sender.post(bob.endpoint, encrypt(alice, b"for Alice"))).status == 201
     with pytest.raises(Undecryptable, match="not encrypted for this device"):
@@ -265,6 +281,7 @@ async def test_message_for_other_device_is_undecryptable(sim: Sim, sender: Sende
 
 @pytest.mark.parametrize("body", [b"", b"short", bytes(103), bytes(16) + b"\0\0\x10\0\x41" + bytes(82)])
 def test_garbage_is_undecryptable(body: bytes) -> None:
+    """A body that is not an encrypted message raises Undecryptable."""
     with pytest.raises(Undecryptable):
         DeviceKeys.generate().decrypt(body)
 
@@ -300,6 +317,7 @@ def test_rfc_8291_example_decrypts() -> None:
 
 
 def test_invalid_vapid_key_cannot_subscribe() -> None:
+    """A key that is not a point on the curve is an error."""
     with pytest.raises(ValueError, match=r"curve|key"):
         load_point(b"\x04" + bytes(63) + b"\x01")
     with pytest.raises(ValueError, match="65 octets"):

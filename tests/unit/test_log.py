@@ -36,6 +36,7 @@ Lines = Callable[[], list[dict[str, Any]]]
 
 
 def test_event_is_one_json_line_with_bound_fields(lines: Lines) -> None:
+    """The line has the time, level, event and logger first, then the bound fields and those of the call."""
     log.configure("info", "json")
     with structlog.contextvars.bound_contextvars(request_id="req_1"):
         structlog.get_logger("gateway.web").info("request.done", status=201, detail="two\nlines")
@@ -54,6 +55,7 @@ def test_event_is_one_json_line_with_bound_fields(lines: Lines) -> None:
 
 
 def test_values_unknown_to_json_are_written_as_text(lines: Lines) -> None:
+    """A value that JSON does not have is converted; of octets only the number is written."""
     log.configure("info", "json")
     structlog.get_logger().info("odd", id=UUID(int=1), wait=timedelta(seconds=5), names={"a"}, body=b"\xff\x00")
     [line] = lines()
@@ -62,6 +64,7 @@ def test_values_unknown_to_json_are_written_as_text(lines: Lines) -> None:
 
 
 def test_event_below_the_level_is_dropped(lines: Lines) -> None:
+    """The level applies to events of the gateway and of libraries."""
     log.configure("info", "json")
     structlog.get_logger().debug("fine.grained")
     logging.getLogger("asyncio").debug("fine grained")
@@ -69,6 +72,7 @@ def test_event_below_the_level_is_dropped(lines: Lines) -> None:
 
 
 def test_library_events_have_the_same_fields(lines: Lines) -> None:
+    """An event of a library is formatted and masked like one of the gateway."""
     log.configure("info", "json")
     with structlog.contextvars.bound_contextvars(request_id="req_1"):
         logging.getLogger("aiohttp.server").warning("refused %s with %s", "127.0.0.1", f"Bearer {SECRET_KEY}")
@@ -86,6 +90,7 @@ def fail_with(secret: str) -> None:
 
 @pytest.mark.parametrize("logger", [structlog.get_logger("gateway"), logging.getLogger("library")])
 def test_json_exception_has_no_local_variables(logger: Any, lines: Lines) -> None:
+    """The trace has the frames and the masked message of the exception."""
     log.configure("info", "json")
     try:
         fail_with("hidden")
@@ -100,6 +105,7 @@ def test_json_exception_has_no_local_variables(logger: Any, lines: Lines) -> Non
 
 
 def test_console_exception_has_no_local_variables(capsys: pytest.CaptureFixture[str]) -> None:
+    """The trace for people has no local variables either."""
     log.configure("info", "console")
     try:
         fail_with("hidden")
@@ -115,6 +121,7 @@ def test_console_exception_has_no_local_variables(capsys: pytest.CaptureFixture[
 def test_auto_format_is_json_unless_stderr_is_a_terminal(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """Programs get JSON, and a terminal gets text."""
     log.configure("info", "auto")
     structlog.get_logger().info("for.programs")
     assert json.loads(capsys.readouterr().err)["event"] == "for.programs"
@@ -132,16 +139,19 @@ SECRET_NAMES = (
 
 @pytest.mark.parametrize("name", SECRET_NAMES)
 def test_value_with_a_secret_name_is_masked(name: str) -> None:
+    """The value is masked at any depth of an event."""
     masked = log.mask(None, "info", {"event": "x", name: "hidden", "nested": {"deep": [{name: "hidden"}]}})
     assert "hidden" not in str(masked)
 
 
 @pytest.mark.parametrize("name", ["author", "tokens_left", "idempotency_key", "job_id", "vapid_public_key"])
 def test_name_that_resembles_a_secret_is_not_masked(name: str) -> None:
+    """A name that only contains the name of a secret keeps its value."""
     assert log.mask(None, "info", {"event": "x", name: "seen"})[name] == "seen"
 
 
 def test_secret_that_is_none_stays_none() -> None:
+    """A log shows that a secret is missing."""
     assert log.mask(None, "info", {"event": "x", "token": None})["token"] is None
 
 
@@ -168,6 +178,7 @@ def test_secret_that_is_none_stays_none() -> None:
     ],
 )
 def test_secret_is_masked_by_its_form_in_any_text(text: str, masked: str) -> None:
+    """A key or password is recognised in the text of an event and in nested values."""
     assert log.mask(None, "info", {"event": text, "nested": [text]}) == {"event": masked, "nested": [masked]}
 
 
@@ -192,6 +203,7 @@ def test_endpoint_keeps_only_its_origin() -> None:
 
 
 def test_self_containing_value_is_masked() -> None:
+    """A value that contains itself does not end in a recursion error."""
     loop: list[object] = []
     loop.append(loop)
     assert "***" in str(log.mask(None, "info", {"event": "x", "loop": loop}))

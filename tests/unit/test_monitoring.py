@@ -84,6 +84,7 @@ def queried_series(query: str) -> list[tuple[str, set[str]]]:
 
 @pytest.mark.parametrize(("source", "query"), QUERIES)
 def test_query_uses_registered_metrics_and_labels(source: str, query: str) -> None:
+    """Every query of the dashboard and the alert rules uses metrics and labels that exist."""
     labels_by_series = registered_labels() | BUILTIN_SERIES
     for name, labels in queried_series(query):
         assert name in labels_by_series, f"{source} queries {name}"
@@ -92,6 +93,7 @@ def test_query_uses_registered_metrics_and_labels(source: str, query: str) -> No
 
 
 def test_every_metric_is_on_the_dashboard() -> None:
+    """At least one panel queries each metric."""
     queried = {name for _, query in panel_queries() for name, _ in queried_series(query)}
     families = {
         name.removesuffix("_bucket").removesuffix("_sum").removesuffix("_count") for name in registered_labels()
@@ -100,11 +102,13 @@ def test_every_metric_is_on_the_dashboard() -> None:
 
 
 def test_declared_metrics_are_complete() -> None:
+    """The other tests read the declarations from the source; this one counts them against the module's objects."""
     metric_objects = [value for value in vars(metrics).values() if isinstance(value, METRIC_TYPES)]
     assert len(list(declared_metrics())) == len(metric_objects) > 20
 
 
 def test_every_alert_has_severity_summary_and_action() -> None:
+    """Alert names are unique, and an alert says what to do."""
     assert len({rule["alert"] for rule in ALERTS}) == len(ALERTS) >= 20
     for rule in ALERTS:
         assert rule["labels"]["severity"] in ("critical", "warning")
@@ -113,6 +117,7 @@ def test_every_alert_has_severity_summary_and_action() -> None:
 
 
 def test_panels_do_not_overlap_and_have_descriptions() -> None:
+    """Panels have unique ids and fit into the 24 columns."""
     occupied: set[tuple[int, int]] = set()
     for panel in DASHBOARD["panels"]:
         position = panel["gridPos"]
@@ -125,6 +130,7 @@ def test_panels_do_not_overlap_and_have_descriptions() -> None:
 
 
 def test_promtool_accepts_metrics_and_rules() -> None:
+    """Prometheus's own tool accepts the metrics and the rules, and the tests of the rules pass."""
     promtool = find_linter("promtool")
     if promtool is None:
         pytest.skip("promtool is missing: `ops/run/linters` takes it from Debian's package `prometheus`")

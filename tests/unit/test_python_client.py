@@ -131,12 +131,14 @@ def test_client_types_are_generated_from_the_document() -> None:
 
 
 def test_error_codes_have_exceptions() -> None:
+    """The client has an exception for each error code of the API, except OMITTED_ERROR_CODES."""
     codes = set(DOCUMENT["components"]["schemas"]["Problem"]["properties"]["code"]["enum"])
     assert codes - set(BY_CODE) == set(OMITTED_ERROR_CODES)
     assert {error.__name__ for error in BY_CODE.values()} <= set(client.__all__)
 
 
 def test_client_imports_only_aiohttp() -> None:
+    """An application that uses the client needs no other dependency of the gateway."""
     code = "import sys, gateway.client; print(*sys.modules)"
     process = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     loaded = {name.partition(".")[0] for name in process.stdout.split()}
@@ -203,6 +205,7 @@ BUSY = {"code": "unavailable", "title": "t", "detail": "later", "status": 503}
 
 
 async def test_creation_retries_with_same_idempotency_key(waits: list[float]) -> None:
+    """A repeated request has the first one's key, waits as long as the server asks, and creates one object."""
     busy = respond(503, BUSY, Retry_After="2")
     async with client_of(close_connection, busy, respond(500, {}), respond(201, SEGMENT | {"news": 1})) as (
         gateway,
@@ -238,6 +241,7 @@ async def test_unsafe_request_retries_only_when_unprocessed(waits: list[float]) 
 
 
 async def test_retries_stop_at_attempt_and_wait_limits(waits: list[float]) -> None:
+    """The client gives up after four attempts, or at once if the server asks for a long wait."""
     async with client_of(respond(429, {"code": "rate_limited"})) as (gateway, received):
         with pytest.raises(client.RateLimited):
             await gateway.segments.get("seg_1")
@@ -249,6 +253,7 @@ async def test_retries_stop_at_attempt_and_wait_limits(waits: list[float]) -> No
 
 
 async def test_errors_are_typed_and_foreign_servers_detected(waits: list[float]) -> None:
+    """A problem becomes the exception of its code; a response that is not the gateway's becomes another."""
     errors = [{"pointer": "/audience/topic", "detail": "is missing"}]
     problem = {"code": "invalid", "title": "The input is not valid", "detail": "it is not", "errors": errors}
     async with client_of(respond(422, problem, X_Request_Id="r1"), respond(418, "<html>")) as (gateway, _):

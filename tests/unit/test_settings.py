@@ -25,6 +25,7 @@ def clear_environment(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_every_setting_has_a_default_and_a_description() -> None:
+    """`describe` returns the name, value and description of every setting."""
     rows = load_settings().describe()
     assert {row.name for row in rows} >= {"GATEWAY_DATABASE_URL", "GATEWAY_PORT", "GATEWAY_PUSH_HOSTS"}
     assert all(row.description for row in rows)
@@ -32,6 +33,7 @@ def test_every_setting_has_a_default_and_a_description() -> None:
 
 
 def test_options_override_environment_and_defaults(monkeypatch: pytest.MonkeyPatch) -> None:
+    """An option of the command line overrides a variable, and a variable overrides the default."""
     monkeypatch.setenv("GATEWAY_PORT", "9000")
     monkeypatch.setenv("GATEWAY_HOST", "::1")
     settings = load_settings(port=9001)
@@ -46,6 +48,7 @@ def test_empty_variable_counts_as_unset(monkeypatch: pytest.MonkeyPatch) -> None
 
 
 def test_list_setting_is_split_at_commas(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Spaces and empty parts are dropped."""
     monkeypatch.setenv("GATEWAY_PUSH_HOSTS", "push.example.org, http://127.0.0.1:9090,")
     monkeypatch.setenv("GATEWAY_OUTBOUND_HOSTS", "http://127.0.0.1:9000,https://hooks.lan")
     monkeypatch.setenv("GATEWAY_LANES", "urgent,bulk")
@@ -94,6 +97,7 @@ def test_invalid_setting_is_reported_with_its_variable(
 
 
 def test_every_invalid_setting_has_its_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The error lists all invalid settings and not only the first."""
     monkeypatch.setenv("GATEWAY_PORT", "0")
     monkeypatch.setenv("GATEWAY_LEASE", "soon")
     with pytest.raises(SettingsError) as error:
@@ -102,11 +106,13 @@ def test_every_invalid_setting_has_its_line(monkeypatch: pytest.MonkeyPatch) -> 
 
 
 def test_public_url_loses_its_trailing_slash(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Paths can be appended to the URL."""
     monkeypatch.setenv("GATEWAY_PUBLIC_URL", "https://push.example.org/")
     assert load_settings().public_url == "https://push.example.org"
 
 
 def test_broker_password_is_never_displayed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The address of the broker is displayed without its user and password."""
     monkeypatch.setenv("GATEWAY_QUEUE", "nats://me:Hidden@n1:4222, tls://n2")
     settings = load_settings()
     assert settings.nats_servers == ("nats://me:Hidden@n1:4222", "tls://n2")
@@ -116,6 +122,7 @@ def test_broker_password_is_never_displayed(monkeypatch: pytest.MonkeyPatch) -> 
 
 
 def test_secrets_are_never_displayed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A secret is displayed as "set" or "not set"."""
     monkeypatch.setenv("GATEWAY_MASTER_KEY", "hidden-" * 8)
     monkeypatch.setenv("GATEWAY_DATABASE_URL", "postgresql://me:hidden@db/x")
     settings = load_settings()
@@ -125,6 +132,7 @@ def test_secrets_are_never_displayed(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_secret_is_read_from_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A variable with the suffix _FILE names a file with the secret; both together are an error."""
     (tmp_path / "token").write_text("from a file\n")
     monkeypatch.setenv("GATEWAY_ADMIN_TOKEN_FILE", str(tmp_path / "token"))
     token = load_settings().admin_token
@@ -136,6 +144,7 @@ def test_secret_is_read_from_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
 
 
 def test_unknown_variable_is_reported_with_a_suggestion() -> None:
+    """A variable with the prefix of settings that is not a setting is probably misspelled."""
     lines = unknown_variables({"GATEWAY_PROT": "1", "GATEWAY_PORT": "1", "GATEWAY_XYZZY_PLUGH": "1", "PATH": "/bin"})
     assert lines == [
         "GATEWAY_PROT is not a setting; did you mean GATEWAY_PORT?",
@@ -157,6 +166,7 @@ def test_default_data_dir_follows_xdg(tmp_path: Path, monkeypatch: pytest.Monkey
 
 
 def test_data_dir_is_created_with_mode_700(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Only the user may enter the directory; run by root, others may pass through it."""
     monkeypatch.setattr(os, "geteuid", lambda: 1000)
     open_data_dir(tmp_path / "data" / "gateway")
     assert (tmp_path / "data" / "gateway").stat().st_mode & 0o777 == 0o700
@@ -169,6 +179,7 @@ def test_data_dir_is_created_with_mode_700(tmp_path: Path, monkeypatch: pytest.M
 
 
 def test_secret_file_is_created_once_with_mode_600(tmp_path: Path) -> None:
+    """The second call returns the secret of the first."""
     path = tmp_path / "admin-token"
     secret = load_or_create_secret(path)
     assert len(secret) == 43  # 32 bytes in base64url
@@ -178,12 +189,14 @@ def test_secret_file_is_created_once_with_mode_600(tmp_path: Path) -> None:
 
 
 def test_concurrent_creation_yields_one_secret(tmp_path: Path) -> None:
+    """Processes that start at the same time agree on the secret."""
     with ThreadPoolExecutor(8) as pool:
         created = set(pool.map(lambda _: load_or_create_secret(tmp_path / "key"), range(32)))
     assert len(created) == 1
 
 
 def test_secret_file_readable_by_others_is_refused(tmp_path: Path) -> None:
+    """The error has the command that corrects the mode of the file."""
     path = tmp_path / "key"
     load_or_create_secret(path)
     path.chmod(0o640)
@@ -192,6 +205,7 @@ def test_secret_file_readable_by_others_is_refused(tmp_path: Path) -> None:
 
 
 def test_empty_secret_file_is_refused(tmp_path: Path) -> None:
+    """An empty file is an error and not an empty secret."""
     (tmp_path / "key").touch(mode=0o600)
     with pytest.raises(SettingsError, match="is empty"):
         load_or_create_secret(tmp_path / "key")

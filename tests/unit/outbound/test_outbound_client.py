@@ -86,6 +86,7 @@ async def get(target: Server, path: str = "/", *, timeout: timedelta = SECOND, *
 
 
 async def test_response_has_status_headers_and_body() -> None:
+    """The response also has the final URL; the request has the given headers and the user agent."""
     async with server(echo) as target:
         response = await get(target, "/feed", headers={"If-None-Match": '"0"'})
         assert (response.status, response.body, response.headers["etag"]) == (200, b"GET ", '"1"')
@@ -96,6 +97,7 @@ async def test_response_has_status_headers_and_body() -> None:
 
 
 async def test_post_sends_body_and_follows_no_redirect() -> None:
+    """The caller gets the redirect as the response."""
     bodies = []
 
     async def redirect(request: web.Request) -> web.Response:
@@ -108,6 +110,8 @@ async def test_post_sends_body_and_follows_no_redirect() -> None:
 
 
 async def test_post_status_counts_with_endless_body() -> None:
+    """A POST returns when the headers have arrived and does not wait for the body."""
+
     async def endless(request: web.Request) -> web.StreamResponse:
         response = web.StreamResponse(status=202)
         await response.prepare(request)
@@ -120,6 +124,7 @@ async def test_post_status_counts_with_endless_body() -> None:
 
 
 async def test_cookies_and_proxies_are_not_used(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The client sends no cookie of an earlier response and ignores proxies in the environment."""
     for name in ("HTTP_PROXY", "http_proxy", "ALL_PROXY"):
         monkeypatch.setenv(name, "http://127.0.0.1:9")
     async with server(echo) as target, OutboundClient(OutboundPolicy([target.origin])) as client:
@@ -129,6 +134,7 @@ async def test_cookies_and_proxies_are_not_used(monkeypatch: pytest.MonkeyPatch)
 
 
 async def test_disallowed_url_is_never_contacted() -> None:
+    """The policy rejects loopback addresses before a connection is opened."""
     async with server(echo) as target, OutboundClient(OutboundPolicy()) as client:
         for host in ("127.0.0.1", "localhost", "[::1]"):
             for scheme in ("http", "https"):
@@ -141,6 +147,7 @@ async def test_disallowed_url_is_never_contacted() -> None:
 
 @pytest.mark.parametrize("addresses", [["127.0.0.1"], ["8.8.8.8", "127.0.0.1"], ["10.0.0.1"]])
 async def test_public_host_with_private_address_is_rejected(addresses: list[str], connections: list[Any]) -> None:
+    """A host name that resolves to a private address is not contacted."""
     async with OutboundClient(OutboundPolicy(), FakeResolver(addresses)) as client:
         with pytest.raises(AddressNotAllowed, match="outside the public internet"):
             await client.get("https://hooks.example.org/", max_octets=MAX_OCTETS, timeout=SECOND)
@@ -161,6 +168,7 @@ async def test_dns_rebinding_has_no_effect(connections: list[Any]) -> None:
 
 
 async def test_operator_host_may_be_private() -> None:
+    """A host that the operator has allowed may have a private address."""
     async with server(echo) as target:
         origin = f"http://hooks.lan:{target.port}"
         async with OutboundClient(OutboundPolicy([origin]), FakeResolver(["127.0.0.1"])) as client:
@@ -169,6 +177,8 @@ async def test_operator_host_may_be_private() -> None:
 
 @pytest.mark.parametrize("status", [301, 302, 303, 307, 308])
 async def test_get_redirect_is_an_error(status: int) -> None:
+    """A redirect of a GET is reported and its target is not requested."""
+
     async def redirect(_: web.Request) -> web.Response:
         return web.Response(status=status, headers={"Location": "/other"})
 
@@ -186,6 +196,7 @@ def respond_with(body: bytes, **headers: str) -> Handler:
 
 
 async def test_body_size_limit_is_exact() -> None:
+    """A body of the limit is returned, and one octet more is an error."""
     async with server(respond_with(b"x" * MAX_OCTETS)) as target:
         assert len((await get(target)).body) == MAX_OCTETS
     async with server(respond_with(b"x" * (MAX_OCTETS + 1))) as target:
@@ -194,6 +205,8 @@ async def test_body_size_limit_is_exact() -> None:
 
 
 async def test_endless_body_stops_at_limit() -> None:
+    """The client stops reading a body without an end at the size limit."""
+
     async def endless(request: web.Request) -> web.StreamResponse:
         response = web.StreamResponse()
         await response.prepare(request)
@@ -206,6 +219,7 @@ async def test_endless_body_stops_at_limit() -> None:
 
 
 async def test_gzip_response_is_decompressed() -> None:
+    """A compressed body is returned decompressed, also if it is empty."""
     for content in (b"<feed/>" * 100, b""):
         async with server(respond_with(gzip.compress(content), Content_Encoding="gzip")) as target:
             assert (await get(target)).body == content
@@ -239,12 +253,15 @@ async def test_compression_bomb_stops_at_limit() -> None:
     ],
 )
 async def test_undecodable_body_has_its_cause(body: bytes, encoding: str, cause: str) -> None:
+    """A body that cannot be decoded is an error that says why."""
     async with server(respond_with(body, Content_Encoding=encoding)) as target:
         with pytest.raises(OutboundError, match=cause):
             await get(target)
 
 
 async def test_timeout_includes_slow_bodies() -> None:
+    """The timeout also ends a response whose body arrives slowly."""
+
     async def dripping(request: web.Request) -> web.StreamResponse:
         response = web.StreamResponse()
         await response.prepare(request)
@@ -276,6 +293,7 @@ async def cause_for(octets: bytes) -> str:
 
 
 async def test_causes_do_not_contain_the_url() -> None:
+    """Each fault of the connection or the response has a fixed text, because a URL may contain secrets."""
     assert await cause_for(b"") == "the server closed the connection without a response"
     assert await cause_for(b"SSH-2.0-OpenSSH_9.2\r\n") == "the response is not valid HTTP"
     assert await cause_for(b"HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\nx") == "the response is incomplete"
@@ -287,6 +305,8 @@ async def test_causes_do_not_contain_the_url() -> None:
 
 
 async def test_dns_and_tls_failures_have_their_causes() -> None:
+    """A host name that cannot be resolved and a failed TLS handshake have different causes."""
+
     class FailingResolver(FakeResolver):
         async def resolve(self, *_: Any, **__: Any) -> list[ResolveResult]:
             raise OSError(None, "Name or service not known")

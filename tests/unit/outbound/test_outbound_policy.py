@@ -25,6 +25,7 @@ PUBLIC_ONLY = OutboundPolicy()
     ],
 )
 def test_public_https_url_becomes_canonical(url: str, canonical: str) -> None:
+    """The policy returns an allowed URL in its canonical form."""
     assert PUBLIC_ONLY.check(url) == canonical
 
 
@@ -73,6 +74,7 @@ def test_public_https_url_becomes_canonical(url: str, canonical: str) -> None:
     ],
 )
 def test_other_urls_are_rejected(url: str) -> None:
+    """The error does not contain the rejected URL."""
     with pytest.raises(AddressNotAllowed) as error:
         PUBLIC_ONLY.check(url)
     assert url == "" or url not in error.value.detail
@@ -125,12 +127,14 @@ def test_other_urls_are_rejected(url: str) -> None:
     ],
 )
 def test_private_address_is_rejected_in_any_spelling(host: str) -> None:
+    """Every notation of an address that is not public is recognised."""
     with pytest.raises(AddressNotAllowed):
         PUBLIC_ONLY.check(f"https://{host}/")
 
 
 @pytest.mark.parametrize("address", ["8.8.8.8", "64:ff9b::808:808", "2a00:1450::1"])
 def test_public_address_and_its_nat64_form_are_public(address: str) -> None:
+    """An IPv6 address that NAT64 maps to a public IPv4 address is public."""
     assert is_global(ip_address(address))
 
 
@@ -138,11 +142,13 @@ def test_public_address_and_its_nat64_form_are_public(address: str) -> None:
     "address", ["::ffff:8.8.8.8", "2002:808:808::1", "2001:0:808:808::1", "64:ff9b::a00:1", "64:ff9b:1::808:808"]
 )
 def test_embedded_ipv4_is_not_public(address: str) -> None:
+    """An IPv6 address that contains a private IPv4 address is not public."""
     assert not is_global(ip_address(address))
 
 
 @pytest.mark.parametrize("port", [1, 22, 25, 80, 5432, 6379, 8444, 65535])
 def test_other_ports_need_an_operator_entry(port: int) -> None:
+    """Without an entry of the operator, only ports 443 and 8443 are allowed."""
     with pytest.raises(AddressNotAllowed, match=f"must be 443 or 8443, not {port}"):
         PUBLIC_ONLY.check(f"https://hooks.example.org:{port}/")
     policy = OutboundPolicy([f"https://hooks.example.org:{port}"])
@@ -150,6 +156,7 @@ def test_other_ports_need_an_operator_entry(port: int) -> None:
 
 
 def test_operator_entry_allows_exactly_its_origin() -> None:
+    """An entry allows no other scheme, host, port or spelling of the address."""
     policy = OutboundPolicy(["http://127.0.0.1:9000", " HTTPS://hooks.lan/ ", "http://[::1]:80"])
     assert policy.check("http://127.0.0.1:9000/in") == "http://127.0.0.1:9000/in"
     assert policy.check("https://hooks.lan:443/in") == "https://hooks.lan/in"
@@ -169,11 +176,13 @@ def test_operator_entry_allows_exactly_its_origin() -> None:
     "entry", ["hooks.lan", "http://", "http://127.1:9000", "http://a@b", "http://hooks.lan/in", ""]
 )
 def test_entry_that_is_not_an_origin_is_rejected(entry: str) -> None:
+    """An invalid entry of the operator is an error at the start."""
     with pytest.raises(ValueError, match="is not an origin"):
         OutboundPolicy([entry])
 
 
 def test_one_private_address_rejects_the_host() -> None:
+    """A host is rejected if any of its addresses is not public."""
     PUBLIC_ONLY.check_resolved("hooks.example.org", 443, ["8.8.8.8", "2a00:1450::1"])
     for private_address in ("10.0.0.1", "::1", "fe80::1%2"):
         with pytest.raises(AddressNotAllowed, match=r"hooks\.example\.org"):
@@ -181,6 +190,7 @@ def test_one_private_address_rejects_the_host() -> None:
 
 
 def test_operator_host_may_resolve_privately_on_its_port() -> None:
+    """The operator's entry allows private addresses only on the port of the entry."""
     policy = OutboundPolicy(["https://hooks.example.org:8443"])
     policy.check_resolved("hooks.example.org", 8443, ["10.0.0.1"])
     with pytest.raises(AddressNotAllowed):

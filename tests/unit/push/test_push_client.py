@@ -102,6 +102,7 @@ async def client() -> AsyncIterator[PushClient]:
 
 
 async def test_post_has_the_headers_of_rfc_8030_and_8291(client: PushClient) -> None:
+    """A message has the headers for its time to live, urgency, topic, encoding and token."""
     requests = []
 
     async def handler(request: web.Request) -> web.Response:
@@ -127,6 +128,7 @@ async def test_post_has_the_headers_of_rfc_8030_and_8291(client: PushClient) -> 
 
 
 async def test_ttl_0_sets_the_wns_cache_policy(client: PushClient) -> None:
+    """WNS must not store a message with a time to live of 0."""
     requests = []
 
     async def handler(request: web.Request) -> web.Response:
@@ -139,6 +141,7 @@ async def test_ttl_0_sets_the_wns_cache_policy(client: PushClient) -> None:
 
 
 async def test_error_response_has_reason_headers(client: PushClient) -> None:
+    """The response has the headers that explain an error, and no others."""
     headers = {"Retry-After": "120", "X-WNS-Error-Description": "busy", "X-Other": "ignored"}
 
     async def handler(_: web.Request) -> web.Response:
@@ -152,6 +155,7 @@ async def test_error_response_has_reason_headers(client: PushClient) -> None:
 
 @pytest.mark.parametrize("status", [301, 302, 303, 307, 308])
 async def test_redirect_is_not_followed(client: PushClient, status: int) -> None:
+    """The redirect is the response, and its target is not requested."""
     paths = []
 
     async def handler(request: web.Request) -> web.Response:
@@ -164,6 +168,7 @@ async def test_redirect_is_not_followed(client: PushClient, status: int) -> None
 
 
 async def test_cookies_are_not_stored(client: PushClient) -> None:
+    """A cookie of a response is not sent with the next request."""
     cookies = []
 
     async def handler(request: web.Request) -> web.Response:
@@ -177,6 +182,8 @@ async def test_cookies_are_not_stored(client: PushClient) -> None:
 
 
 async def test_proxy_in_environment_is_not_used(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Messages go directly to the push service."""
+
     async def handler(_: web.Request) -> web.Response:
         return web.Response(status=201)
 
@@ -187,6 +194,7 @@ async def test_proxy_in_environment_is_not_used(monkeypatch: pytest.MonkeyPatch)
 
 
 async def test_connection_is_reused_after_201_with_body(client: PushClient) -> None:
+    """Ten messages use one connection."""
     peers = set()
 
     async def handler(request: web.Request) -> web.Response:
@@ -201,6 +209,7 @@ async def test_connection_is_reused_after_201_with_body(client: PushClient) -> N
 
 
 async def test_endless_body_is_read_up_to_4_kib(client: PushClient) -> None:
+    """The client reads the first 4 KiB of an error and then ends the connection."""
     written = 0
 
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -220,6 +229,8 @@ async def test_endless_body_is_read_up_to_4_kib(client: PushClient) -> None:
 
 
 async def test_compressed_body_is_not_decompressed(client: PushClient) -> None:
+    """The client returns a body as it was sent."""
+
     async def handler(_: web.Request) -> web.Response:
         return web.Response(status=400, body=b"\x1f\x8b not really", headers={"Content-Encoding": "gzip"})
 
@@ -230,6 +241,7 @@ async def test_compressed_body_is_not_decompressed(client: PushClient) -> None:
 @pytest.mark.parametrize("status", [201, 410])
 @pytest.mark.parametrize("then_hang", [False, True])
 async def test_status_counts_with_incomplete_body(status: int, then_hang: bool) -> None:
+    """A response with a status is a response, even if its body ends early or never."""
     serve_response = respond_with(b"HTTP/1.1 %d X\r\nContent-Length: 50\r\n\r\nabc" % status, then_hang=then_hang)
     async with PushClient(timeout=timedelta(seconds=0.5)) as client, raw_server(serve_response) as origin:
         response = await post(client, f"{origin}/x")
@@ -237,6 +249,7 @@ async def test_status_counts_with_incomplete_body(status: int, then_hang: bool) 
 
 
 async def test_garbled_header_does_not_discard_a_201(client: PushClient) -> None:
+    """A header that is not text is dropped, and the status counts."""
     serve_response = respond_with(b"HTTP/1.1 201 Created\r\nLocation: /\xe4\xff\r\nTTL: 5\r\nContent-Length: 0\r\n\r\n")
     async with raw_server(serve_response) as origin:
         response = await post(client, f"{origin}/x")
@@ -244,6 +257,7 @@ async def test_garbled_header_does_not_discard_a_201(client: PushClient) -> None
 
 
 async def test_long_header_is_dropped(client: PushClient) -> None:
+    """A header that is too long is dropped, and the status counts."""
     serve_response = respond_with(
         b"HTTP/1.1 201 Created\r\nLocation: /%s\r\nContent-Length: 0\r\n\r\n" % (b"x" * 100_000)
     )
@@ -262,16 +276,19 @@ def fault_kind(response: PushResponse) -> str:
 
 
 async def test_endless_headers_are_a_protocol_fault(client: PushClient) -> None:
+    """The client stops reading headers without an end."""
     async with raw_server(respond_with(b"HTTP/1.1 400 X\r\nX: " + b"a" * 1_000_000, then_hang=True)) as origin:
         assert fault_kind(await post(client, f"{origin}/secret")) == "protocol"
 
 
 async def test_non_http_response_is_a_protocol_fault(client: PushClient) -> None:
+    """A server of another protocol is a protocol fault."""
     async with raw_server(respond_with(b"220 smtp.example.com ESMTP\r\n\r\n")) as origin:
         assert fault_kind(await post(client, f"{origin}/secret")) == "protocol"
 
 
 async def test_missing_response_is_a_timeout() -> None:
+    """The fault occurs after the timeout and not earlier."""
     async with (
         PushClient(timeout=timedelta(seconds=0.3)) as client,
         raw_server(respond_with(b"", then_hang=True)) as origin,
@@ -282,11 +299,14 @@ async def test_missing_response_is_a_timeout() -> None:
 
 
 async def test_closed_connection_is_a_reset(client: PushClient) -> None:
+    """A connection that ends without a response is a reset."""
     async with raw_server(respond_with(b"")) as origin:
         assert fault_kind(await post(client, f"{origin}/secret")) == "reset"
 
 
 async def test_tcp_reset_is_a_reset(client: PushClient) -> None:
+    """A connection that the server resets is a reset."""
+
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         await reader.readuntil(b"\r\n\r\nsealed")
         # With a linger time of zero seconds, close sends RST instead of FIN.
@@ -297,20 +317,25 @@ async def test_tcp_reset_is_a_reset(client: PushClient) -> None:
 
 
 async def test_refused_connection_is_a_connect_fault(client: PushClient) -> None:
+    """A port without a server is a connect fault."""
     with socket.socket() as closed:
         closed.bind(("127.0.0.1", 0))
         assert fault_kind(await post(client, f"http://127.0.0.1:{closed.getsockname()[1]}/secret")) == "connect"
 
 
 async def test_unknown_host_is_a_dns_fault(client: PushClient) -> None:
+    """A host name that cannot be resolved is a DNS fault."""
     assert fault_kind(await post(client, "http://push.invalid/secret")) == "dns"
 
 
 async def test_invalid_url_is_a_request_fault(client: PushClient) -> None:
+    """A host name with invalid Punycode is a fault of the request."""
     assert fault_kind(await post(client, "http://xn--a.push.apple.com/secret")) == "request"
 
 
 async def test_ca_file_makes_certificate_trusted(client: PushClient, tmp_path: Path) -> None:
+    """A certificate of a private authority is trusted only with the file of that authority."""
+
     async def handler(_: web.Request) -> web.Response:
         return web.Response(status=201)
 
@@ -322,6 +347,8 @@ async def test_ca_file_makes_certificate_trusted(client: PushClient, tmp_path: P
 
 
 async def test_all_certificates_of_ca_file_are_trusted(tmp_path: Path) -> None:
+    """A file may contain the certificates of several authorities."""
+
     async def handler(_: web.Request) -> web.Response:
         return web.Response(status=201)
 
@@ -335,6 +362,8 @@ async def test_all_certificates_of_ca_file_are_trusted(tmp_path: Path) -> None:
 
 
 async def test_certificate_for_other_name_is_a_tls_fault(tmp_path: Path) -> None:
+    """A certificate must have the address to which the client connects."""
+
     async def handler(_: web.Request) -> web.Response:
         return web.Response(status=201)
 
@@ -346,6 +375,8 @@ async def test_certificate_for_other_name_is_a_tls_fault(tmp_path: Path) -> None
 
 
 async def test_plain_http_on_https_port_is_a_tls_fault(client: PushClient) -> None:
+    """A server that does not speak TLS is a TLS fault."""
+
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         await reader.read(10)
         writer.write(b"HTTP/1.1 400 Bad Request\r\n\r\n")
@@ -357,6 +388,7 @@ async def test_plain_http_on_https_port_is_a_tls_fault(client: PushClient) -> No
 
 @pytest.mark.parametrize("content", ["", "not a certificate"])
 def test_ca_file_without_certificate_is_rejected(tmp_path: Path, content: str) -> None:
+    """The error has the path of the file."""
     (tmp_path / "ca.pem").write_text(content)
     with pytest.raises(ValueError, match=r"ca\.pem holds no PEM certificate"):
         PushClient(tmp_path / "ca.pem")
@@ -458,6 +490,7 @@ async def test_excess_streams_open_another_connection(tmp_path: Path, monkeypatc
 
 
 async def test_server_without_http2_gets_http1(tmp_path: Path) -> None:
+    """The client uses HTTP/1.1 with a server that offers only HTTP/1.1."""
     versions = []
 
     async def handler(request: web.Request) -> web.Response:
@@ -471,6 +504,7 @@ async def test_server_without_http2_gets_http1(tmp_path: Path) -> None:
 
 
 async def test_missing_http2_support_is_remembered(tmp_path: Path) -> None:
+    """The client opens one connection to learn that a server has no HTTP/2, and does not try again."""
     connections = 0
 
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -500,6 +534,7 @@ async def http2_client(folder: Path, sink: Http2Sink, timeout: float = 5) -> Asy
 
 
 async def test_concurrent_posts_wait_for_one_connection(tmp_path: Path) -> None:
+    """64 concurrent messages to a new host open one connection."""
     sink = Http2Sink()
     async with http2_client(tmp_path, sink) as (client, endpoint):
         responses = await asyncio.gather(*(post(client, endpoint) for _ in range(64)))
@@ -529,6 +564,7 @@ class Http2Transport(asyncio.Transport):
 
 
 async def test_request_during_connect_gets_the_new_connection() -> None:
+    """A request that arrives when a connection has just been opened uses that connection."""
     loop, acquired = asyncio.get_running_loop(), []
     connection = Http2Connection(timeout=5)
     connection.connection_made(Http2Transport())
@@ -548,6 +584,7 @@ async def test_request_during_connect_gets_the_new_connection() -> None:
 
 
 async def test_unprocessed_request_is_sent_on_new_connection(tmp_path: Path) -> None:
+    """A request that the server did not process before it closed the connection is sent again."""
     sink = Http2Sink()
     async with http2_client(tmp_path, sink) as (client, endpoint):
         sink.greeting = build_frame(SETTINGS) + build_frame(GOAWAY, 0, 0, bytes(8))
@@ -559,6 +596,7 @@ async def test_unprocessed_request_is_sent_on_new_connection(tmp_path: Path) -> 
 
 
 async def test_server_closing_every_connection_is_a_reset(tmp_path: Path) -> None:
+    """A request is sent again only a limited number of times."""
     sink = Http2Sink()
     sink.greeting = build_frame(SETTINGS) + build_frame(GOAWAY, 0, 0, bytes(8))
     async with http2_client(tmp_path, sink) as (client, endpoint):
@@ -567,6 +605,7 @@ async def test_server_closing_every_connection_is_a_reset(tmp_path: Path) -> Non
 
 
 async def test_max_streams_0_sends_one_request_at_a_time(tmp_path: Path) -> None:
+    """A server that allows no streams gets one stream at a time, so that no request waits forever."""
     sink = Http2Sink()
     sink.greeting = build_frame(SETTINGS, 0, 0, MAX_CONCURRENT_STREAMS.to_bytes(2) + bytes(4))
     async with http2_client(tmp_path, sink) as (client, endpoint):
@@ -578,6 +617,7 @@ async def test_max_streams_0_sends_one_request_at_a_time(tmp_path: Path) -> None
 async def test_http2_timeout_drops_only_dead_connections(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, answers_pings: bool
 ) -> None:
+    """After a timeout, a connection whose server responds to pings stays in use."""
     monkeypatch.setattr("gateway.push.connection.PING_AFTER_S", 0.2)
     sink = Http2Sink()
     sink.batch, sink.answers_pings = 2, answers_pings
@@ -592,6 +632,7 @@ async def test_http2_timeout_drops_only_dead_connections(
 
 
 async def test_requests_wait_at_connection_limit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """No more than MAX_CONNECTIONS connections are opened to a host, however many requests wait."""
     monkeypatch.setattr("gateway.push.connection.MAX_CONNECTIONS", 3)
     sink = Http2Sink()
     sink.greeting = build_frame(SETTINGS, 0, 0, MAX_CONCURRENT_STREAMS.to_bytes(2) + (1).to_bytes(4))
@@ -627,6 +668,7 @@ async def test_silently_closed_connection_is_replaced(tmp_path: Path) -> None:
 
 
 async def test_half_closed_connection_delays_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A server that does not close its side of an idle connection delays no later message."""
     monkeypatch.setattr("gateway.push.connection.IDLE_TIMEOUT", timedelta(seconds=0.05))
     monkeypatch.setattr("gateway.push.connection.CLOSE_TIMEOUT_S", 0.2)
     first_lost, ended = asyncio.Event(), asyncio.Event()
@@ -658,6 +700,7 @@ async def test_half_closed_connection_delays_nothing(tmp_path: Path, monkeypatch
 
 
 async def test_cancelled_post_resets_its_stream(tmp_path: Path) -> None:
+    """A cancelled message resets its stream, so that the server can stop."""
     sink = Http2Sink()
     sink.batch = 2
     async with http2_client(tmp_path, sink) as (client, endpoint):
@@ -690,6 +733,7 @@ async def test_silent_connection_is_pinged(
 
 
 async def test_idle_connection_is_closed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The next message after an idle time uses a new connection."""
     monkeypatch.setattr("gateway.push.connection.IDLE_TIMEOUT", timedelta(seconds=0.05))
     sink = Http2Sink()
     async with http2_client(tmp_path, sink) as (client, endpoint):
@@ -700,6 +744,7 @@ async def test_idle_connection_is_closed(tmp_path: Path, monkeypatch: pytest.Mon
 
 
 async def test_invalid_http2_is_a_protocol_fault(tmp_path: Path) -> None:
+    """A server that violates HTTP/2 loses its connection."""
     sink = Http2Sink()
     sink.greeting = build_frame(SETTINGS, 0, 0, b"odd")
     async with http2_client(tmp_path, sink) as (client, endpoint):
@@ -708,6 +753,8 @@ async def test_invalid_http2_is_a_protocol_fault(tmp_path: Path) -> None:
 
 
 async def test_http2_connection_loss_is_a_reset(tmp_path: Path) -> None:
+    """A connection that ends before the response is a reset."""
+
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         writer.write(build_frame(SETTINGS))
         await reader.readexactly(24)

@@ -38,6 +38,7 @@ def private_key(text: str) -> ec.EllipticCurvePrivateKey:
 
 
 def test_encrypt_reproduces_rfc_8291_appendix_a() -> None:
+    """With the salt and keys of the RFC's example, the message has the same octets."""
     body = encrypt(
         b"When I grow up, I want to be a watermelon",
         Subscription(
@@ -57,12 +58,14 @@ def test_encrypt_reproduces_rfc_8291_appendix_a() -> None:
 @given(st.binary(max_size=MAX_PAYLOAD))
 @settings(max_examples=60)
 def test_http_ece_decrypts_the_message(payload: bytes) -> None:
+    """The reference implementation decrypts every payload."""
     assert BROWSER.decrypt(encrypt(payload, BROWSER.subscription)) == payload
 
 
 @given(st.binary(min_size=1, max_size=MAX_PAYLOAD))
 @settings(max_examples=30)
 def test_message_equals_pywebpush_in_size_and_content(payload: bytes) -> None:
+    """A message has the same size, header and content as one of pywebpush."""
     reference = WebPusher(
         {
             "endpoint": BROWSER.subscription.endpoint,
@@ -77,6 +80,7 @@ def test_message_equals_pywebpush_in_size_and_content(payload: bytes) -> None:
 
 
 def test_payload_limit_is_3993_octets() -> None:
+    """The largest payload gives a message of 4,096 octets."""
     assert MAX_PAYLOAD == 3993
     assert len(encrypt(b"x" * 3993, BROWSER.subscription)) == 4096
     with pytest.raises(PayloadTooLarge, match="3994 bytes; one push message holds at most 3993"):
@@ -84,18 +88,21 @@ def test_payload_limit_is_3993_octets() -> None:
 
 
 def test_messages_have_fresh_salt_and_key() -> None:
+    """The same payload is encrypted with another salt and key each time."""
     first, second = (encrypt(b"same", BROWSER.subscription) for _ in range(2))
     assert first[:16] != second[:16]
     assert first[21:86] != second[21:86]
 
 
 def test_other_auth_secret_cannot_decrypt() -> None:
+    """The private key alone does not decrypt a message."""
     body = encrypt(b"secret", BROWSER.subscription)
     with pytest.raises(http_ece.ECEException):
         http_ece.decrypt(body, private_key=BROWSER.key, auth_secret=os.urandom(16), version="aes128gcm")
 
 
 def test_valid_keys_have_no_errors() -> None:
+    """A valid public key and auth secret pass the check."""
     assert check_keys(BROWSER.point, BROWSER.auth) == []
 
 
@@ -114,6 +121,7 @@ def test_valid_keys_have_no_errors() -> None:
     ids=lambda value: value if isinstance(value, str) else "",
 )
 def test_key_off_the_curve_is_an_error(point: bytes, detail: str) -> None:
+    """The error has the pointer of the public key and the reason."""
     [error] = check_keys(point, BROWSER.auth)
     assert error.pointer == "/p256dh"
     assert detail in error.detail
@@ -131,6 +139,7 @@ P = 2**256 - 2**224 + 2**192 + 2**96 - 1
 @given(st.integers(1, 2**255), st.one_of(st.none(), st.integers(0, 511)))
 @settings(max_examples=200)
 def test_curve_check_agrees_with_cryptography(scalar: int, bit: int | None) -> None:
+    """A point with one flipped bit is accepted exactly if the library accepts it."""
     public = ec.derive_private_key(scalar, ec.SECP256R1()).public_key()
     point = flip_bit(public.public_bytes(Encoding.X962, PublicFormat.UncompressedPoint), bit)
     try:
@@ -154,6 +163,7 @@ def test_coordinate_above_the_field_is_rejected() -> None:
 
 
 def test_errors_of_both_keys_are_returned() -> None:
+    """Invalid keys give one error each."""
     errors = check_keys(b"", b"x" * 15)
     assert [error.pointer for error in errors] == ["/p256dh", "/auth"]
     assert errors[1] == FieldError("/auth", "must be 16 octets; this is 15")
@@ -161,6 +171,7 @@ def test_errors_of_both_keys_are_returned() -> None:
 
 @given(st.binary(min_size=1, max_size=100))
 def test_base64url_decodes_with_and_without_padding(octets: bytes) -> None:
+    """Both forms of base64url give the original octets."""
     assert decode_base64url(encode_base64url(octets)) == octets
     assert decode_base64url(urlsafe_b64encode(octets).decode()) == octets
 
@@ -169,5 +180,6 @@ def test_base64url_decodes_with_and_without_padding(octets: bytes) -> None:
     "junk", ["", "=", "a", "abcde", "ab+/", "ab cd", "abcd\n", "ab=", "abc==", "abcd=", "äbcd", "٣٣٣٣"]
 )
 def test_invalid_base64url_is_rejected(junk: str) -> None:
+    """Text that is not base64url raises ValueError."""
     with pytest.raises(ValueError, match="base64url"):
         decode_base64url(junk)

@@ -23,11 +23,13 @@ VENDORS_ONLY = EndpointPolicy()
     ],
 )
 def test_vendor_hosts_are_allowed(endpoint: str, host: str, name: str) -> None:
+    """An endpoint at a vendor's host is allowed without configuration and has the vendor's name."""
     assert VENDORS_ONLY.check(endpoint) == Endpoint(endpoint, f"https://{host}", host)
     assert vendor_name(host) == name
 
 
 def test_endpoint_becomes_canonical() -> None:
+    """The scheme and host become lower case, and the default port is removed."""
     endpoint = VENDORS_ONLY.check("HTTPS://FCM.GoogleAPIs.com:443/fcm/send/AbC")
     assert endpoint == Endpoint(
         "https://fcm.googleapis.com/fcm/send/AbC", "https://fcm.googleapis.com", "fcm.googleapis.com"
@@ -135,6 +137,7 @@ HOSTILE = [
 
 @pytest.mark.parametrize("endpoint", HOSTILE, ids=range(len(HOSTILE)))
 def test_hostile_endpoint_is_rejected_without_quoting_it(endpoint: str) -> None:
+    """The error is printable and does not contain the endpoint."""
     with pytest.raises(EndpointNotAllowed) as error:
         VENDORS_ONLY.check(endpoint)
     assert error.value.detail.isprintable()
@@ -143,6 +146,7 @@ def test_hostile_endpoint_is_rejected_without_quoting_it(endpoint: str) -> None:
 
 @pytest.mark.parametrize("endpoint", HOSTILE, ids=range(len(HOSTILE)))
 def test_stored_hostile_endpoint_is_rejected(endpoint: str) -> None:
+    """The check before a message is sent rejects them too, even after an allowed endpoint of the host."""
     policy = EndpointPolicy()
     policy.check("https://fcm.googleapis.com/x")
     with pytest.raises(EndpointNotAllowed):
@@ -150,10 +154,12 @@ def test_stored_hostile_endpoint_is_rejected(endpoint: str) -> None:
 
 
 def test_stored_endpoint_is_allowed_in_other_process() -> None:
+    """A process that has not registered the endpoint can send to it."""
     assert EndpointPolicy().check_stored("https://fcm.googleapis.com/fcm/send/a:b?c") == "https://fcm.googleapis.com"
 
 
 def test_wildcard_only_hosts_are_detected() -> None:
+    """A host is wildcard-only if no exact entry and no exact vendor host allows it."""
     policy = EndpointPolicy(["*.example.org", "push.example.org", "https://up.example.org:8443"])
     assert policy.is_wildcard_only("https://other.example.org")
     for exact in ("https://push.example.org", "https://up.example.org:8443", "https://fcm.googleapis.com"):
@@ -181,16 +187,19 @@ def test_wildcard_only_hosts_are_detected() -> None:
     ],
 )
 def test_rejection_names_the_reason(endpoint: str, reason: str) -> None:
+    """Each kind of invalid endpoint has its own reason."""
     with pytest.raises(EndpointNotAllowed, match=reason):
         VENDORS_ONLY.check(endpoint)
 
 
 def test_endpoint_of_2048_characters_is_allowed() -> None:
+    """The longest endpoint that can be stored is allowed."""
     start = "https://fcm.googleapis.com/"
     assert VENDORS_ONLY.check(start + "x" * (2048 - len(start))).host == "fcm.googleapis.com"
 
 
 def test_exact_host_does_not_allow_subdomains() -> None:
+    """An entry without a wildcard allows only https at that host."""
     policy = EndpointPolicy(["Push.Example.org"])
     assert policy.check("https://push.example.org/up?token=1").host == "push.example.org"
     for other_url in ("https://a.push.example.org/x", "https://example.org/x", "http://push.example.org/x"):
@@ -199,6 +208,7 @@ def test_exact_host_does_not_allow_subdomains() -> None:
 
 
 def test_wildcard_allows_subdomains_only() -> None:
+    """A wildcard allows subdomains at any depth, but neither the domain itself nor another port."""
     policy = EndpointPolicy(["*.example.org"])
     assert policy.check("https://a.example.org/x").host == "a.example.org"
     assert policy.check("https://a.b.example.org/x").host == "a.b.example.org"
@@ -208,6 +218,7 @@ def test_wildcard_allows_subdomains_only() -> None:
 
 
 def test_origin_entry_allows_exactly_that_origin() -> None:
+    """An entry allows no other scheme, host, port or spelling of the address."""
     policy = EndpointPolicy(["http://127.0.0.1:9090"])
     allowed = policy.check("http://127.0.0.1:9090/push/abc")
     assert allowed == Endpoint("http://127.0.0.1:9090/push/abc", "http://127.0.0.1:9090", "127.0.0.1:9090")
@@ -226,6 +237,7 @@ def test_origin_entry_allows_exactly_that_origin() -> None:
 
 
 def test_origin_entry_may_have_ipv6_or_port() -> None:
+    """An entry may be an origin with an IPv6 address or a port."""
     policy = EndpointPolicy(["http://[::1]:9090/", " https://push.example.org:8443 "])
     assert policy.check("http://[::1]:9090/x").host == "[::1]:9090"
     assert policy.check("https://push.example.org:8443/x").origin == "https://push.example.org:8443"
@@ -234,11 +246,13 @@ def test_origin_entry_may_have_ipv6_or_port() -> None:
 
 
 def test_default_port_is_dropped_from_origin() -> None:
+    """The origin and host of an endpoint do not contain the default port of the scheme."""
     policy = EndpointPolicy(["http://127.0.0.1:80"])
     assert policy.check("http://127.0.0.1/x") == Endpoint("http://127.0.0.1/x", "http://127.0.0.1", "127.0.0.1")
 
 
 def test_cached_origin_is_still_fully_checked() -> None:
+    """An allowed origin in the cache does not allow another scheme, port or a fragment."""
     policy = EndpointPolicy()
     policy.check("https://fcm.googleapis.com/x")
     for bad in ("https://fcm.googleapis.com/x#y", "http://fcm.googleapis.com/x", "https://fcm.googleapis.com:444/x"):
@@ -278,12 +292,14 @@ def test_cached_origin_is_still_fully_checked() -> None:
     ],
 )
 def test_malformed_entry_is_rejected_with_its_text(entry: str) -> None:
+    """An invalid entry is an error that quotes it."""
     with pytest.raises(ValueError, match="push host") as error:
         EndpointPolicy(["ok.example.org", entry])
     assert repr(entry.strip()) in str(error.value)
 
 
 def test_other_host_is_its_own_vendor_name() -> None:
+    """A host that belongs to no vendor is named by itself."""
     assert vendor_name("push.example.org") == "push.example.org"
     assert vendor_name("evilpush.apple.com") == "evilpush.apple.com"
     assert vendor_name("127.0.0.1:9090") == "127.0.0.1:9090"

@@ -36,6 +36,7 @@ def test_encoded_requests_decode_with_hpack(posts: list[tuple[int, bytes, int, i
 
 
 def test_repeated_fields_take_one_octet_and_path_none() -> None:
+    """Repeated fields use the HPACK table; the path, which is secret, is never added to it."""
     encoder, decoder = HeaderEncoder(), hpack.Decoder()
     first, second, third = (encoder.encode_post(b"/secret", FIELDS, 60, 300) for _ in range(3))
     assert (len(second), second) == (len(b"/secret") + 2 + 1 + len(FIELDS) + 8 + 6, third)
@@ -53,6 +54,7 @@ def test_repeated_fields_take_one_octet_and_path_none() -> None:
     st.booleans(),
 )
 def test_decoder_returns_requested_headers(status: int, headers: list[tuple[str, bytes]], huffman: bool) -> None:
+    """The decoder returns the status and the requested headers of a block of the reference encoder."""
     hpack_encoder = hpack.Encoder()
     hpack_encoder.header_table_size = 0
     block = hpack_encoder.encode(
@@ -63,6 +65,7 @@ def test_decoder_returns_requested_headers(status: int, headers: list[tuple[str,
 
 
 def test_non_text_header_value_is_dropped() -> None:
+    """A header with octets that are not visible ASCII is left out."""
     hpack_encoder = hpack.Encoder()
     block = hpack_encoder.encode(
         [(":status", "201"), ("location", b"/\xe4\xff"), ("ttl", b"5\n"), ("retry-after", "3")]
@@ -86,12 +89,14 @@ def test_non_text_header_value_is_dropped() -> None:
     ],
 )
 def test_invalid_header_block_is_rejected(block: bytes) -> None:
+    """A block that violates HPACK raises ValueError."""
     with pytest.raises(ValueError, match=r"\w"):
         HeaderDecoder(NAMES).decode(block)
 
 
 @given(st.binary(max_size=200))
 def test_decoder_survives_random_octets(block: bytes) -> None:
+    """Any octets give a status with requested headers, or raise ValueError."""
     try:
         status, headers = HeaderDecoder(NAMES).decode(block)
     except ValueError:

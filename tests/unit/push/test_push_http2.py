@@ -105,6 +105,7 @@ def post(
 
 
 def test_responses_arrive_in_any_order(loop: asyncio.AbstractEventLoop) -> None:
+    """Each response goes to the request of its stream."""
     session = Http2Session()
     peer = Peer(session)
     answers = [post(session, loop, b"x" * size) for size in (1, 4096, 300)]
@@ -131,6 +132,7 @@ def test_responses_arrive_in_any_order(loop: asyncio.AbstractEventLoop) -> None:
 
 
 def test_windows_are_refilled_for_thousands_of_requests(loop: asyncio.AbstractEventLoop) -> None:
+    """The session can receive more octets on a connection than its first window allows."""
     session = Http2Session()
     peer = Peer(session)
     for number in range(2000):
@@ -145,6 +147,7 @@ def test_windows_are_refilled_for_thousands_of_requests(loop: asyncio.AbstractEv
 
 @pytest.mark.parametrize("window", [0, 1, 1000, 5000])
 def test_body_waits_for_stream_window(loop: asyncio.AbstractEventLoop, window: int) -> None:
+    """A body is sent only as far as the window of its stream allows."""
     session = Http2Session()
     peer = Peer(session, INITIAL_WINDOW_SIZE=window)
     peer.acknowledges_data = False
@@ -162,6 +165,7 @@ def test_body_waits_for_stream_window(loop: asyncio.AbstractEventLoop, window: i
 
 
 def test_bodies_respect_the_connection_window(loop: asyncio.AbstractEventLoop) -> None:
+    """All bodies together are sent only as far as the window of the connection allows."""
     session = Http2Session()
     peer = Peer(session)
     peer.acknowledges_data = False
@@ -176,6 +180,7 @@ def test_bodies_respect_the_connection_window(loop: asyncio.AbstractEventLoop) -
 
 
 def test_capacity_follows_max_concurrent_streams(loop: asyncio.AbstractEventLoop) -> None:
+    """A session has capacity while it has fewer open streams than the server allows."""
     session = Http2Session()
     peer = Peer(session, MAX_CONCURRENT_STREAMS=2)
     peer.exchange()
@@ -214,6 +219,7 @@ def test_status_counts_without_complete_body(loop: asyncio.AbstractEventLoop) ->
 
 
 def test_trailers_and_interim_responses_are_ignored(loop: asyncio.AbstractEventLoop) -> None:
+    """Only the headers of the final response count."""
     session = Http2Session()
     peer = Peer(session)
     response = post(session, loop)
@@ -229,6 +235,7 @@ def test_trailers_and_interim_responses_are_ignored(loop: asyncio.AbstractEventL
 
 
 def test_unprocessed_streams_may_be_resent(loop: asyncio.AbstractEventLoop) -> None:
+    """A stream that the server refused or did not process ends without a result; a reset stream has failed."""
     session = Http2Session()
     peer = Peer(session)
     first, refused, reset, last = (post(session, loop) for _ in range(4))
@@ -247,6 +254,7 @@ def test_unprocessed_streams_may_be_resent(loop: asyncio.AbstractEventLoop) -> N
 
 
 def test_cancelled_stream_is_reset(loop: asyncio.AbstractEventLoop) -> None:
+    """A cancelled request is reset, also if its body waits for the window, and the others continue."""
     session = Http2Session()
     peer = Peer(session)
     peer.acknowledges_data = False
@@ -263,6 +271,7 @@ def test_cancelled_stream_is_reset(loop: asyncio.AbstractEventLoop) -> None:
 
 
 def test_connection_end_fails_streams_without_status(loop: asyncio.AbstractEventLoop) -> None:
+    """When the connection ends, a stream with a status has a result and one without fails."""
     session = Http2Session()
     peer = Peer(session)
     with_status, without_status = post(session, loop), post(session, loop)
@@ -276,6 +285,7 @@ def test_connection_end_fails_streams_without_status(loop: asyncio.AbstractEvent
 
 
 def test_padding_priority_and_continuation_are_handled(loop: asyncio.AbstractEventLoop) -> None:
+    """The optional parts of HTTP/2 frames do not disturb the response."""
     session = Http2Session()
     response = post(session, loop)
     head, rest = CREATED[:2], CREATED[2:]
@@ -288,6 +298,7 @@ def test_padding_priority_and_continuation_are_handled(loop: asyncio.AbstractEve
 
 
 def test_frames_may_arrive_octet_by_octet(loop: asyncio.AbstractEventLoop) -> None:
+    """The session assembles frames from parts of any size."""
     session = Http2Session()
     response = post(session, loop)
     session.outgoing.clear()
@@ -328,6 +339,7 @@ HOSTILE: dict[str, bytes] = {
 
 @pytest.mark.parametrize("octets", HOSTILE.values(), ids=HOSTILE.keys())
 def test_rfc_9113_violation_ends_the_connection(loop: asyncio.AbstractEventLoop, octets: bytes) -> None:
+    """Each violation of the protocol raises ProtocolError."""
     session = Http2Session()
     response = post(session, loop)
     with pytest.raises(ProtocolError, match=r"\w"):
@@ -343,6 +355,7 @@ def test_rfc_9113_violation_ends_the_connection(loop: asyncio.AbstractEventLoop,
 )
 @settings(max_examples=300)
 def test_session_survives_random_frames(frames: list[tuple[int, int, int, bytes]]) -> None:
+    """After any frames, every request has a result and no stream is open."""
     loop = asyncio.new_event_loop()
     session = Http2Session()
     answers = [post(session, loop, b"x" * 3000) for _ in range(2)]

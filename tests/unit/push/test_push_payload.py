@@ -41,6 +41,7 @@ def rendered_message(content: dict[str, Any], receipt: str = "rt", **changes: An
 
 
 def test_content_fields_map_to_declarative_message() -> None:
+    """Every field of the content is in the message, in the form of Declarative Web Push."""
     assert rendered_message(CONTENT) == {
         "web_push": 8030,
         "mutable": True,
@@ -65,6 +66,7 @@ def test_content_fields_map_to_declarative_message() -> None:
 
 
 def test_absent_fields_are_omitted() -> None:
+    """A field that is missing, null or false is not in the message."""
     assert rendered_message(
         {"title": "Hi", "body": None, "silent": False, "app_badge": None}, default_url="https://a.example"
     ) == {
@@ -88,11 +90,13 @@ def test_absent_fields_are_omitted() -> None:
     ],
 )
 def test_navigate_is_absolute(url: str | None, navigate: str) -> None:
+    """A relative URL is resolved against the default URL of the application."""
     message = rendered_message({"title": "Hi", "url": url}, default_url="https://app.example.com/")
     assert message["notification"]["navigate"] == navigate
 
 
 def test_receipts_is_null_without_public_url() -> None:
+    """Without a public URL of the gateway, the service worker sends no receipts."""
     assert rendered_message({"title": "Hi"}, receipts_url=None)["notification"]["data"]["gateway"]["receipts"] is None
 
 
@@ -107,6 +111,7 @@ JSON = st.recursive(
     st.text(min_size=1), st.dictionaries(st.text(), JSON, max_size=4), st.from_regex(r"[A-Za-z0-9_.-]*", fullmatch=True)
 )
 def test_receipt_is_inserted_into_any_content(title: str, data: dict[str, Any], receipt: str) -> None:
+    """Filling a template with a receipt changes nothing else, whatever the title and data are."""
     template = build_template({"title": title, "data": data})
     payload = template.fill(receipt)
     assert len(payload) == template.size + len(receipt)
@@ -117,10 +122,12 @@ def test_receipt_is_inserted_into_any_content(title: str, data: dict[str, Any], 
 
 
 def test_text_is_utf_8_without_escapes() -> None:
+    """A character outside ASCII takes fewer octets as UTF-8 than as an escape."""
     assert "⛈".encode() in build_template(CONTENT).prefix
 
 
 def test_lone_surrogate_becomes_question_mark() -> None:
+    """A character that UTF-8 cannot encode does not prevent the message."""
     assert rendered_message({"title": "a\ud800b"})["notification"]["title"] == "a?b"
 
 
@@ -177,6 +184,7 @@ ACTION = st.fixed_dictionaries({"action": TEXT, "title": TEXT}, optional={"url":
     )
 )
 def test_message_is_valid_declarative_push(content: dict[str, Any]) -> None:
+    """The message of any content meets the specification."""
     assert list(find_faults(rendered_message(content, default_url="https://app.example.com"))) == []
 
 
@@ -191,6 +199,7 @@ def test_message_is_valid_declarative_push(content: dict[str, Any]) -> None:
     ],
 )
 def test_invalid_declarative_message_is_detected(change: dict[str, Any], fault: str) -> None:
+    """The check that the other tests use reports each kind of fault."""
     message = rendered_message(CONTENT)
     message["notification"] |= change
     assert list(find_faults(message)) == [fault]

@@ -63,6 +63,7 @@ async def respond_201(_: web.Request) -> web.Response:
     ],
 )
 async def test_host_with_private_address_is_not_contacted(addresses: list[str]) -> None:
+    """The fault is "private", and the server gets no request."""
     requests: list[Any] = []
 
     async def handler(request: web.Request) -> web.Response:
@@ -109,6 +110,7 @@ async def test_dns_rebinding_has_no_effect(loopback_is_public: None) -> None:
 
 
 async def test_failed_resolution_is_not_cached(loopback_is_public: None) -> None:
+    """The next message resolves the host name again."""
     async with http_server(respond_201) as origin:
         endpoint = f"http://a.example.invalid:{origin.rpartition(':')[2]}/x"
         names = FakeResolver(OSError("no such name"), ["127.0.0.1"])
@@ -118,6 +120,7 @@ async def test_failed_resolution_is_not_cached(loopback_is_public: None) -> None
 
 
 async def test_pinned_address_stays_while_still_valid() -> None:
+    """After the lifetime of a pin, its address stays if the host still has it."""
     clock = Clock()
     pins = AddressPins(FakeResolver(["8.8.8.8"], ["1.1.1.1", "8.8.8.8", "9.9.9.9"], ["1.1.1.1"]), clock)
     addresses = []
@@ -128,6 +131,7 @@ async def test_pinned_address_stays_while_still_valid() -> None:
 
 
 async def test_cancelled_lookup_does_not_fail_other_waiters() -> None:
+    """A cancelled request does not cancel the lookup for the others."""
     pins = AddressPins(FakeResolver(["8.8.8.8"]))
     first, second = (asyncio.ensure_future(pins.address("a.example.org")) for _ in range(2))
     await asyncio.sleep(0)
@@ -148,5 +152,6 @@ async def test_pins_are_limited() -> None:
 
 
 def test_private_address_fault_has_its_cause() -> None:
+    """The cause in the delivery log says that the address is not public."""
     outcome = classify(PushResponse(None, fault=NetworkFault("private")), datetime.now(UTC))
     assert "outside the public internet" in outcome.cause

@@ -37,16 +37,19 @@ def wns(status: int, description: str = "", **headers: str) -> PushResponse:
 
 @pytest.mark.parametrize("status", [200, 201, 202])
 def test_200_201_and_202_are_accepted(status: int) -> None:
+    """Any of these statuses means that the push service has the message."""
     assert classify(PushResponse(status), NOW) == Accepted()
 
 
 def test_accepted_outcome_has_location_and_granted_ttl() -> None:
+    """The outcome has the message URL and the time to live that the push service granted."""
     response = PushResponse(201, {"location": "https://push.example/m/1", "ttl": "2592000"})
     assert classify(response, NOW) == Accepted("https://push.example/m/1", 2592000)
 
 
 @pytest.mark.parametrize("ttl", ["", "-1", "soon", "1.5", "²", "9" * 40])
 def test_invalid_granted_ttl_is_ignored(ttl: str) -> None:
+    """A time to live that is not a number does not change the outcome."""
     assert classify(PushResponse(201, {"ttl": ttl}), NOW) == Accepted(None, None)
 
 
@@ -66,6 +69,7 @@ def test_invalid_granted_ttl_is_ignored(ttl: str) -> None:
     ],
 )
 def test_404_and_410_mean_gone(response: PushResponse, expected: str) -> None:
+    """The subscription has ended, and the cause says what the push service returned."""
     outcome = classify(response, NOW)
     assert isinstance(outcome, Gone)
     assert outcome.cause.startswith("the push service reports that the subscription no longer exists (")
@@ -85,6 +89,7 @@ def test_404_and_410_mean_gone(response: PushResponse, expected: str) -> None:
     ],
 )
 def test_key_mismatch_quarantines_the_device(response: PushResponse) -> None:
+    """A subscription with another VAPID key is rejected, and its device gets no more messages."""
     outcome = classify(response, NOW)
     assert isinstance(outcome, Rejected)
     assert outcome.quarantine
@@ -104,6 +109,7 @@ def test_key_mismatch_quarantines_the_device(response: PushResponse) -> None:
     ],
 )
 def test_rejected_vapid_token_is_retried_as_unauthorized(response: PushResponse) -> None:
+    """The message is sent again with a new token, without slowing the host down."""
     outcome = classify(response, NOW)
     assert isinstance(outcome, Retry)
     assert outcome.unauthorized
@@ -127,6 +133,7 @@ def test_rejected_vapid_token_is_retried_as_unauthorized(response: PushResponse)
     ],
 )
 def test_throttling_response_slows_the_host_down(response: PushResponse, after: timedelta | None) -> None:
+    """The message is sent again after the time that the push service asks for."""
     outcome = classify(response, NOW)
     assert isinstance(outcome, Retry)
     assert outcome.slow_down
@@ -134,6 +141,7 @@ def test_throttling_response_slows_the_host_down(response: PushResponse, after: 
 
 
 def test_autopush_retry_now_is_retried_at_once() -> None:
+    """The error 202 of autopush asks for another attempt without a wait."""
     outcome = classify(autopush(503, 202, "Retry immediately"), NOW)
     assert isinstance(outcome, Retry)
     assert (outcome.after, outcome.slow_down) == (timedelta(0), False)
@@ -156,6 +164,7 @@ def test_autopush_retry_now_is_retried_at_once() -> None:
     ],
 )
 def test_temporary_error_is_retried_with_back_off(response: PushResponse) -> None:
+    """The delay is that of the retry rules, because the response has none."""
     outcome = classify(response, NOW)
     assert isinstance(outcome, Retry)
     assert (outcome.after, outcome.slow_down, outcome.unauthorized) == (None, False, False)
@@ -180,6 +189,7 @@ def test_temporary_error_is_retried_with_back_off(response: PushResponse) -> Non
     ],
 )
 def test_invalid_request_is_rejected_without_quarantine(response: PushResponse, expected: str) -> None:
+    """The message is rejected, and the device can get other messages."""
     outcome = classify(response, NOW)
     assert isinstance(outcome, Rejected)
     assert not outcome.quarantine
@@ -188,12 +198,14 @@ def test_invalid_request_is_rejected_without_quarantine(response: PushResponse, 
 
 @pytest.mark.parametrize("status", [300, 301, 302, 303, 304, 307, 308])
 def test_redirect_is_rejected(status: int) -> None:
+    """A redirect is a final rejection."""
     outcome = classify(PushResponse(status, {"location": "http://169.254.169.254/"}), NOW)
     assert outcome == Rejected(f"the push service responded with a redirect, which is never followed ({status})")
 
 
 @pytest.mark.parametrize("kind", get_args(FaultKind))
 def test_network_fault_is_always_retried(kind: FaultKind) -> None:
+    """A message without a response is sent again, whatever the fault is."""
     outcome = classify(PushResponse(None, fault=NetworkFault(kind, "os error 104")), NOW)
     assert isinstance(outcome, Retry)
     assert (outcome.after, outcome.slow_down, outcome.unauthorized) == (None, False, False)
@@ -201,6 +213,7 @@ def test_network_fault_is_always_retried(kind: FaultKind) -> None:
 
 
 def test_each_network_fault_has_its_own_cause() -> None:
+    """No two kinds of fault have the same text."""
     causes = {classify(PushResponse(None, fault=NetworkFault(kind)), NOW).cause for kind in get_args(FaultKind)}
     assert len(causes) == len(get_args(FaultKind))
 
@@ -230,6 +243,7 @@ def test_each_network_fault_has_its_own_cause() -> None:
     ],
 )
 def test_retry_after_accepts_seconds_and_dates(value: str | None, after: timedelta | None) -> None:
+    """Retry-After may be a number of seconds or an HTTP date; other values are ignored."""
     assert retry_after(value, NOW) == after
 
 
@@ -253,6 +267,7 @@ def test_retry_after_accepts_seconds_and_dates(value: str | None, after: timedel
     ],
 )
 def test_hostile_body_gives_short_cause_without_endpoint(status: int, body: bytes) -> None:
+    """A cause that quotes the response is short and printable, and has no URL, secret or markup."""
     cause = classify(PushResponse(status, {}, body), NOW).cause
     assert cause.isprintable()
     assert len(cause) < 320

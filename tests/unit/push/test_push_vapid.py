@@ -34,6 +34,7 @@ def verified_claims(header: str) -> dict[str, object]:
 
 
 def test_token_has_subject_audience_and_expiry() -> None:
+    """The token has the claims of RFC 8292, and the header the public key."""
     key, now = VapidKey.generate(), time.time()
     header = VapidSigner().authorization_header(key, SUBJECT, ORIGIN, now)
     assert verified_claims(header) == {"aud": ORIGIN, "sub": SUBJECT, "exp": int(now + 12 * HOUR)}
@@ -42,23 +43,27 @@ def test_token_has_subject_audience_and_expiry() -> None:
 
 
 def test_signature_of_other_key_does_not_verify() -> None:
+    """A token verifies only with the key that signed it."""
     token, _ = split_header(VapidSigner().authorization_header(VapidKey.generate(), SUBJECT, ORIGIN, time.time()))
     with pytest.raises(jwt.InvalidSignatureError):
         jwt.decode(token, VapidKey.generate().private.public_key(), algorithms=["ES256"], audience=ORIGIN)
 
 
 def test_https_subject_is_signed() -> None:
+    """The subject may be an https URL."""
     header = VapidSigner().authorization_header(VapidKey.generate(), "https://example.com/contact", ORIGIN, time.time())
     assert verified_claims(header)["sub"] == "https://example.com/contact"
 
 
 def test_origin_with_port_is_signed() -> None:
+    """The audience of an endpoint with a port contains the port."""
     header = VapidSigner().authorization_header(VapidKey.generate(), SUBJECT, "http://127.0.0.1:9090", time.time())
     token, _ = split_header(header)
     assert jwt.decode(token, options={"verify_signature": False})["aud"] == "http://127.0.0.1:9090"
 
 
 def test_header_is_reused_until_an_hour_before_expiry() -> None:
+    """A header is signed again when less than an hour of its validity is left."""
     key, signer, now = VapidKey.generate(), VapidSigner(), time.time()
     first = signer.authorization_header(key, SUBJECT, ORIGIN, now)
     assert signer.authorization_header(key, SUBJECT, ORIGIN, now + 10.99 * HOUR) == first
@@ -68,6 +73,7 @@ def test_header_is_reused_until_an_hour_before_expiry() -> None:
 
 
 def test_header_is_renewed_after_large_clock_step() -> None:
+    """A header whose expiry is too far in the future is not used."""
     key, signer, now = VapidKey.generate(), VapidSigner(), time.time()
     first = signer.authorization_header(key, SUBJECT, ORIGIN, now)
     assert signer.authorization_header(key, SUBJECT, ORIGIN, now - 60) == first
@@ -75,6 +81,7 @@ def test_header_is_renewed_after_large_clock_step() -> None:
 
 
 def test_headers_differ_by_key_subject_and_origin() -> None:
+    """Each combination has its own header."""
     signer, now = VapidSigner(), time.time()
     keys = VapidKey.generate(), VapidKey.generate()
     headers = {
@@ -87,6 +94,7 @@ def test_headers_differ_by_key_subject_and_origin() -> None:
 
 
 def test_oldest_header_is_evicted(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The cache holds the newest MAX_CACHED_HEADERS headers."""
     monkeypatch.setattr(vapid, "MAX_CACHED_HEADERS", 2)
     key, signer, now = VapidKey.generate(), VapidSigner(), time.time()
     first, second, _ = (signer.authorization_header(key, SUBJECT, f"https://{host}.example.com", now) for host in "abc")
@@ -95,6 +103,7 @@ def test_oldest_header_is_evicted(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_key_round_trips_through_32_octets() -> None:
+    """A key restored from its private octets equals the original."""
     key = VapidKey.generate()
     assert len(key.private_bytes()) == 32
     restored = VapidKey.from_private_bytes(key.private_bytes())
@@ -106,11 +115,13 @@ def test_key_round_trips_through_32_octets() -> None:
 
 @pytest.mark.parametrize("scalar", [b"", bytes(31), bytes(33), bytes(32), b"\xff" * 32])
 def test_invalid_private_key_is_rejected(scalar: bytes) -> None:
+    """Octets that are not a private key of the curve raise ValueError."""
     with pytest.raises(ValueError, match=r"."):
         VapidKey.from_private_bytes(scalar)
 
 
 def test_key_repr_hides_the_private_key() -> None:
+    """A key in a log or a traceback does not reveal its private part."""
     assert "private" not in repr(VapidKey.generate())
 
 
@@ -127,6 +138,7 @@ def test_key_repr_hides_the_private_key() -> None:
     ],
 )
 def test_valid_subject_is_accepted(subject: str) -> None:
+    """The check returns no error for the subject."""
     assert check_subject(subject) is None
 
 
@@ -178,4 +190,5 @@ def test_valid_subject_is_accepted(subject: str) -> None:
     ],
 )
 def test_subject_that_apple_rejects_is_rejected(subject: str) -> None:
+    """The check returns an error for the subject."""
     assert check_subject(subject)
