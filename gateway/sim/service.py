@@ -190,20 +190,20 @@ class Sim:
             self.origins[profile.vendor], self._clock, checks_subject=profile.checks_for(SimFault.BAD_SUBJECT)
         )
 
-        async def handle_post(request: web.Request) -> web.StreamResponse:
-            response = await self._handle_post(profile, verifier, request)
+        async def respond(request: web.Request) -> web.StreamResponse:
+            response = await self.handle_post(profile, verifier, request)
             if response is None:
                 self.counters[profile.vendor][RESET] += 1
                 return _reset(request)
             self.counters[profile.vendor][response.status] += 1
             return web.Response(status=response.status, headers=response.headers, body=response.body.encode())
 
-        application.router.add_post(profile.path.partition("?")[0], handle_post)
-        application.router.add_post("/{elsewhere:.*}", handle_post)
+        application.router.add_post(profile.path.partition("?")[0], respond)
+        application.router.add_post("/{elsewhere:.*}", respond)
         return application
 
-    async def _handle_post(self, profile: Profile, verifier: VapidVerifier, request: web.Request) -> SimResponse | None:
-        """Return the response to one POST, or None to reset the connection."""
+    async def handle_post(self, profile: Profile, verifier: VapidVerifier, request: web.Request) -> SimResponse | None:
+        """Return the response to one POST, or None to reset the connection; a subclass may record it."""
         body = await request.read()
         token = request.match_info.get("token") or request.query.get("token", "")
         subscriber = self.subscribers.get(token)

@@ -56,9 +56,9 @@ class RecordingSim(Sim):
         self.strays = 0
         return await super().start()
 
-    async def _handle_post(self, profile: Profile, verifier: VapidVerifier, request: web.Request) -> SimResponse | None:
+    async def handle_post(self, profile: Profile, verifier: VapidVerifier, request: web.Request) -> SimResponse | None:
         requested_at = time.time()
-        response = await super()._handle_post(profile, verifier, request)
+        response = await super().handle_post(profile, verifier, request)
         token = request.match_info.get("token") or request.query.get("token", "")
         subscriber, topic = self.subscribers.get(token), request.headers.get("Topic", "")
         if subscriber is None or subscriber.keys is None:

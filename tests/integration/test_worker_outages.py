@@ -3,7 +3,9 @@
 import asyncio
 from collections import Counter
 from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
 from datetime import timedelta
+from typing import cast
 from uuid import UUID
 
 import asyncpg
@@ -15,6 +17,7 @@ from gateway.domain.job import Job
 from gateway.domain.notification import Lane, Status
 from gateway.queue.postgres import PostgresQueue
 from gateway.queue.protocol import LeaseLost
+from gateway.records.postgres.engine import Engine
 from gateway.sim import Rule, Subscriber, Vendor
 from tests.support.gateway_parts import Parts, quick_config
 
@@ -212,27 +215,30 @@ async def test_worker_stops_during_a_database_outage(
     assert "worker.stopped" in {entry["event"] for entry in logs}
 
 
-class FailsDuringClaim(PostgresQueue):
-    """Raises a database error in the middle of a claim."""
+class FailingEngine:
+    """A connection pool whose transactions begin when `may_fail` is set, with a database error."""
 
-    claim_started = asyncio.Event()
-    may_fail = asyncio.Event()
+    def __init__(self) -> None:
+        self.is_beginning, self.may_fail = asyncio.Event(), asyncio.Event()
 
-    async def _claim_now(self, *_: object) -> tuple[list[Job], float | None]:
-        self.claim_started.set()
+    @asynccontextmanager
+    async def begin(self) -> AsyncIterator[None]:
+        self.is_beginning.set()
         await self.may_fail.wait()
         raise ConnectionResetError
+        yield
 
 
 async def test_failed_claim_stays_cancelled(parts: Parts) -> None:
     """A claim that is cancelled and then fails raises CancelledError, not the database error."""
-    queue = FailsDuringClaim(parts.engine, parts.notifier)
+    engine = FailingEngine()
+    queue = PostgresQueue(cast("Engine", engine), parts.notifier)
     claiming = asyncio.create_task(
         queue.claim(lanes=tuple(Lane), limit=1, lease=timedelta(minutes=1), wait=timedelta(minutes=1))
     )
-    await queue.claim_started.wait()
+    await engine.is_beginning.wait()
     claiming.cancel()
-    queue.may_fail.set()
+    engine.may_fail.set()
     with pytest.raises(asyncio.CancelledError):
         await claiming
 
