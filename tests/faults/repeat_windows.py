@@ -30,12 +30,14 @@ SETTLE_S = 0.7
 RECOVER_S = 2.0
 # Tolerance for times that two processes measured.
 SLACK_S = 0.5
-# The upper bound of a worker's step, in delays of the latency probe.
+# A worker settles in this many steps. Each step takes at most as long as the latency probe was delayed.
 STEPS = 4
+# Devices of a job, so the most messages that one lost lease repeats.
 JOB_SIZE = 500
-# Delays that are longer explain a lost lease. It is a third of the time between a failed renewal and the lease's end.
+# A longer delay of the latency probe explains a lost lease. The value is a third of the time between a failed renewal
+# and the end of the lease.
 STARVATION_S = 0.3
-# Delays that were measured up to this time before an event apply to it.
+# Delays that the latency probe measured at most this long before an event also apply to the event.
 NEAR_S = 3.0
 
 
@@ -49,6 +51,7 @@ class RepeatWindow:
     """
 
     cause: str
+    # Times in seconds since the epoch.
     since: float
     until: float
     after: float
@@ -63,7 +66,7 @@ class RepeatWindow:
     def explains(
         self, first: Response, second: Response, notification_id: UUID, remaining: Mapping["RepeatWindow", int]
     ) -> bool:
-        """Return whether the window explains the repeat; `remaining` has the repeats that limited windows have left."""
+        """Return whether the window explains the repeat; `remaining` counts the repeats left to limited windows."""
         return (
             self.contains(first, notification_id) and second.requested_at >= self.after and remaining.get(self, 1) > 0
         )

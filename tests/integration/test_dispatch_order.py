@@ -60,7 +60,7 @@ async def connect(api: Api) -> AsyncIterator[RawConnection]:
 @pytest.mark.parametrize("length", ["Transfer-Encoding: chunked", "Content-Length: 900000000"])
 @pytest.mark.parametrize("key", [UNKNOWN_KEY, "publishable"])
 async def test_unsent_body_does_not_delay_refusal(api: Api, key: str, length: str) -> None:
-    """A request without a valid credential or scope gets its response before its body arrives, and a close."""
+    """A request without a valid credential or scope gets its response before its body, and its connection closes."""
     async with connect(api) as connection:
         await connection.send(api.publishable if key == "publishable" else key, length)
         status, headers, body = await connection.response()
@@ -98,7 +98,7 @@ async def test_credential_is_refused_before_the_body(api: Api, case: str) -> Non
 
 @pytest.mark.parametrize("path", ["/v1/segments", "/v1/devices"])
 async def test_key_removed_while_the_body_is_sent_is_refused(api: Api, path: str) -> None:
-    """When the body is complete, the credential is checked again, in the transaction or before a batched one."""
+    """The credential is checked again when the body is complete: in the transaction, or before a batch of several."""
     async with api.parts.engine.begin() as conn:
         added = await applications.add_key(conn, api.parts.application_id, "short-lived", ["manage"])
     key_id = ids.parse(ids.KEY, added["id"])

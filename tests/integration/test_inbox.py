@@ -77,7 +77,7 @@ async def test_failed_sends_are_listed_but_cancelled_ones_not(api: Api) -> None:
 
 
 async def test_inbox_has_pages_read_marks_and_unread_count(api: Api) -> None:
-    """The inbox has pages, read marks and an unread count."""
+    """A read mark applies to one item, or to all items up to a position, and reduces the unread count."""
     inbox, token = await register_device(api)
     for number in range(5):
         await send(api, f"n{number}")
@@ -99,7 +99,7 @@ async def test_inbox_has_pages_read_marks_and_unread_count(api: Api) -> None:
 
 
 async def test_unchanged_inbox_gets_304(api: Api) -> None:
-    """A request with the current ETag is answered 304."""
+    """A request with the current ETag gets 304, and one with an older ETag gets the inbox."""
     inbox, token = await register_device(api)
     await send(api)
     first = await api.call("GET", inbox, key=token)
@@ -151,7 +151,7 @@ async def test_stopping_server_ends_long_polls(api: Api) -> None:
 
 
 async def test_device_requests_are_rate_limited(api: Api) -> None:
-    """Inbox requests are limited per device."""
+    """A device that exceeds its rate gets 429; other devices are not affected."""
     api.state.limits.inbox_buckets = TokenBuckets("inbox", 60, clock=lambda: 0.0)  # never refills
     inbox, token = await register_device(api)
     response = await api.call("GET", inbox, key=token)
@@ -166,7 +166,7 @@ async def test_device_requests_are_rate_limited(api: Api) -> None:
 
 
 def test_bucket_refills_with_time() -> None:
-    """A token bucket refills with time."""
+    """One second after a bucket for 60 requests per minute is empty, it admits one request."""
     now = [0.0]
     buckets = TokenBuckets("inbox", 60, clock=lambda: now[0])
     for _ in range(60):
@@ -181,7 +181,7 @@ def test_bucket_refills_with_time() -> None:
 
 
 async def test_deleting_a_user_deletes_their_read_marks(api: Api) -> None:
-    """Deleting a user deletes their read marks."""
+    """The read marks of a deleted user are removed from the database."""
     inbox, token = await register_device(api, user_id="u-1")
     await send(api)
     await api.call_ok("POST", f"{inbox}/read", {"upto": 100}, key=token)

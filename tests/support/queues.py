@@ -146,7 +146,7 @@ class PostgresEngine:
             "position": 0,
             "host": "push.example.net",
             "outcome": "gone",
-            "cause": "by hand",
+            "cause": "inserted by a test",
             "attempts": 1,
             "duration_ms": 0,
             "settled_at": now,
@@ -294,7 +294,7 @@ def delivery_result(device: UUID, outcome: Final) -> DeliveryResult:
 def retry_batch(due: datetime, *devices: UUID, tries: int = 1) -> ResultBatch:
     now = datetime.now(UTC)
     retried = [
-        Attempt(device, tries, now, 12, 503, "the push service has a passing fault (503)", due) for device in devices
+        Attempt(device, tries, now, 12, 503, "the push service has a temporary error (503)", due) for device in devices
     ]
     return ResultBatch(attempts=retried, requeued={(due, tries): list(devices)}, retries=len(devices))
 

@@ -12,7 +12,7 @@ from gateway.domain.retry import FIRST_DELAY, MAX_DELAY, MAX_TRUSTED_RETRIES, RE
 
 NOW = datetime(2026, 7, 1, 12, 0, 0, 250_000, tzinfo=UTC)
 FAR_EXPIRY = NOW + timedelta(days=28)
-FAULT = Retry("the push service has a passing fault (503)")
+FAULT = Retry("the push service has a temporary error (503)")
 
 
 @given(st.integers(1, 10_000))

@@ -155,7 +155,7 @@ async def test_tenants_take_turns_at_a_full_host(scheduler: SendScheduler[Messag
 
 @pytest.mark.usefixtures("small_host_limit")
 async def test_host_has_no_more_in_flight_than_its_limit(scheduler: SendScheduler[Message]) -> None:
-    """The message beyond the limit other_messages until another completes."""
+    """The message beyond the limit waits until another completes."""
     scheduler.put(Lane.BULK, TENANT, make_messages(Lane.BULK, 6))
     taken = [await next_message(scheduler) for _ in range(4)]
     fifth = asyncio.create_task(scheduler.next(urgent_only=False))
