@@ -99,7 +99,7 @@ async def test_leased_job_is_not_claimed_again(engine: Engine, queue: Queue) -> 
 
 
 async def test_expired_lease_is_claimed_again(engine: Engine, queue: Queue) -> None:
-    """A worker that dies in the middle of a delivery loses its job to the next one."""
+    """A job whose worker stops without settling it can be claimed by another worker after the lease."""
     await engine.put([new_id()])
     [job] = await claim(queue, lease=BRIEF)
     [reclaimed] = await claim(queue, wait=LONG)

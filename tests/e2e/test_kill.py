@@ -39,7 +39,7 @@ def count_messages(parts: Parts) -> Counter[str]:
 async def test_killed_workers_lose_nothing_and_log_once(
     parts: Parts, devices: dict[UUID, Subscriber], tmp_path: Path
 ) -> None:
-    """Workers are killed at random times; when the leases of a dead worker expire, the next worker takes over."""
+    """Workers are killed at random times; the next worker sends a dead worker's messages after the leases expire."""
     # A fifth of the devices need a retry, so that the killed workers also have retry jobs.
     parts.sim.behave(Rule(status=503, share=0.2, times=1, retry_after=1), Rule(delay_ms=10))
     campaign = await parts.submit()

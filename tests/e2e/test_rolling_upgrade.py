@@ -83,7 +83,7 @@ async def wait_until_ready(http: aiohttp.ClientSession) -> None:
 async def test_previous_version_works_during_a_migration(
     previous_code: Path, empty_database_url: str, tmp_path: Path
 ) -> None:
-    """The previous version registers devices and sends during the migration, and the new version takes over."""
+    """The previous version registers devices and sends during the migration; the new version then continues."""
     port = free_ports(2)
     async with Sim() as sim:
         settings = {

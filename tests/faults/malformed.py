@@ -45,7 +45,7 @@ class MalformedService:
         self._connections = 0
 
     def paths(self, count: int) -> list[str]:
-        """Return endpoint paths: every second path has valid responses, the others all malformed kinds in turn."""
+        """Return endpoint paths: every second one has valid responses, the others one malformed kind after another."""
         kinds = [KINDS[number // 2 % len(KINDS)] if number % 2 else "valid" for number in range(count)]
         return [f"/{kind}/{secrets.token_urlsafe(32)}" for kind in kinds]
 

@@ -89,7 +89,7 @@ def valid_body(route: Route, api: Api) -> Any:
     ],
 )
 async def test_malformed_json_gets_400(routes: RouteCaller, raw: bytes, expected: str) -> None:
-    """A body that is not JSON is answered 400 on every route."""
+    """Every route responds with 400 to a body that is not JSON."""
     before = await routes.api.rows()
     for route in ROUTES_WITH_BODY:
         answer = await routes.send(route, raw=raw)
@@ -99,7 +99,7 @@ async def test_malformed_json_gets_400(routes: RouteCaller, raw: bytes, expected
 
 
 async def test_json_that_is_not_an_object_gets_422(routes: RouteCaller) -> None:
-    """A JSON body that is not an object is answered 422 on every route."""
+    """Every route responds with 422 to a JSON body that is not an object."""
     before = await routes.api.rows()
     for route in ROUTES_WITH_BODY:
         for value in ([], "text", 7, None, True):
@@ -220,7 +220,7 @@ async def test_sql_wildcards_match_only_themselves(api: Api, wild: str) -> None:
 
 
 async def test_body_of_2_mib_gets_413(routes: RouteCaller) -> None:
-    """A body larger than the limit is answered 413."""
+    """The status for a body larger than the limit is 413."""
     before = await routes.api.rows()
     raw = json.dumps({"padding": "x" * (2 << 20)}).encode()
     for route in ROUTES_WITH_BODY:
@@ -230,7 +230,7 @@ async def test_body_of_2_mib_gets_413(routes: RouteCaller) -> None:
 
 
 async def test_other_content_type_gets_415(routes: RouteCaller) -> None:
-    """A body with another content type is answered 415."""
+    """The status for a body with another content type is 415."""
     before = await routes.api.rows()
     for route in ROUTES_WITH_BODY:
         raw = json.dumps(valid_body(route, routes.api)).encode()
@@ -240,7 +240,7 @@ async def test_other_content_type_gets_415(routes: RouteCaller) -> None:
 
 
 async def test_unknown_and_malformed_ids_get_404(api: Api) -> None:
-    """Unknown ids and values that are not ids are answered 404."""
+    """The status for an unknown id and for a value that is not an id is 404."""
     for route in ROUTES:
         id_names = [name for name in (*ID_PREFIXES, "delivery_id") if f"{{{name}}}" in route.path]
         if not id_names or 101 in route.responses:  # WebSocket routes check the id after the upgrade

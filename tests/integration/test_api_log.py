@@ -184,7 +184,7 @@ async def test_repeated_receipt_counts_once(api: Api) -> None:
 
 
 async def test_unchanged_page_gets_304(api: Api) -> None:
-    """A request with the current ETag is answered 304."""
+    """A request with the current ETag gets 304 without a body."""
     await deliver_to(api, 1)
     first = await api.call("GET", "/v1/deliveries")
     unchanged = await api.call("GET", "/v1/deliveries", headers={"If-None-Match": first.headers["ETag"]})

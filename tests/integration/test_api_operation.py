@@ -41,7 +41,7 @@ async def test_database_of_a_later_version_is_ready(api: Api) -> None:
 
 
 async def test_internal_error_reveals_nothing(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
-    """An internal error is answered 500 without details."""
+    """The response to an internal error has the status 500 and no details."""
 
     def raise_error(*_: object) -> None:
         raise RuntimeError("the secret is hunter2")
@@ -124,7 +124,7 @@ async def test_pages_and_scripts_are_served(api: Api, path: str, media_type: str
 
 
 async def test_files_outside_the_pages_are_not_served(api: Api) -> None:
-    """Paths that lead outside the static folders are answered 404."""
+    """A path that leads outside the static folders is not found."""
     for path in ("/sdk/..%2F..%2Fsettings.py", "/console/%2e%2e/sdk/webpush.js", "/sdk/.hidden", "/sdk/"):
         async with api.http.get(URL(path, encoded=True)) as page:
             assert page.status == 404, path

@@ -115,7 +115,7 @@ async def test_scheduled_notification_waits_and_is_cancellable(api: Api) -> None
 
 
 async def test_finished_notification_cannot_be_cancelled(api: Api) -> None:
-    """Cancelling a finished notification is answered 409."""
+    """The response to the cancellation of a finished notification is 409."""
     sent = await api.call_ok("POST", "/v1/notifications", {"content": CONTENT, "audience": {"everyone": True}})
     await deliver(api, sent)
     response = await api.call("POST", f"/v1/notifications/{sent['id']}/cancel")

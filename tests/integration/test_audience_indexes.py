@@ -63,7 +63,7 @@ def walk_plan(plan: dict[str, Any]) -> Iterator[dict[str, Any]]:
 
 
 async def indexes_used(conn: AsyncConnection, application_id: UUID, audience: Any) -> set[str]:
-    """Return the indexes that a count of the audience uses; fail when it scans the whole table."""
+    """Return the indexes that a count of the audience uses; fail if the count reads the table without an index."""
     query = select(func.count()).select_from(devices).where(match_active(application_id, parse(audience)))
     [plan] = (await conn.execute(Explain(query))).scalar_one()
     plan_nodes = list(walk_plan(plan["Plan"]))

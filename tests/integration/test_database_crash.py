@@ -22,7 +22,7 @@ from gateway.sim import Vendor
 from tests.support.gateway_parts import Parts, gateway
 from tests.support.queues import accepted_batch, retry_batch
 
-# Postgres writes asynchronous commits to disk after 10 s, so that the crash in the test comes before.
+# Postgres writes asynchronous commits to disk after 10 s, which is later than the crash in the test.
 DELAYED_WAL_SETTINGS = {"wal_writer_delay": "10s", "wal_writer_flush_after": "1GB", "shared_buffers": "64MB"}
 
 

@@ -367,7 +367,7 @@ async def test_resources_of_another_tenant_look_nonexistent(api: Api, first: Ten
 
 
 async def test_tenant_can_read_all_its_own_resources(api: Api, first: Tenant) -> None:
-    """The first tenant's resources exist, so that a refusal does not merely mean that they are missing."""
+    """The first tenant's resources exist, so that the other tests are not refused because they are missing."""
     for name in classify_operations(DOCUMENT).guarded:
         method, _, template = name.partition(" ")
         if method == "GET":
@@ -389,7 +389,7 @@ async def test_operator_routes_refuse_every_tenant(api: Api, first: Tenant, othe
 async def test_shared_routes_use_only_the_callers_resources(
     api: Api, first: Tenant, before: set[str], other: Tenant
 ) -> None:
-    """Bodies and queries with ids of the first tenant return nothing of it and change nothing of it."""
+    """Bodies and queries with ids of the first tenant neither return nor change its resources."""
     rows_of_first = await _count_rows_of_first(api)
     shared = classify_operations(DOCUMENT).shared
     reads = [name for name in shared if name.startswith("GET")]
@@ -451,7 +451,7 @@ async def test_stream_sends_only_own_deliveries(api: Api, first: Tenant, other: 
 
 
 async def test_live_channel_opens_to_its_own_device_only(api: Api, first: Tenant, other: Tenant) -> None:
-    """The live channel of a device opens to no other credential."""
+    """Only the device's own token opens its live channel."""
     before_request = await read_rows(api)
     path = f"/v1/devices/{first.resources['device_id']}/live"
     for description, key in foreign_credentials(first, other).items():

@@ -152,7 +152,7 @@ class DeviceAndCampaignMachine(RuleBasedStateMachine):
 
     @rule(device=devices)
     def unsubscribe(self, device: Device) -> None:
-        """End the subscription at the push service; the gateway learns it from the response to the next message."""
+        """End the subscription at the push service, which then returns 410 for the next message."""
         self.loop.call_soon_threadsafe(self.api.parts.sim.unsubscribe, device.subscriber)
 
     # Campaigns

@@ -91,7 +91,7 @@ async def test_open_page_gets_messages_besides_web_push(api: Api) -> None:
 
 
 async def test_missed_messages_come_first_and_in_order(api: Api) -> None:
-    """A page that reconnects gets the missed messages first, in order."""
+    """A page that reconnects with its position gets the messages after it, the oldest first."""
     page = await register_page(api)
     async with api.parts.run_worker():
         async with page.open(api) as socket:
@@ -125,7 +125,7 @@ async def test_malformed_message_closes_the_connection(api: Api, text: str) -> N
 
 
 async def test_ack_of_an_unknown_delivery_is_ignored(api: Api) -> None:
-    """An ack with an unknown id is ignored."""
+    """An ack whose id is not that of an offered message does not close the connection."""
     page = await register_page(api)
     async with page.open(api) as socket:
         await wait_until_ready(socket)
@@ -168,7 +168,7 @@ async def test_unacknowledged_message_goes_by_web_push(api: Api, is_closed: bool
 
 
 async def test_closed_page_gets_nothing_more(api: Api) -> None:
-    """A closed page is no longer offered messages."""
+    """Messages after the close of an exclusive page are sent by Web Push."""
     page = await register_page(api)
     async with page.open(api, mode="exclusive") as socket:
         await wait_until_ready(socket)
@@ -182,7 +182,7 @@ async def test_closed_page_gets_nothing_more(api: Api) -> None:
 
 
 async def test_dead_server_delays_delivery_by_its_lease_at_most(api: Api) -> None:
-    """The lease of a device at a dead server has not expired; its message is sent by Web Push all the same."""
+    """The message of a page whose server has died is sent by Web Push before the page's lease expires."""
     page = await register_page(api)
     async with api.parts.engine.begin() as conn:
         await conn.exec_driver_sql("UPDATE devices SET live_until = now() + interval '45 seconds'")
@@ -193,7 +193,7 @@ async def test_dead_server_delays_delivery_by_its_lease_at_most(api: Api) -> Non
 
 
 async def test_cancelled_notification_is_offered_to_no_page(api: Api) -> None:
-    """A cancelled notification is offered to no page."""
+    """Cancelling before the worker runs leaves no message for an open page."""
     page = await register_page(api)
     async with page.open(api, mode="exclusive") as socket:
         await wait_until_ready(socket)
@@ -226,7 +226,7 @@ async def test_connection_without_permission_is_refused(api: Api) -> None:
 
 
 async def test_unregistered_device_closes_its_page(api: Api) -> None:
-    """The page is closed when its device is unregistered."""
+    """The next notification to the application closes the page of an unregistered device."""
     page = await register_page(api)
     async with page.open(api) as socket:
         await wait_until_ready(socket)
@@ -238,7 +238,7 @@ async def test_unregistered_device_closes_its_page(api: Api) -> None:
 
 
 async def test_connections_per_device_are_limited(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The open connections of a device are limited."""
+    """A connection over the limit is closed, and the first one stays open."""
     monkeypatch.setattr(channel, "MAX_CHANNELS", 1)
     page = await register_page(api)
     async with page.open(api) as first:
@@ -257,7 +257,7 @@ def parse_device_id(page: Page) -> UUID:
 
 
 async def test_silent_connection_times_out(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A connection that sends no hello is closed."""
+    """A connection without a hello message is closed after HELLO_TIMEOUT_S."""
     monkeypatch.setattr(channel, "HELLO_TIMEOUT_S", 0.2)
     page = await register_page(api)
     async with api.http.ws_connect(f"/v1/devices/{page.id}/live") as socket:
@@ -265,7 +265,7 @@ async def test_silent_connection_times_out(api: Api, monkeypatch: pytest.MonkeyP
 
 
 async def test_page_that_does_not_read_is_closed_and_resumes(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A page that does not read is closed and can resume."""
+    """A page that reads too slowly loses its connection; after it reconnects, it gets all messages."""
     monkeypatch.setattr(channel, "WRITE_TIMEOUT_S", 0.3)
     page = await register_page(api)
     async with api.parts.run_worker():
@@ -305,7 +305,7 @@ async def test_page_that_does_not_read_is_closed_and_resumes(api: Api, monkeypat
 
 
 async def test_stopping_server_closes_pages_for_reconnection(api: Api) -> None:
-    """A stopping server closes its pages with the code for reconnecting."""
+    """The close code of a stopping server makes the SDK reconnect."""
     page = await register_page(api)
     async with serve_api(api.parts) as second, page.open(second) as socket:
         await wait_until_ready(socket)
@@ -315,7 +315,7 @@ async def test_stopping_server_closes_pages_for_reconnection(api: Api) -> None:
 
 
 async def test_request_without_upgrade_gets_426(api: Api) -> None:
-    """A request without an upgrade is answered 426."""
+    """A request without an upgrade gets 426."""
     page = await register_page(api)
     response = await api.call("GET", f"/v1/devices/{page.id}/live", key=None)
     assert (response.status, response.body["code"], response.headers["Upgrade"]) == (
@@ -340,5 +340,5 @@ async def test_idle_page_uses_no_database_connection(api: Api) -> None:
 
 
 def test_lease_is_renewed_well_before_it_ends() -> None:
-    """The lease of a live connection is renewed well before it ends."""
+    """A lease survives one failed renewal: it lasts more than twice the time between renewals."""
     assert live_channel.LEASE.total_seconds() > 2 * live_channel.RENEW_S

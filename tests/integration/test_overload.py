@@ -127,7 +127,7 @@ async def test_bodies_over_the_memory_limit_are_refused(api: Api, monkeypatch: p
 
 
 async def test_body_that_does_not_arrive_times_out(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A body that does not arrive is answered 408."""
+    """A request whose body does not arrive in time gets 408."""
     monkeypatch.setattr("gateway.web.dispatch.BODY_TIMEOUT_S", 0.2)
     slow_request = await SlowRequest.open(api)
     assert "408" in await slow_request.read_status_line()

@@ -321,7 +321,7 @@ async def test_concurrent_imports_create_each_device_once(parts: Parts) -> None:
 
 
 async def test_concurrent_registrations_of_one_browser_merge(parts: Parts) -> None:
-    """Registrations of one device in one batch are applied in turn; each keeps the fields that it omits."""
+    """Registrations of one device in one batch are applied one after another; each keeps the fields that it omits."""
     details_in_order = ({"user_id": "ada", "topics": ("a",)}, {"attributes": {"n": 1}}, {"topics": ()})
     first, *refreshed = await register_concurrently(
         parts, *(build_request(parts, build_registration(**details)) for details in details_in_order)

@@ -219,7 +219,7 @@ async def test_worker_leaves_jobs_of_another_version(engine: NatsEngine, caplog:
 
 
 async def test_relay_never_reduces_the_replicas(tmp_path: Path) -> None:
-    """A relay that sees one server of a cluster keeps three copies of the streams."""
+    """The streams of a cluster keep their three copies when a relay starts that knows only one server."""
     async with start_nodes(3, tmp_path) as nodes:
         async with Broker.connect([node.url for node in nodes]) as broker:
             await broker.prepare()

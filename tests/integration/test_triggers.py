@@ -260,7 +260,7 @@ EVENT_COUNT = 3000
 
 
 async def test_repeated_batch_after_a_kill_runs_once(api: Api, tmp_path: Path) -> None:
-    """A server is killed during a batch; the whole batch is sent again, and each event runs once."""
+    """A client repeats a batch because the server was killed during it; each event of the batch runs once."""
     await create_trigger(api)
     await create_trigger(api, name="All carts", condition=None)
     lines = [EVENT | {"key": f"k-{n}", "user_id": f"u-{n}"} for n in range(EVENT_COUNT)]

@@ -80,7 +80,7 @@ async def test_device_gone_meanwhile_is_not_retried(parts: Parts) -> None:
 
 @pytest.mark.parametrize(("vendor", "status"), [(Vendor.FCM, 429), (Vendor.MOZILLA, 503), (Vendor.WNS, 406)])
 async def test_retry_after_is_respected(parts: Parts, vendor: Vendor, status: int) -> None:
-    """A throttled message is retried after the time that the push service asked for."""
+    """A throttled message is retried after the time in the Retry-After header."""
     [subscriber] = parts.subscribe(vendor, 1)
     [device_id] = await parts.register([subscriber])
     parts.sim.behave(Rule(status=status, times=1, retry_after=1))

@@ -52,7 +52,7 @@ def test_urgent_alert_requires_interaction() -> None:
 
 @pytest.mark.parametrize("status", [status for status in AlertStatus if status is not AlertStatus.ACTUAL])
 def test_test_alert_has_its_status_in_every_title(status: AlertStatus) -> None:
-    """A device with any language sees that the alert is an exercise, a draft or a test."""
+    """The title says in every language that the alert is an exercise, a draft or a test."""
     content = build_content(STORM, LocalizedText("de", "Sturm"), status=status)
     assert content["title"] == f"[{status}] Storm"
     assert content["locales"]["de"]["title"] == f"[{status}] Sturm"

@@ -96,7 +96,7 @@ def test_idle_fleet_still_has_two_of_each_process() -> None:
 
 
 def test_limits_are_sorted_by_use() -> None:
-    """The first limit is the one that is used most."""
+    """The limits are sorted by their utilisation, the highest first."""
     used = [limit.used for limit in plan(TEN_MILLION).limits]
     assert used == sorted(used, reverse=True)
 

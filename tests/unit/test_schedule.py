@@ -55,7 +55,7 @@ def test_local_time_is_converted_in_its_zone(local: str, name: str, utc: str) ->
 
 @given(locals_, zones)
 def test_conversion_round_trips_except_for_skipped_times(local: datetime, name: str) -> None:
-    """A skipped time comes back up to an hour later; of a repeated time, the first instant is used."""
+    """A skipped local time becomes one up to an hour later; of a repeated time, the first instant is used."""
     local = local.replace(microsecond=0)
     moment = to_utc(local, zone_or_utc(name))
     converted = moment.astimezone(ZoneInfo(name)).replace(tzinfo=None)

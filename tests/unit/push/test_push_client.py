@@ -83,7 +83,7 @@ async def raw_server(serve: Serve, tls: ssl.SSLContext | None = None) -> AsyncIt
 
 
 def respond_with(octets: bytes, *, then_hang: bool = False) -> Serve:
-    """Return a server that sends these octets after the first request, and then closes or does nothing more."""
+    """Return a server that sends these octets after the first request, and then closes or, with `then_hang`, waits."""
 
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         await reader.readuntil(b"\r\n\r\nsealed")

@@ -195,7 +195,7 @@ def test_capacity_follows_max_concurrent_streams(loop: asyncio.AbstractEventLoop
 
 
 def test_status_counts_without_complete_body(loop: asyncio.AbstractEventLoop) -> None:
-    """A response ends with its body, after the 4 KiB that are read of it, at a reset, or at the deadline."""
+    """A response ends with the end of its body, after 4 KiB of the body, with a reset, or at the deadline."""
     session = Http2Session()
     peer = Peer(session)
     early, endless, broken, late = (post(session, loop, deadline=deadline) for deadline in (1, 1, 1, 5))
