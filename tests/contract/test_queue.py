@@ -64,13 +64,13 @@ async def test_claim_of_several_jobs_prefers_urgent_lanes(engine: Engine, queue:
     """A claim of two jobs gets the urgent job and the normal job that was due first."""
     now = datetime.now(UTC)
     bulk = await engine.put([new_id()], lane=Lane.BULK, due_at=now - MINUTE)
-    early = await engine.put([new_id()], lane=Lane.NORMAL, due_at=now - 2 * SECOND)
+    due_first = await engine.put([new_id()], lane=Lane.NORMAL, due_at=now - 2 * SECOND)
     await engine.put([new_id()], lane=Lane.NORMAL, due_at=now - SECOND)
     urgent = await engine.put([new_id()], lane=Lane.URGENT, due_at=now)
 
     claimed = await claim(queue, limit=2)
 
-    assert [job.notification_id for job in claimed] == [urgent, early]
+    assert [job.notification_id for job in claimed] == [urgent, due_first]
     assert bulk not in {job.notification_id for job in claimed}
 
 
@@ -118,10 +118,10 @@ async def test_renewed_lease_is_not_claimed(engine: Engine, queue: Queue) -> Non
 async def test_renew_returns_the_leases_that_were_not_lost(engine: Engine, queue: Queue) -> None:
     """A job that another worker claimed is not renewed."""
     await engine.put([new_id(), new_id()], job_size=1)
-    [lost] = await claim(queue, lease=BRIEF)
-    [leased] = await claim(queue)
+    [lost_job] = await claim(queue, lease=BRIEF)
+    [leased_job] = await claim(queue)
     await claim(queue, wait=LONG)
-    assert await queue.renew([lost, leased], MINUTE) == {leased.id}
+    assert await queue.renew([lost_job, leased_job], MINUTE) == {leased_job.id}
     assert await queue.renew([], MINUTE) == set()
 
 

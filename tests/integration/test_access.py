@@ -74,16 +74,16 @@ async def test_device_token_is_valid_until_its_device_is_removed(parts: Parts) -
 async def test_removed_key_is_refused_immediately(parts: Parts) -> None:
     """A removed API key is refused from the next request on."""
     async with parts.engine.begin() as conn:
-        added = await applications.add_key(conn, parts.application_id, "reports", ["read"])
-    assert (await identify_bearer(parts, added["key"])).scopes == {"read"}
-    key_id = ids.parse(ids.KEY, added["id"])
+        new_key = await applications.add_key(conn, parts.application_id, "reports", ["read"])
+    assert (await identify_bearer(parts, new_key["key"])).scopes == {"read"}
+    key_id = ids.parse(ids.KEY, new_key["id"])
     assert key_id is not None
     async with parts.engine.begin() as conn:
         await applications.remove_key(conn, parts.application_id, key_id)
         with pytest.raises(NotFound):
             await applications.remove_key(conn, parts.application_id, key_id)
     with pytest.raises(Unauthenticated):
-        await identify_bearer(parts, added["key"])
+        await identify_bearer(parts, new_key["key"])
 
 
 async def test_key_of_another_application_cannot_be_removed(parts: Parts) -> None:
@@ -160,16 +160,16 @@ async def test_origins_are_stored_as_browsers_send_them(parts: Parts) -> None:
 async def test_browsers_subscribe_with_the_newest_vapid_key(parts: Parts) -> None:
     """After a rotation, the API returns the newest VAPID key as the key to subscribe with."""
     async with parts.engine.begin() as conn:
-        added = await applications.add_vapid_key(conn, parts.context.keyring, parts.application_id)
-        assert await applications.get_vapid_public_key(conn, parts.application_id) == added.public_text
+        new_key = await applications.add_vapid_key(conn, parts.context.keyring, parts.application_id)
+        assert await applications.get_vapid_public_key(conn, parts.application_id) == new_key.public_text
 
 
 async def test_both_vapid_keys_are_used_for_sending(parts: Parts) -> None:
     """After a rotation, messages are signed with the VAPID key with which their device subscribed."""
     old_devices = await parts.register(parts.subscribe(Vendor.FCM, 2))
     async with parts.engine.begin() as conn:
-        added = await applications.add_vapid_key(conn, parts.context.keyring, parts.application_id)
-    new_devices = await parts.register(parts.sim.subscribe_many(Vendor.FCM, 2, added.public_key))
+        new_key = await applications.add_vapid_key(conn, parts.context.keyring, parts.application_id)
+    new_devices = await parts.register(parts.sim.subscribe_many(Vendor.FCM, 2, new_key.public_key))
     async with parts.run_worker():
         progress = await parts.wait_until_done((await parts.submit()).id)
     assert progress.accepted == len(old_devices) + len(new_devices)

@@ -126,6 +126,6 @@ async def test_operator_lists_and_changes_applications(api: Api) -> None:
     changed = await api.call_ok("PATCH", path, {"name": "Store"}, key=ADMIN)
     assert (changed["name"], changed["subject"]) == ("Store", "https://shop.example/contact")
     page = await api.call_ok("GET", "/v1/applications?limit=1", key=ADMIN)
-    rest = await api.call_ok("GET", f"/v1/applications?cursor={page['next_cursor']}", key=ADMIN)
-    assert [application["name"] for application in page["items"] + rest["items"]] == ["Weather", "Store"]
+    second_page = await api.call_ok("GET", f"/v1/applications?cursor={page['next_cursor']}", key=ADMIN)
+    assert [application["name"] for application in page["items"] + second_page["items"]] == ["Weather", "Store"]
     assert (await api.call("GET", "/v1/devices", key=ADMIN)).status == 403

@@ -351,9 +351,9 @@ async def test_end_without_references_is_linked_by_event_code(api: Api) -> None:
 async def test_alert_superseded_before_arrival_is_not_sent(api: Api) -> None:
     """An alert that arrives after its own update is reported as superseded and not sent."""
     await post_file(api, "nws/chain-tornado-watch-641-2-update.json", age=timedelta(minutes=5))
-    late = await post_file(api, "nws/chain-tornado-watch-641-1-alert.json", age=timedelta(minutes=10))
-    [item] = late.body["items"]
-    assert (late.status, item["outcome"], item["notifications"]) == (200, "superseded", [])
+    late_response = await post_file(api, "nws/chain-tornado-watch-641-1-alert.json", age=timedelta(minutes=10))
+    [item] = late_response.body["items"]
+    assert (late_response.status, item["outcome"], item["notifications"]) == (200, "superseded", [])
 
 
 @pytest.mark.parametrize(

@@ -25,10 +25,10 @@ class RouteCaller:
         self.api = api
         self.path_ids = path_ids
 
-    async def send(self, route: Route, body: Any = None, **more: Any) -> Any:
+    async def send(self, route: Route, body: Any = None, **options: Any) -> Any:
         path = fill_path(route.path, **self.path_ids)
         key = ADMIN if "admin" in route.scopes else "" if route.scopes else None
-        return await self.api.call(route.method, path, body, key=key, **more)
+        return await self.api.call(route.method, path, body, key=key, **options)
 
 
 @pytest.fixture

@@ -115,8 +115,8 @@ async def test_lists_are_filtered_and_paged_without_gaps(api: Api) -> None:
             break
         cursor = f"&cursor={page['next_cursor']}"
     assert listed_ids == [device["id"] for device in reversed(registered)]
-    odd = await api.call_ok("GET", "/v1/devices?topic=odd")
-    assert {device["topics"][0] for device in odd["items"]} == {"odd"}
+    odd_page = await api.call_ok("GET", "/v1/devices?topic=odd")
+    assert {device["topics"][0] for device in odd_page["items"]} == {"odd"}
     assert len((await api.call_ok("GET", "/v1/devices?user_id=u-1"))["items"]) == 2
     assert (await api.call_ok("GET", "/v1/devices?status=gone"))["items"] == []
 

@@ -65,17 +65,18 @@ async def test_audit_entries_are_newest_first(api: Api) -> None:
     key = await api.call_ok("POST", f"{app_path(api)}/keys", request, key=ADMIN)
     segment = await api.call_ok("POST", "/v1/segments", {"name": "s", "audience": {"topic": "t"}}, key=key["key"])
     await api.call_ok("DELETE", f"/v1/segments/{segment['id']}", key=key["key"])
-    removed, created, first = await list_entries(api)
-    assert first["details"] == request
-    assert created["details"] == {"name": None, "audience": None}
-    described = [(entry["actor"], entry["action"], entry["target"]) for entry in (first, created, removed)]
+    entries = await list_entries(api)
+    segment_removal, segment_creation, key_creation = entries
+    assert key_creation["details"] == request
+    assert segment_creation["details"] == {"name": None, "audience": None}
+    described = [(entry["actor"], entry["action"], entry["target"]) for entry in reversed(entries)]
     assert described == [
         ("admin", "keys.create", key["id"]),
         (key["id"], "segments.create", segment["id"]),
         (key["id"], "segments.remove", segment["id"]),
     ]
-    assert {entry["application_id"] for entry in (removed, created, first)} == {api.parts.application["id"]}
-    assert removed["at"] > first["at"]
+    assert {entry["application_id"] for entry in entries} == {api.parts.application["id"]}
+    assert segment_removal["at"] > key_creation["at"]
 
 
 async def test_application_reads_only_its_own_entries(api: Api) -> None:
@@ -97,10 +98,11 @@ async def test_entries_are_paged_and_filtered_by_action(api: Api) -> None:
         await api.call_ok("POST", "/v1/categories", {"name": f"c{number}", "title": "C"}) for number in range(5)
     ]
     await api.call_ok("PATCH", app_path(api), {"name": "W"}, key=ADMIN)
-    page = await api.call_ok("GET", "/v1/audit?action=categories.create&limit=3")
-    rest = await api.call_ok("GET", f"/v1/audit?action=categories.create&limit=3&cursor={page['next_cursor']}")
-    targets = [item["target"] for item in page["items"] + rest["items"]]
-    assert (targets, rest["next_cursor"]) == ([item["id"] for item in reversed(categories)], None)
+    first_page = await api.call_ok("GET", "/v1/audit?action=categories.create&limit=3")
+    cursor = first_page["next_cursor"]
+    second_page = await api.call_ok("GET", f"/v1/audit?action=categories.create&limit=3&cursor={cursor}")
+    targets = [item["target"] for item in first_page["items"] + second_page["items"]]
+    assert (targets, second_page["next_cursor"]) == ([item["id"] for item in reversed(categories)], None)
 
 
 async def test_refused_and_replayed_requests_are_not_audited(api: Api) -> None:

@@ -152,11 +152,14 @@ async def find_problems(url: str, revision: str, excepted: Collection[str] = ())
 
 def find_schema_changes(before: Schema, after: Schema, excepted: Collection[str]) -> Iterator[str]:
     """Yield the incompatible changes between two schemas, except those of the rules in `excepted`."""
-    for (table, name), old in before.columns.items():
-        new = after.columns.get((table, name))
-        if new is None or (new["type"], new["default"]) != (old["type"], old["default"]):
+    for (table, name), old_column in before.columns.items():
+        new_column = after.columns.get((table, name))
+        if new_column is None or (new_column["type"], new_column["default"]) != (
+            old_column["type"],
+            old_column["default"],
+        ):
             yield f"{table}.{name} is removed, or has another type or default"
-        elif new["attnotnull"] > old["attnotnull"]:
+        elif new_column["attnotnull"] > old_column["attnotnull"]:
             yield f"{table}.{name} became NOT NULL"
     for (table, name), column in after.columns.items():
         is_known = table not in before.tables or (table, name) in before.columns

@@ -85,8 +85,8 @@ class DeviceAndCampaignMachine(RuleBasedStateMachine):
     def run(self, coroutine: Coroutine[Any, Any, T]) -> T:
         return asyncio.run_coroutine_threadsafe(coroutine, self.loop).result(60)
 
-    def call(self, method: str, path: str, body: Any = None, **more: Any) -> ApiResponse:
-        return self.run(self.api.call(method, path, body, **{"key": self.application["secret_key"]} | more))
+    def call(self, method: str, path: str, body: Any = None, **options: Any) -> ApiResponse:
+        return self.run(self.api.call(method, path, body, **{"key": self.application["secret_key"]} | options))
 
     def register_at(self, subscriber: Subscriber, **details: Any) -> ApiResponse:
         body = {"subscription": subscriber.to_json(), **details}

@@ -231,10 +231,10 @@ async def test_device_keeps_its_vapid_key(parts: Parts) -> None:
     """A device keeps the VAPID key that it subscribed with."""
     async with parts.engine.begin() as conn:
         await applications.add_vapid_key(conn, parts.context.keyring, parts.application_id)
-    old = await register(parts, build_registration(vapid_public_key=parts.vapid_public_key))
-    new = await register(parts, build_registration(f"{ENDPOINT}-2"))
-    assert (await load_device(parts, old.device_id)).vapid_key_id != (
-        await load_device(parts, new.device_id)
+    with_old_key = await register(parts, build_registration(vapid_public_key=parts.vapid_public_key))
+    with_new_key = await register(parts, build_registration(f"{ENDPOINT}-2"))
+    assert (await load_device(parts, with_old_key.device_id)).vapid_key_id != (
+        await load_device(parts, with_new_key.device_id)
     ).vapid_key_id
 
 

@@ -22,9 +22,9 @@ from gateway.sim.base64url import encode
 from gateway.sim.subscribers import Channel
 
 
-async def send_request(http: aiohttp.ClientSession, method: str, url: str, **more: Any) -> tuple[int, Any]:
+async def send_request(http: aiohttp.ClientSession, method: str, url: str, **options: Any) -> tuple[int, Any]:
     """Return (status, body), where the body is parsed JSON or text."""
-    async with http.request(method, url, **more) as response:
+    async with http.request(method, url, **options) as response:
         is_json = response.content_type == "application/json"
         return response.status, await response.json() if is_json else await response.text()
 

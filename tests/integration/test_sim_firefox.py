@@ -51,8 +51,8 @@ class Browser:
         return reply
 
     async def register(self, key: bytes | None = None, channel_id: str | None = None) -> str:
-        more = {} if key is None else {"key": encode(key)}
-        reply = await self.request(messageType="register", channelID=channel_id or str(uuid4()), **more)
+        key_field = {} if key is None else {"key": encode(key)}
+        reply = await self.request(messageType="register", channelID=channel_id or str(uuid4()), **key_field)
         assert reply["status"] == 200
         return str(reply["pushEndpoint"])
 

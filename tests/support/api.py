@@ -113,9 +113,9 @@ class Api:
         check_against_document(method, path, response, media_type)
         return response
 
-    async def call_ok(self, method: str, path: str, body: Any = None, **more: Any) -> Any:
+    async def call_ok(self, method: str, path: str, body: Any = None, **options: Any) -> Any:
         """Send a request that must succeed, and return the body of the response."""
-        response = await self.call(method, path, body, **more)
+        response = await self.call(method, path, body, **options)
         assert response.status < 300, (response.status, response.body)
         return response.body
 

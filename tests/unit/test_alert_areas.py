@@ -121,12 +121,12 @@ def test_subtract_removes_polygons_and_zones() -> None:
     """The result lacks the subtracted part; an area minus itself is None."""
     total = build_filter(Area(polygons=[[SQUARE]], codes=[("UGC", "A"), ("UGC", "B")], circles=[(1, 2, 3)]))
     east = build_filter(Area(polygons=[[[(16.5, 48), (17, 48), (17, 49), (16.5, 49)]]], codes=[("UGC", "B")]))
-    rest = subtract(total, east)
-    audience.parse(rest)
-    assert covers(rest, 16.2, 48.5)
-    assert not covers(rest, 16.8, 48.5)
-    assert rest is not None
-    assert {"zone": ["A", "UGC:A"]} in rest["any"]
+    remainder = subtract(total, east)
+    audience.parse(remainder)
+    assert covers(remainder, 16.2, 48.5)
+    assert not covers(remainder, 16.8, 48.5)
+    assert remainder is not None
+    assert {"zone": ["A", "UGC:A"]} in remainder["any"]
     assert subtract(total, total) is None
     assert subtract({"zone": ["A", "B"]}, {"zone": ["A"]}) == {"zone": ["B"]}
     assert subtract({"everyone": True}, total) is None

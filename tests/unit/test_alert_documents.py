@@ -133,10 +133,10 @@ def test_prefix_cdata_comments_and_signature_are_ignored() -> None:
                  "severity", "certainty", "area", "areaDesc", "geocode", "valueName", "value"):  # fmt: skip
         prefixed = prefixed.replace(f"<{name}".encode(), f"<c:{name}".encode())
         prefixed = prefixed.replace(f"</{name}".encode(), f"</c:{name}".encode())
-    [plain], [with_prefix] = cap.read(raw), cap.read(prefixed)
-    assert plain == with_prefix
-    assert isinstance(plain, AlertMessage)
-    assert plain.infos[0].texts[0].event == "Storm & rain"
+    [without_prefix], [with_prefix] = cap.read(raw), cap.read(prefixed)
+    assert without_prefix == with_prefix
+    assert isinstance(without_prefix, AlertMessage)
+    assert without_prefix.infos[0].texts[0].event == "Storm & rain"
 
 
 def test_html_in_a_text_field_becomes_plain_text() -> None:

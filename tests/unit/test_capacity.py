@@ -36,8 +36,10 @@ def test_more_devices_never_need_fewer_processes(fleet: Fleet, times: float) -> 
 @given(fleets(), st.integers(1, 100))
 def test_more_messages_never_need_less(fleet: Fleet, times: int) -> None:
     """The model is monotonic in the number of messages."""
-    more = replace(fleet, messages_per_day=fleet.messages_per_day * times, peak_minute=fleet.peak_minute * times)
-    smaller, larger = plan(fleet), plan(more)
+    larger_fleet = replace(
+        fleet, messages_per_day=fleet.messages_per_day * times, peak_minute=fleet.peak_minute * times
+    )
+    smaller, larger = plan(fleet), plan(larger_fleet)
     assert larger.workers >= smaller.workers
     assert larger.worker_cores >= smaller.worker_cores
     assert larger.log_on_disk >= smaller.log_on_disk
@@ -97,8 +99,8 @@ def test_idle_fleet_still_has_two_of_each_process() -> None:
 
 def test_limits_are_sorted_by_use() -> None:
     """The limits are sorted by their utilisation, the highest first."""
-    used = [limit.used for limit in plan(TEN_MILLION).limits]
-    assert used == sorted(used, reverse=True)
+    utilisations = [limit.used for limit in plan(TEN_MILLION).limits]
+    assert utilisations == sorted(utilisations, reverse=True)
 
 
 def test_every_figure_has_a_source() -> None:

@@ -72,14 +72,14 @@ def test_limit_grows_by_one_a_round_after_a_cut() -> None:
 
 def test_round_with_many_failures_halves_the_limit() -> None:
     """13 failures among 64 messages halve the limit; 4 failures do not."""
-    few, many = SaturatedHost(), SaturatedHost()
-    for saturated, period in ((few, 20), (many, 5)):
+    few_failures, many_failures = SaturatedHost(), SaturatedHost()
+    for saturated, period in ((few_failures, 20), (many_failures, 5)):
         for _ in range(64):
             saturated.host.begin(saturated.now)
         for number in range(64):
             saturated.host.end(saturated.now, Feedback.FAILURE if number % period == 0 else Feedback.SUCCESS, 0.1)
-    assert few.host.limit == 64
-    assert many.host.limit == 32
+    assert few_failures.host.limit == 64
+    assert many_failures.host.limit == 32
 
 
 def test_unsent_messages_leave_the_limit_unchanged() -> None:

@@ -210,22 +210,22 @@ async def test_connection_is_reused_after_201_with_body(client: PushClient) -> N
 
 async def test_endless_body_is_read_up_to_4_kib(client: PushClient) -> None:
     """The client reads the first 4 KiB of an error and then ends the connection."""
-    written = 0
+    written_octets = 0
 
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        nonlocal written
+        nonlocal written_octets
         await reader.readuntil(b"\r\n\r\nsealed")
         writer.write(b"HTTP/1.1 500 Error\r\n\r\n")
         while True:
             writer.write(b"x" * 65536)
             await writer.drain()
-            written += 65536
+            written_octets += 65536
 
     async with raw_server(serve) as origin:
         response = await post(client, f"{origin}/x")
     gc.collect()
     assert (response.status, response.body) == (500, b"x" * 4096)
-    assert written < 50_000_000
+    assert written_octets < 50_000_000
 
 
 async def test_compressed_body_is_not_decompressed(client: PushClient) -> None:
