@@ -79,6 +79,9 @@ class Status(StrEnum):
     CANCELLED = "cancelled"
 
 
+UNFINISHED_STATUSES = (Status.SCHEDULED, Status.SENDING, Status.PAUSED)
+
+
 @dataclass(frozen=True, slots=True)
 class DeliveryOptions:
     """How the messages are sent. `ttl` is how long the push service may store them; none is sent after `expires_at`."""

@@ -9,11 +9,9 @@ from sqlalchemy import Row, Text, cast, delete, literal, select, text, tuple_, u
 from sqlalchemy.dialects.postgresql import ARRAY, insert
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from gateway.domain.notification import Status
+from gateway.domain.notification import UNFINISHED_STATUSES
 from gateway.records.postgres.schema import events, notifications, trigger_runs, triggers
 
-# Statuses of notifications that have not ended.
-UNFINISHED_STATUSES = (Status.SCHEDULED, Status.SENDING, Status.PAUSED)
 # Outcomes of trigger runs.
 STARTED, CANCELLED = "started", "cancelled"
 

@@ -5,7 +5,7 @@ from uuid import UUID
 
 from gateway.alerting.text import RefusedAlert
 from gateway.domain.alert import AlertMessage
-from gateway.domain.errors import GatewayError
+from gateway.domain.errors import ValidationError
 from gateway.records.postgres.engine import Connection
 from gateway.service import views
 from gateway.service.alerts.ingestion import DEFAULT_OPTIONS, IngestOptions, ingest
@@ -22,7 +22,11 @@ async def ingest_all(
     alerts: Sequence[AlertMessage | RefusedAlert],
     options: IngestOptions = DEFAULT_OPTIONS,
 ) -> list[views.IngestedAlert]:
-    """Ingest the alerts of a document in order, and return the view of each result."""
+    """Ingest the alerts of a document in their order, and return the view of each result.
+
+    An alert is refused for a reason of its own only: any other error ends the call, so that the document can be
+    ingested again.
+    """
     return [await _ingest(conn, context, application_id, alert, options) for alert in alerts]
 
 
@@ -34,7 +38,7 @@ async def _ingest(
     try:
         async with conn.begin_nested():
             result = await ingest(conn, context, application_id, alert, options)
-    except GatewayError as error:
+    except ValidationError as error:
         return _view(alert.identifier, REFUSED, error.detail, alert.ignored)
     notifications = [
         await representations.get_notification(conn, application_id, id_) for id_ in result.notification_ids

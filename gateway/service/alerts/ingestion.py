@@ -57,7 +57,6 @@ MAX_STAGES = 40
 MAX_TAG_LENGTH = 255
 EVERYWHERE = {"everyone": True}
 NOBODY = {"not": EVERYWHERE}
-UNFINISHED = (Status.SCHEDULED, Status.SENDING, Status.PAUSED)
 
 
 class IngestOutcome(StrEnum):
@@ -320,10 +319,9 @@ async def _end_alerts(
     for part in (part for stored in affected for part in stored.parts if part.area is not None):
         part.area = None if areas is None else _subtract_areas(part.area, areas)
         for notification in await notifications.load(conn, part.notified_by):
-            if notification.status in UNFINISHED:
-                await lifecycle.cancel(conn, notification.application_id, notification.id)
-                if part.area is not None:
-                    remainders.append((part, _remainder_draft(notification, part)))
+            is_cancelled = await lifecycle.cancel_if(conn, notification.application_id, notification.id)
+            if is_cancelled and part.area is not None:
+                remainders.append((part, _remainder_draft(notification, part)))
     return remainders
 
 
@@ -377,9 +375,8 @@ async def _submit_cancellations(
         areas = [area for stored in in_effect if (area := stored.parts[number].area) is not None]
         # The new cancellation replaces earlier ones that have not started.
         for stage in stages:
-            for earlier in await notifications.load(conn, stage.cancelled_by):
-                if earlier.status is Status.SCHEDULED:
-                    await lifecycle.cancel(conn, application_id, earlier.id)
+            for id_ in stage.cancelled_by:
+                await lifecycle.cancel_if(conn, application_id, id_, [Status.SCHEDULED])
         stage_message = replace(message, infos=message.infos[number : number + 1] or message.infos[:1])
         previous_texts = await _latest_texts(conn, stages)
         draft = Draft(

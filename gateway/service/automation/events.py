@@ -13,7 +13,7 @@ from typing import Any
 from uuid import UUID
 
 from gateway.domain import audience, clock, condition, event_binding, ids
-from gateway.domain.errors import Conflict, GatewayError, NotFound
+from gateway.domain.errors import GatewayError, NotFound
 from gateway.domain.notification import Kind, Notification, Templating, compute_expiry
 from gateway.records import events as records
 from gateway.records.events import CANCELLED, STARTED
@@ -217,11 +217,8 @@ class _TriggerHistory:
             if isinstance(run, TriggerRun):
                 run.outcome, run.cause, run.notification = CANCELLED, cause, None
                 continue
-            try:
-                await lifecycle.cancel(conn, application_id, run.notification_id)
-            except Conflict:  # the notification has ended meanwhile
-                continue
-            await records.end_runs(conn, [(run.event_id, trigger_id)], cause)
+            if await lifecycle.cancel_if(conn, application_id, run.notification_id):
+                await records.end_runs(conn, [(run.event_id, trigger_id)], cause)
 
     def _count_within(self, started: Sequence[datetime], seconds: int) -> int:
         return sum(at > self._now - timedelta(seconds=seconds) for at in started)

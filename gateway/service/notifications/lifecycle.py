@@ -6,7 +6,7 @@ flight complete and are logged, and the remaining devices return to the queue.
 """
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Collection
 from contextlib import suppress
 from datetime import timedelta
 from uuid import UUID
@@ -16,7 +16,7 @@ import structlog
 from gateway.domain import ids
 from gateway.domain.errors import Conflict, NotFound
 from gateway.domain.job import Job
-from gateway.domain.notification import Kind, Notification, Progress, Status
+from gateway.domain.notification import UNFINISHED_STATUSES, Kind, Notification, Progress, Status
 from gateway.records import jobs, notifications
 from gateway.records.postgres import notifier
 from gateway.records.postgres.engine import Connection, Engine
@@ -75,6 +75,21 @@ async def cancel(conn: Connection, application_id: UUID, id_: UUID, kind: Kind |
         _check_not_ended(notification)
         await jobs.make_due(conn, id_)
         await _set_status(conn, id_, Status.CANCELLED, finished=notification.day is None)
+
+
+async def cancel_if(
+    conn: Connection, application_id: UUID, id_: UUID, statuses: Collection[Status] = UNFINISHED_STATUSES
+) -> bool:
+    """Cancel a notification if its status, read under the lock, is one of these; return whether it was.
+
+    For callers to which the end of the notification is no error: between a query and its lock, the last message may
+    have settled.
+    """
+    rows = await notifications.load(conn, [id_], lock=True)
+    if not rows or rows[0].status not in statuses:
+        return False
+    await cancel(conn, application_id, id_)
+    return True
 
 
 async def refresh_status(engine: Engine, notification: Notification) -> Status:

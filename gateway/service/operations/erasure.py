@@ -7,11 +7,9 @@ id. Segments and triggers stay as they are, since the application maintains them
 
 import secrets
 from collections.abc import Collection
-from contextlib import suppress
 from typing import Any
 from uuid import UUID
 
-from gateway.domain.errors import Conflict
 from gateway.records import personal_data
 from gateway.records.postgres.engine import Connection
 from gateway.service.access import idempotency
@@ -58,5 +56,4 @@ def replace_user(audience: Any, user_id: str, pseudonym: str) -> Any:
 
 async def _cancel(conn: Connection, application_id: UUID, ids: Collection[UUID]) -> None:
     for id_ in ids:
-        with suppress(Conflict):  # the notification has ended
-            await lifecycle.cancel(conn, application_id, id_)
+        await lifecycle.cancel_if(conn, application_id, id_)

@@ -19,7 +19,7 @@ from gateway.alerting.feeds import Entry, Feed
 from gateway.alerting.text import RefusedAlert
 from gateway.domain import clock, ids
 from gateway.domain.alert import AlertMessage
-from gateway.domain.errors import AddressNotAllowed, MalformedBody
+from gateway.domain.errors import AddressNotAllowed, GatewayError, MalformedBody
 from gateway.outbound.client import OutboundClient, OutboundError, OutboundResponse
 from gateway.push.responses import retry_after
 from gateway.records import feeds as feed_records
@@ -168,9 +168,16 @@ class FeedPoller:
     async def _ingest(
         self, conn: Connection, feed: LeasedFeed, messages: Sequence[AlertMessage | RefusedAlert]
     ) -> Counter[str]:
-        """Ingest alerts, add them to the counts of the feed, and return the number of alerts by outcome."""
+        """Ingest alerts and count them; return the number by outcome.
+
+        Raises:
+            _FetchFailed: an alert could not be ingested, but not because of its content.
+        """
         options = IngestOptions(feed.audience, feed.category)
-        items = await ingest_all(conn, self._context, feed.application_id, messages, options)
+        try:
+            items = await ingest_all(conn, self._context, feed.application_id, messages, options)
+        except GatewayError as error:  # not for a reason of the alert's own, so the next poll ingests it again
+            raise _FetchFailed(f"an alert could not be ingested: {error.detail}") from None
         refused = [item for item in items if item["outcome"] == REFUSED]
         for item in refused:
             log.info("feed.alert_refused", identifier=item["identifier"], detail=item["detail"])
