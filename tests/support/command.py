@@ -16,7 +16,7 @@ import aiohttp
 from tests.support.log_guard import guard
 
 ROOT = Path(__file__).parents[2]
-TIMEOUT_S = 60
+TIMEOUT_S = 180
 
 
 class CommandResult(NamedTuple):

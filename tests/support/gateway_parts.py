@@ -48,7 +48,7 @@ from gateway.worker.worker import Worker, WorkerConfig
 
 MASTER_KEY = b"a master key for tests, 32 octets"
 APP_ORIGIN = "https://app.example.org"
-TIMEOUT_S = 45.0
+TIMEOUT_S = 120.0
 
 
 @dataclass(slots=True)
