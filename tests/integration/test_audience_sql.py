@@ -149,7 +149,7 @@ leaves = st.one_of(
     .map(lambda limits: {"last_seen": {name: moment.isoformat() for name, moment in limits.items()}}),
     polygons.map(lambda rings: {"within": {"type": "Polygon", "coordinates": rings}}),
     st.lists(polygons, min_size=1, max_size=2).map(
-        lambda all_: {"within": {"type": "MultiPolygon", "coordinates": all_}}
+        lambda polygon_list: {"within": {"type": "MultiPolygon", "coordinates": polygon_list}}
     ),
     st.builds(
         lambda city, radius: {"near": {"lat": city[0], "lon": city[1], "radius_m": radius}},
@@ -391,8 +391,8 @@ async def test_comparisons_agree_for_every_value_type(registry: Registry, compar
 async def test_devices_are_selected_by_id(registry: Registry) -> None:
     """Devices are selected by one id or by a list of ids."""
     first, second, third = population = [ExpectedDevice(ids.new_id()) for _ in range(3)]
-    several_ids = [device_id(second), device_id(third), device_id(ExpectedDevice(ids.new_id()))]
-    assert await registry.select_ids(population, {"device_id": device_id(first)}, {"device_id": several_ids}) == [
+    listed_ids = [device_id(second), device_id(third), device_id(ExpectedDevice(ids.new_id()))]
+    assert await registry.select_ids(population, {"device_id": device_id(first)}, {"device_id": listed_ids}) == [
         {first.id},
         {second.id, third.id},
     ]
@@ -419,7 +419,7 @@ async def test_hole_is_outside_and_island_inside(registry: Registry) -> None:
 
 @pytest.mark.parametrize("lon", [179.99, -179.99, 180.0, -180.0])
 async def test_near_crosses_the_antimeridian(registry: Registry, lon: float) -> None:
-    """`near` reaches across the antimeridian."""
+    """A circle around the antimeridian covers devices on both sides of it."""
     near_devices = [ExpectedDevice(ids.new_id(), location=(-17.0, east)) for east in (179.5, 180.0, -180.0, -179.5)]
     far_devices = [ExpectedDevice(ids.new_id(), location=(-17.0, east)) for east in (170.0, -170.0, 0.0)]
     near = {"near": {"lat": -17.0, "lon": lon, "radius_m": 60_000}}
@@ -428,7 +428,7 @@ async def test_near_crosses_the_antimeridian(registry: Registry, lon: float) -> 
 
 @pytest.mark.parametrize("lat", [89.9, 90.0, -89.9, -90.0])
 async def test_near_a_pole_covers_every_longitude(registry: Registry, lat: float) -> None:
-    """`near` a pole reaches every longitude."""
+    """A circle that contains a pole covers every longitude."""
     sign = math.copysign(1, lat)
     longitudes = (-180.0, -90.0, 0.0, 45.0, 180.0)
     near_devices = [ExpectedDevice(ids.new_id(), location=(sign * 89.5, east)) for east in longitudes]

@@ -135,7 +135,7 @@ async def test_body_that_does_not_arrive_times_out(api: Api, monkeypatch: pytest
 
 
 async def test_silent_import_ends_and_reports_its_progress(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
-    """An import whose client sends nothing more ends, and its last line has the lines that were processed."""
+    """An import whose client stops sending ends, and its last line has the number of processed lines."""
     monkeypatch.setattr("gateway.web.http.ndjson.CHUNK_TIMEOUT_S", 0.2)
     slow_request = await SlowRequest.open(api, "/v1/devices/import", "application/x-ndjson")
     assert "200" in await slow_request.read_status_line()
@@ -177,7 +177,7 @@ async def test_imports_and_streams_are_limited_and_released(api: Api, monkeypatc
 
     async with AsyncExitStack() as stack:
         responses = await asyncio.gather(*(open_stream(keys[0], stack) for _ in range(30)))
-        assert sorted(answer.status for answer in responses) == [200] * 4 + [429] * 26
+        assert sorted(response.status for response in responses) == [200] * 4 + [429] * 26
         assert [(await open_stream(keys[1], stack)).status for _ in range(4)] == [200] * 4
         last = await open_stream(keys[2], stack)
         assert (last.status, (await last.json())["code"], int(last.headers["Retry-After"]) > 0) == (
@@ -213,8 +213,8 @@ async def test_imports_and_streams_are_limited_and_released(api: Api, monkeypatc
         assert refusal.value.status == 503
         for page in pages:
             await page.close()
-        for answer in responses:
-            answer.close()
+        for response in responses:
+            response.close()
     for limiter in (imports, streams, channels):
         await wait_for_streams(limiter, 0)
     async with AsyncExitStack() as stack:
@@ -237,9 +237,9 @@ async def test_invalid_request_heads_are_refused(api: Api, head: bytes) -> None:
     reader, writer = await connect(api.origin)
     writer.write(head)
     async with asyncio.timeout(20):
-        answer = await reader.read()
-    assert re.match(rb"HTTP/1.[01] 4\d\d ", answer), answer[:200]
-    assert json.loads(answer.partition(b"\r\n\r\n")[2])["code"] == "malformed_request"
+        response = await reader.read()
+    assert re.match(rb"HTTP/1.[01] 4\d\d ", response), response[:200]
+    assert json.loads(response.partition(b"\r\n\r\n")[2])["code"] == "malformed_request"
     writer.close()
     assert (await api.call("GET", "/v1/devices")).status == 200
 
@@ -269,8 +269,8 @@ async def test_ten_thousand_idle_connections_are_served(api: Api, tmp_path: Path
             for _ in range(0, count, 100):
                 for _, writer in await asyncio.gather(*(connect(origin) for _ in range(100))):
                     stack.callback(writer.close)
-            async with aiohttp.ClientSession() as http, http.get(f"{origin}/readyz") as answer:
-                assert answer.status == 200
+            async with aiohttp.ClientSession() as http, http.get(f"{origin}/readyz") as response:
+                assert response.status == 200
             assert memory_mb(server.process.pid) - before < MAX_GROWTH_MB
     finally:
         resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
