@@ -439,7 +439,7 @@ async def test_session_survives_reload_and_ends_at_sign_out(console: Page, api: 
     await expect(console.get_by_role("heading", name="Delivery log")).to_be_visible()
     await console.get_by_role("button", name="Sign out").click()
     await expect(console.get_by_label("Secret key")).to_be_focused()
-    assert await console.evaluate("fetch('/v1/session').then((answer) => answer.status)") == 401
+    assert await console.evaluate("fetch('/v1/session').then((response) => response.status)") == 401
     await console.get_by_label("Secret key").fill("sk_wrong")
     await console.keyboard.press("Enter")
     await expect(console.get_by_role("alert")).to_contain_text("unknown")

@@ -32,10 +32,10 @@ class Gateway:
         headers = {"Authorization": f"Bearer {self.secret}"}
         async with (
             aiohttp.ClientSession(self.origin, headers=headers) as http,
-            http.request(method, path, json=body) as answer,
+            http.request(method, path, json=body) as response,
         ):
-            assert answer.status < 300, await answer.text()
-            return await answer.json()
+            assert response.status < 300, await response.text()
+            return await response.json()
 
     async def wait_for_receipt(self, event: str) -> Any:
         """Poll until a delivery has this receipt, and return the delivery."""

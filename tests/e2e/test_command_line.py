@@ -144,8 +144,8 @@ async def test_separate_roles_deliver_like_up(settings: dict[str, str], tmp_path
                 for subscriber in subscribers:
                     headers = {"Authorization": f"Bearer {application['secret_key']}"}
                     body = {"subscription": subscriber.to_json(), "topics": ["weather"], "user_id": "u-1"}
-                    async with http.post("/v1/devices", json=body, headers=headers) as answer:
-                        assert answer.status == 201
+                    async with http.post("/v1/devices", json=body, headers=headers) as response:
+                        assert response.status == 201
             remote = {"GATEWAY_SERVER": base, "GATEWAY_KEY": application["secret_key"]}
             async with run_on_terminal("deliveries", "tail", **remote) as tail:
                 await tail.wait_for_output("press Ctrl-C to stop")

@@ -1,4 +1,4 @@
-"""A push service over TLS that answers the first request for a device with one of many malformed responses.
+"""A push service over TLS whose response to the first request for a device is one of many malformed ones.
 
 Every second device gets only valid responses, so that the gateway does not consider the host as failed. A message
 counts as accepted once a complete status line of success is sent, whatever follows it.

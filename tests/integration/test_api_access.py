@@ -15,7 +15,7 @@ PROTECTED = [route for route in ROUTES if route.scopes]
 
 
 async def test_protected_routes_refuse_missing_credentials(api: Api) -> None:
-    """Every protected route answers 401 without a valid bearer token."""
+    """Every protected route responds with 401 without a valid bearer token."""
     for route in PROTECTED:
         for headers in (
             {},
@@ -29,7 +29,7 @@ async def test_protected_routes_refuse_missing_credentials(api: Api) -> None:
 
 
 async def test_every_route_refuses_credentials_without_its_scope(api: Api) -> None:
-    """Every route answers 403 to a valid credential that lacks its scope."""
+    """Every route responds with 403 to a valid credential that lacks its scope."""
     device = await api.register()
     path = f"/v1/applications/{api.parts.application['id']}/keys"
     keys = {"admin": ADMIN, REGISTER: api.publishable, DEVICE: device["device_token"]}

@@ -92,9 +92,9 @@ async def test_malformed_json_gets_400(routes: RouteCaller, raw: bytes, expected
     """Every route responds with 400 to a body that is not JSON."""
     before = await routes.api.rows()
     for route in ROUTES_WITH_BODY:
-        answer = await routes.send(route, raw=raw)
-        assert (answer.status, answer.body["code"]) == (400, "malformed_body"), route.path
-        assert expected in answer.body["detail"], route.path
+        response = await routes.send(route, raw=raw)
+        assert (response.status, response.body["code"]) == (400, "malformed_body"), route.path
+        assert expected in response.body["detail"], route.path
     assert await routes.api.rows() == before
 
 
@@ -103,8 +103,8 @@ async def test_json_that_is_not_an_object_gets_422(routes: RouteCaller) -> None:
     before = await routes.api.rows()
     for route in ROUTES_WITH_BODY:
         for value in ([], "text", 7, None, True):
-            answer = await routes.send(route, raw=json.dumps(value).encode())
-            assert (answer.status, answer.body["code"]) == (422, "invalid"), (route.path, value)
+            response = await routes.send(route, raw=json.dumps(value).encode())
+            assert (response.status, response.body["code"]) == (422, "invalid"), (route.path, value)
     assert await routes.api.rows() == before
 
 
@@ -112,8 +112,8 @@ async def test_unknown_fields_are_reported(routes: RouteCaller) -> None:
     """Unknown fields are reported by their JSON pointer."""
     before = await routes.api.rows()
     for route in ROUTES_WITH_BODY:
-        answer = await routes.send(route, valid_body(route, routes.api) | {"bogus": 1})
-        assert (answer.status, "/bogus" in answer.pointers) == (422, True), (route.path, answer.body)
+        response = await routes.send(route, valid_body(route, routes.api) | {"bogus": 1})
+        assert (response.status, "/bogus" in response.pointers) == (422, True), (route.path, response.body)
     assert await routes.api.rows() == before
 
 
@@ -125,9 +125,9 @@ async def test_missing_fields_are_reported(routes: RouteCaller) -> None:
         required = [name for name, field in route.body.model_fields.items() if field.is_required()]
         if not required:
             continue  # an empty body is valid
-        answer = await routes.send(route, {})
-        assert answer.status == 422, route.path
-        assert {f"/{name}" for name in required} <= set(answer.pointers), (route.path, answer.body)
+        response = await routes.send(route, {})
+        assert response.status == 422, route.path
+        assert {f"/{name}" for name in required} <= set(response.pointers), (route.path, response.body)
     assert await routes.api.rows() == before
 
 
@@ -141,9 +141,9 @@ async def test_wrong_types_are_reported(routes: RouteCaller) -> None:
             for wrong in ({"no": "such"}, [[["deep"]]], -1.5e300):
                 if name in ("attributes", "event", "data") and wrong == {"no": "such"}:
                     continue  # any object is valid for these fields
-                answer = await routes.send(route, body | {name: wrong})
-                assert answer.status == 422, (route.path, name, wrong, answer.body)
-                assert any(pointer.startswith(f"/{name}") for pointer in answer.pointers), (route.path, name, wrong)
+                response = await routes.send(route, body | {name: wrong})
+                assert response.status == 422, (route.path, name, wrong, response.body)
+                assert any(pointer.startswith(f"/{name}") for pointer in response.pointers), (route.path, name, wrong)
     assert await routes.api.rows() == before
 
 
@@ -155,8 +155,8 @@ async def test_values_that_postgres_cannot_store_are_reported(routes: RouteCalle
         name = next(iter(body))
         for raw in (rb'"\u0000"', rb'"\ud800"', rb"1e999", b"9" * 4000, rb'{"\u0000": 1}', rb'{"\udfff": 1}'):
             raw_body = json.dumps(body | {name: "HERE"}).encode().replace(b'"HERE"', raw)
-            answer = await routes.send(route, raw=raw_body)
-            assert (answer.status, answer.pointers[0].startswith(f"/{name}")) == (422, True), (route.path, raw)
+            response = await routes.send(route, raw=raw_body)
+            assert (response.status, response.pointers[0].startswith(f"/{name}")) == (422, True), (route.path, raw)
     assert await routes.api.rows() == before
 
 
@@ -224,8 +224,8 @@ async def test_body_of_2_mib_gets_413(routes: RouteCaller) -> None:
     before = await routes.api.rows()
     raw = json.dumps({"padding": "x" * (2 << 20)}).encode()
     for route in ROUTES_WITH_BODY:
-        answer = await routes.send(route, raw=raw)
-        assert (answer.status, answer.body["code"]) == (413, "body_too_large"), route.path
+        response = await routes.send(route, raw=raw)
+        assert (response.status, response.body["code"]) == (413, "body_too_large"), route.path
     assert await routes.api.rows() == before
 
 
@@ -234,8 +234,8 @@ async def test_other_content_type_gets_415(routes: RouteCaller) -> None:
     before = await routes.api.rows()
     for route in ROUTES_WITH_BODY:
         raw = json.dumps(valid_body(route, routes.api)).encode()
-        answer = await routes.send(route, raw=raw, headers={"Content-Type": "text/plain"})
-        assert (answer.status, answer.body["code"]) == (415, "unsupported_media_type"), route.path
+        response = await routes.send(route, raw=raw, headers={"Content-Type": "text/plain"})
+        assert (response.status, response.body["code"]) == (415, "unsupported_media_type"), route.path
     assert await routes.api.rows() == before
 
 
@@ -252,13 +252,13 @@ async def test_unknown_and_malformed_ids_get_404(api: Api) -> None:
             dict.fromkeys(all_names, "%00"),
             dict.fromkeys(all_names, "x" * 1000),
         ):
-            answer = await api.call(
+            response = await api.call(
                 route.method,
                 fill_path(route.path, **ids),
                 example_body(route) if route.body else None,
                 key=ADMIN if "admin" in route.scopes else "",
             )
-            assert answer.status == 404, (route.path, ids, answer.body)
+            assert response.status == 404, (route.path, ids, response.body)
 
 
 @pytest.mark.parametrize(

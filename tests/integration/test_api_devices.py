@@ -37,7 +37,7 @@ async def test_registered_device_is_returned_without_secrets(api: Api) -> None:
 
 
 async def test_refresh_keeps_the_id_and_omitted_fields(api: Api) -> None:
-    """Registering again answers 200 with the same id and keeps the fields that it omits."""
+    """The response to a repeated registration is 200 with the same id; fields that it omits are kept."""
     body = api.device(user_id="u-1", topics=["weather"], attributes={"a": 1}, location={"lat": 1, "lon": 2})
     first = await api.call_ok("POST", "/v1/devices", body, key=api.publishable, origin=APP_ORIGIN)
     refresh = {"subscription": body["subscription"], "client": {"browser": "Firefox 140"}}
@@ -189,8 +189,8 @@ async def test_long_import_is_streamed_past_the_body_limit(api: Api) -> None:
             yield body[start : start + 70_001]
 
     headers = {"Authorization": f"Bearer {api.secret}", "Content-Type": "application/x-ndjson"}
-    async with api.http.post("/v1/devices/import", data=pieces(), headers=headers) as answer:
-        last = (await answer.text()).strip().rpartition("\n")[2]
+    async with api.http.post("/v1/devices/import", data=pieces(), headers=headers) as response:
+        last = (await response.text()).strip().rpartition("\n")[2]
     assert json.loads(last) == {"done": True, "created": 6000, "refreshed": 0, "refused": 0}
     assert (await api.rows())["devices"] == 6000
 
@@ -231,9 +231,9 @@ async def test_deleting_a_user_deletes_all_their_devices(api: Api) -> None:
 async def test_concurrent_registrations_create_one_device(api: Api) -> None:
     """One browser that registers several times at once becomes one device."""
     body = api.device(topics=["weather"])
-    answers = await asyncio.gather(*(api.call("POST", "/v1/devices", body) for _ in range(8)))
-    assert {answer.status for answer in answers} <= {200, 201}
-    assert len({answer.body["id"] for answer in answers}) == 1
+    responses = await asyncio.gather(*(api.call("POST", "/v1/devices", body) for _ in range(8)))
+    assert {response.status for response in responses} <= {200, 201}
+    assert len({response.body["id"] for response in responses}) == 1
 
 
 async def test_application_may_require_proof_of_a_user_id(api: Api) -> None:

@@ -29,14 +29,14 @@ async def deliver_to(api: Api, count: int, kind: Kind = Kind.DIRECT) -> str:
 async def open_stream(api: Api, query: str = "", **headers: str) -> AsyncIterator[AsyncIterator[tuple[int, Any]]]:
     """Open a stream, and yield its (event id, delivery) pairs."""
     all_headers = {"Authorization": f"Bearer {api.secret}", **headers}
-    async with api.http.get(f"/v1/deliveries/stream{query}", headers=all_headers) as answer:
-        assert answer.status == 200
-        assert answer.headers["Content-Type"].startswith("text/event-stream")
-        assert (await answer.content.readline()).startswith(b":")
+    async with api.http.get(f"/v1/deliveries/stream{query}", headers=all_headers) as response:
+        assert response.status == 200
+        assert response.headers["Content-Type"].startswith("text/event-stream")
+        assert (await response.content.readline()).startswith(b":")
 
         async def events() -> AsyncIterator[tuple[int, Any]]:
             id_ = 0
-            async for line in answer.content:
+            async for line in response.content:
                 if line.startswith(b"id: "):
                     id_ = int(line[4:])
                 if line.startswith(b"data: "):
@@ -198,7 +198,7 @@ async def test_stopping_server_ends_its_streams(database_url: str) -> None:
     async with gateway(database_url) as parts, aiohttp.ClientSession() as http:
         async with serve_api(parts) as api:
             headers = {"Authorization": f"Bearer {api.secret}"}
-            answer = await http.get(f"{api.origin}/v1/deliveries/stream", headers=headers)
-            assert (await answer.content.readline()).startswith(b":")
+            response = await http.get(f"{api.origin}/v1/deliveries/stream", headers=headers)
+            assert (await response.content.readline()).startswith(b":")
         async with asyncio.timeout(1):
-            assert (await answer.content.read()).strip() == b"id: 0"  # read() raises if the connection breaks
+            assert (await response.content.read()).strip() == b"id: 0"  # read() raises if the connection breaks

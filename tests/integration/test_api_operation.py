@@ -54,7 +54,7 @@ async def test_internal_error_reveals_nothing(api: Api, monkeypatch: pytest.Monk
 
 
 async def test_unreachable_database_gets_503_but_is_healthy(api: Api) -> None:
-    """Without the database, requests and readiness get 503, and health still answers 200."""
+    """Without the database, requests and readiness get 503, and health still gets 200."""
     await api.parts.engine.dispose()
     url = api.parts.engine.url.set(port=1)
     unreachable = open_engine(url.render_as_string(hide_password=False))

@@ -45,14 +45,14 @@ class FeedServer:
         self.concurrent += 1
         self.max_concurrent = max(self.max_concurrent, self.concurrent)
         await asyncio.sleep(self.delay_s)
-        answer = self._answer(request)
+        response = self._respond(request)
         self.concurrent -= 1
         async with self.received:
-            self.requests.append((request.path, answer.status))
+            self.requests.append((request.path, response.status))
             self.received.notify_all()
-        return answer
+        return response
 
-    def _answer(self, request: web.Request) -> web.Response:
+    def _respond(self, request: web.Request) -> web.Response:
         if request.path in self.failing:
             return web.Response(status=503)
         if (body := self.files.get(request.path)) is None:

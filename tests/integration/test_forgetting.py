@@ -148,9 +148,9 @@ async def test_response_naming_an_erased_user_is_not_replayed(api: Api) -> None:
         body = {"audience": {"user_id": name}, "content": {"title": "Dear friend"}}
         replayed = []
         for _ in expected:
-            answer = await api.call("POST", "/v1/notifications", body, headers={"Idempotency-Key": name})
-            assert answer.status == 201
-            replayed.append(answer.headers.get("Idempotency-Replayed"))
+            response = await api.call("POST", "/v1/notifications", body, headers={"Idempotency-Key": name})
+            assert response.status == 201
+            replayed.append(response.headers.get("Idempotency-Replayed"))
             await api.call_ok("DELETE", f"/v1/users/{ADA}")
         assert tuple(replayed) == expected
 

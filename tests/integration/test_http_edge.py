@@ -44,9 +44,9 @@ async def send_raw(api: Api, request: str) -> list[str]:
     reader, writer = await asyncio.open_connection(url.hostname, url.port)
     writer.write(request.replace("KEY", api.secret).encode("utf-8", "surrogateescape"))
     async with asyncio.timeout(20):
-        answer = (await reader.readuntil(b"\r\n\r\n")).decode()
+        response = (await reader.readuntil(b"\r\n\r\n")).decode()
     writer.close()
-    return answer.split("\r\n")
+    return response.split("\r\n")
 
 
 async def test_malformed_requests_are_refused_and_not_logged(api: Api, caplog: pytest.LogCaptureFixture) -> None:
@@ -90,7 +90,7 @@ async def test_removed_key_ends_a_running_import(api: Api, monkeypatch: pytest.M
                 assert removed.status == 204
 
     headers = {"Authorization": f"Bearer {key['key']}", "Content-Type": ndjson.NDJSON}
-    async with api.http.post("/v1/devices/import", data=lines(), headers=headers) as answer:
-        last = json.loads((await answer.text()).strip().rpartition("\n")[2])
+    async with api.http.post("/v1/devices/import", data=lines(), headers=headers) as response:
+        last = json.loads((await response.text()).strip().rpartition("\n")[2])
     assert (last["done"], last["code"], last["created"]) == (False, "unauthenticated", 2)
     assert (await api.rows())["devices"] == 2

@@ -438,12 +438,12 @@ async def test_stream_sends_only_own_deliveries(api: Api, first: Tenant, other: 
     ):
         received = b""
         path = f"/v1/deliveries/stream?last_event_id=0{query}"
-        async with api.http.get(path, headers={"Authorization": f"Bearer {other.key}"}) as answer:
-            assert answer.status == 200
+        async with api.http.get(path, headers={"Authorization": f"Bearer {other.key}"}) as response:
+            assert response.status == 200
             expected = other.resources["delivery_id"].encode() if not query else b": following"
             async with asyncio.timeout(20):
                 while expected not in received:
-                    received += await answer.content.readany()
+                    received += await response.content.readany()
         assert MARK.encode() not in received
         assert first.resources["delivery_id"].encode() not in received
     for key in (other.publishable, other.devices[0]["device_token"], first.devices[1]["device_token"], None):

@@ -79,8 +79,8 @@ async def test_worker_serves_metrics_on_its_own_port(api: Api, tmp_path: Path) -
         headers = {"Authorization": f"Bearer {TOKEN}"}
         async with asyncio.timeout(60):
             while True:
-                async with http.get(f"http://127.0.0.1:{port}/metrics", headers=headers) as answer:
-                    text = await answer.text()
+                async with http.get(f"http://127.0.0.1:{port}/metrics", headers=headers) as response:
+                    text = await response.text()
                 families = {family.name: family.samples for family in text_string_to_metric_families(text)}
                 if families["gateway_queue_jobs"]:
                     break
@@ -96,8 +96,8 @@ async def wait_until_answered(http: aiohttp.ClientSession, url: str) -> None:
     async with asyncio.timeout(60):
         while True:
             try:
-                async with http.get(url) as answer:
-                    assert answer.status == 200
+                async with http.get(url) as response:
+                    assert response.status == 200
                     return
             except aiohttp.ClientConnectionError:
                 await asyncio.sleep(0.05)  # another process raises no event

@@ -75,7 +75,7 @@ async def wait_for_requests(api: Api, count: int) -> None:
 
 
 async def test_excess_requests_get_503_and_probes_are_answered(limited_api: Api) -> None:
-    """Requests over the limit get 503 with Retry-After; probes are still answered."""
+    """Requests over the limit get 503 with Retry-After; health and readiness probes still get 200."""
     slow_requests = [await SlowRequest.open(limited_api) for _ in range(2)]
     await wait_for_requests(limited_api, 2)
     refused = await limited_api.call(

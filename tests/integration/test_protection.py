@@ -34,38 +34,38 @@ async def test_every_response_has_security_headers(api: Api) -> None:
     requests += [("GET", path) for path in ("/console/console.js", "/sdk/webpush.js", "/sdk/nothing.js", "/.env")]
     requests += [("OPTIONS", "/v1/devices"), ("OPTIONS", "/v1/applications"), ("HEAD", "/console/")]
     for method, path in requests:
-        async with api.http.request(method, path, allow_redirects=False) as answer:
-            assert EXPECTED_HEADERS.items() <= answer.headers.items(), (method, path, answer.status)
-            assert len(answer.headers["X-Request-Id"]) == 32, (method, path)
+        async with api.http.request(method, path, allow_redirects=False) as response:
+            assert EXPECTED_HEADERS.items() <= response.headers.items(), (method, path, response.status)
+            assert len(response.headers["X-Request-Id"]) == 32, (method, path)
             if not path.startswith("/sdk/"):
-                assert "frame-ancestors 'none'" in answer.headers["Content-Security-Policy"], (method, path)
+                assert "frame-ancestors 'none'" in response.headers["Content-Security-Policy"], (method, path)
             if path.startswith("/v1/"):
-                assert "no-" in answer.headers["Cache-Control"], (method, path)
+                assert "no-" in response.headers["Cache-Control"], (method, path)
 
 
 async def test_streams_and_successes_have_security_headers(api: Api) -> None:
     """Streams and successful responses have the security headers as well."""
     authorization = {"Authorization": f"Bearer {api.secret}"}
     for path in ("/v1/deliveries/stream", "/v1/devices"):
-        async with api.http.get(path, headers=authorization) as answer:
-            assert answer.status == 200
-            assert EXPECTED_HEADERS.items() <= answer.headers.items(), path
-            assert answer.headers["Content-Security-Policy"] == "default-src 'none'; frame-ancestors 'none'"
+        async with api.http.get(path, headers=authorization) as response:
+            assert response.status == 200
+            assert EXPECTED_HEADERS.items() <= response.headers.items(), path
+            assert response.headers["Content-Security-Policy"] == "default-src 'none'; frame-ancestors 'none'"
 
 
 async def test_hsts_is_absent_without_https(api: Api) -> None:
     """Without HTTPS there is no Strict-Transport-Security header."""
     api.parts.context = replace(api.parts.context, public_url="http://127.0.0.1:8080")
-    async with serve_api(api.parts) as insecure, insecure.http.get("/console/") as answer:
-        assert "Strict-Transport-Security" not in answer.headers
+    async with serve_api(api.parts) as insecure, insecure.http.get("/console/") as response:
+        assert "Strict-Transport-Security" not in response.headers
 
 
 async def test_no_response_allows_credentialed_requests(api: Api) -> None:
     """No response lets pages of other origins use cookies."""
     for route in ROUTES:
-        async with api.http.request(route.method, fill_path(route.path), headers={"Origin": APP_ORIGIN}) as answer:
-            assert "Access-Control-Allow-Credentials" not in answer.headers, route.path
-            allowed_origin = answer.headers.get("Access-Control-Allow-Origin")
+        async with api.http.request(route.method, fill_path(route.path), headers={"Origin": APP_ORIGIN}) as response:
+            assert "Access-Control-Allow-Credentials" not in response.headers, route.path
+            allowed_origin = response.headers.get("Access-Control-Allow-Origin")
             assert allowed_origin == ("*" if route.path.startswith("/v1/") else None), route.path
 
 

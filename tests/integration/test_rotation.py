@@ -124,16 +124,16 @@ async def test_rotation_does_not_interrupt_the_service(parts: Parts, tmp_path: P
         sent = []
         while not rotation.done() or len(sent) < 3:
             body = {"content": {"title": "Hello"}, "audience": {"everyone": True}}
-            async with http.post("/v1/notifications", json=body) as answer:
-                assert answer.status == 201, await answer.text()
-                sent.append(str((await answer.json())["id"]))
+            async with http.post("/v1/notifications", json=body) as response:
+                assert response.status == 201, await response.text()
+                sent.append(str((await response.json())["id"]))
             await asyncio.sleep(0.2)
         report = (await rotation).json
         for id_ in sent:
             async with asyncio.timeout(45):
                 while True:
-                    async with http.get(f"/v1/notifications/{id_}") as answer:
-                        notification = await answer.json()
+                    async with http.get(f"/v1/notifications/{id_}") as response:
+                        notification = await response.json()
                     if notification["status"] == "done":
                         break
                     await asyncio.sleep(0.1)

@@ -471,7 +471,7 @@ async def test_dead_receiver_does_not_delay_others(api: Api, receiver: Receiver,
 async def test_stop_does_not_wait_for_a_dead_receiver(
     api: Api, receiver: Receiver, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A stopping sender does not wait for a receiver that does not answer."""
+    """A stopping sender does not wait for a receiver that does not respond."""
     monkeypatch.setattr(webhook_dispatcher, "SHUTDOWN_TIMEOUT_S", 0.2)
     receiver.responses = [None, 204]
     webhook = await create_webhook(api, receiver)
@@ -549,7 +549,7 @@ async def test_failing_webhook_is_disabled_after_a_day(
 
 
 async def test_status_410_disables_at_once(api: Api, receiver: Receiver) -> None:
-    """A receiver that answers 410 disables its webhook at once."""
+    """A receiver that responds with 410 disables its webhook at once."""
     receiver.responses = [410]
     webhook = await create_webhook(api, receiver)
     await api.register()

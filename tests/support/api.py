@@ -102,13 +102,13 @@ class Api:
             raw = json.dumps(body).encode()
         if raw is not None:
             all_headers.setdefault("Content-Type", "application/json")
-        async with self.http.request(method, path, data=raw, headers=all_headers) as answer:
-            text = await answer.text()
-            media_type = answer.content_type
+        async with self.http.request(method, path, data=raw, headers=all_headers) as http_response:
+            text = await http_response.text()
+            media_type = http_response.content_type
             response = ApiResponse(
-                answer.status,
+                http_response.status,
                 json.loads(text) if "json" in media_type and text and "ndjson" not in media_type else text,
-                answer.headers,
+                http_response.headers,
             )
         check_against_document(method, path, response, media_type)
         return response

@@ -147,8 +147,8 @@ async def run_on_terminal(*arguments: str, **settings: str) -> AsyncIterator[Ter
 async def get_json(base: str, path: str, key: str | None = None) -> Any:
     """Send a GET request and return the parsed JSON body."""
     headers = {} if key is None else {"Authorization": f"Bearer {key}"}
-    async with aiohttp.ClientSession() as http, http.get(base + path, headers=headers) as answer:
-        return await answer.json()
+    async with aiohttp.ClientSession() as http, http.get(base + path, headers=headers) as response:
+        return await response.json()
 
 
 def free_ports(count: int) -> int:

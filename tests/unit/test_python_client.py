@@ -152,13 +152,13 @@ async def client_of(*handlers: Handler, max_attempts: int = 4) -> AsyncIterator[
     """Start a server that uses these handlers in order, the last repeatedly; yield a client and the requests."""
     requests_received: list[web.Request] = []
 
-    async def answer(request: web.Request) -> web.StreamResponse:
+    async def serve_next(request: web.Request) -> web.StreamResponse:
         await request.read()
         requests_received.append(request)
         return await handlers[min(len(requests_received), len(handlers)) - 1](request)
 
     app = web.Application()
-    app.router.add_route("*", "/{tail:.*}", answer)
+    app.router.add_route("*", "/{tail:.*}", serve_next)
     runner = web.AppRunner(app, shutdown_timeout=0.1)
     await runner.setup()
     await web.TCPSite(runner, "127.0.0.1", 0).start()
@@ -224,7 +224,7 @@ async def test_creation_retries_with_same_idempotency_key(waits: list[float]) ->
 
 
 async def test_unsafe_request_retries_only_when_unprocessed(waits: list[float]) -> None:
-    """A PATCH is retried only if the gateway did not process it; a repeated DELETE may be answered with 404."""
+    """A PATCH is retried only if the gateway did not process it; the response to a repeated DELETE may be 404."""
     async with client_of(respond(503, BUSY), respond(200, SEGMENT)) as (gateway, received):
         await gateway.segments.update("seg_1", name="m")
     assert len(received) == 2

@@ -265,11 +265,11 @@ async def test_long_wait_is_deferred_for_as_long_as_the_host_needs(
 
 
 def idle_s(
-    scheduler: SendScheduler[Message], clock: Clock, count: int, answer: Callable[[], tuple[float, Feedback]]
+    scheduler: SendScheduler[Message], clock: Clock, count: int, respond: Callable[[], tuple[float, Feedback]]
 ) -> float:
     """Simulate a campaign of `count` messages to one host, and return the seconds without a message in flight.
 
-    The host is idle while all remaining messages are deferred. `answer` returns the response time and the feedback
+    The host is idle while all remaining messages are deferred. `respond` returns the response time and the feedback
     of a message; messages with backpressure are sent again two seconds later.
     """
     order = itertools.count()
@@ -289,7 +289,7 @@ def idle_s(
                 [pause] = {message.deferrals.pop() for message in job}
                 heapq.heappush(due, (clock.now + pause, next(order), job))
         while (message := scheduler.next_nowait(urgent_only=False)) is not None:
-            seconds, feedback = answer()
+            seconds, feedback = respond()
             heapq.heappush(sent, (clock.now + seconds, next(order), message, feedback, seconds))
         idle += 0 if sent else 0.01
         clock.now += 0.01
@@ -302,22 +302,22 @@ def test_short_disturbance_does_not_defer_for_long(seed: int, clock: Clock, sche
     """With 3 % backpressure the limit is small; 3 % slow responses must then not be taken for a stalled host."""
     rng = random.Random(seed)  # noqa: S311 - repeatable
 
-    def answer() -> tuple[float, Feedback]:
+    def respond() -> tuple[float, Feedback]:
         return (0.4 if rng.random() < 0.03 else 0.02), (
             Feedback.BACKPRESSURE if rng.random() < 0.03 else Feedback.SUCCESS
         )
 
-    assert idle_s(scheduler, clock, 20_000, answer) < 10
+    assert idle_s(scheduler, clock, 20_000, respond) < 10
 
 
 def test_deferral_is_capped_at_the_slow_period(clock: Clock, scheduler: SendScheduler[Message]) -> None:
     """After a slow period of 20 seconds, the host is idle for at most five seconds more than that."""
     started_at = clock.now
 
-    def answer() -> tuple[float, Feedback]:
+    def respond() -> tuple[float, Feedback]:
         return (5.0 if clock.now < started_at + 20 else 0.02), Feedback.SUCCESS
 
-    assert idle_s(scheduler, clock, 20_000, answer) < 20 + 5
+    assert idle_s(scheduler, clock, 20_000, respond) < 20 + 5
 
 
 async def fail_messages(scheduler: SendScheduler[Message], count: int) -> None:

@@ -714,7 +714,7 @@ async def test_cancelled_post_resets_its_stream(tmp_path: Path) -> None:
 async def test_silent_connection_is_pinged(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, answers_pings: bool
 ) -> None:
-    """A connection that answers the PING stays open; one that does not is closed with its requests."""
+    """A connection whose server responds to the PING stays open; another is closed with its requests."""
     monkeypatch.setattr("gateway.push.connection.PING_AFTER_S", 0.05)
     monkeypatch.setattr("gateway.push.connection.PING_TIMEOUT_S", 0.3)
     monkeypatch.setattr("gateway.push.connection.MAX_TICK_S", 0.02)

@@ -90,7 +90,7 @@ class Peer:
                 case h2.events.StreamReset():
                     self.reset.append(event.stream_id)
 
-    def answer(self, id_: int, headers: Headers, body: bytes | None = None) -> None:
+    def respond(self, id_: int, headers: Headers, body: bytes | None = None) -> None:
         self.h2.send_headers(id_, headers, end_stream=body is None)
         if body is not None:
             self.h2.send_data(id_, body, end_stream=True)
@@ -108,7 +108,7 @@ def test_responses_arrive_in_any_order(loop: asyncio.AbstractEventLoop) -> None:
     """Each response goes to the request of its stream."""
     session = Http2Session()
     peer = Peer(session)
-    answers = [post(session, loop, b"x" * size) for size in (1, 4096, 300)]
+    responses = [post(session, loop, b"x" * size) for size in (1, 4096, 300)]
     peer.exchange()
     assert peer.requests[3] == {
         b":method": b"POST",
@@ -119,11 +119,11 @@ def test_responses_arrive_in_any_order(loop: asyncio.AbstractEventLoop) -> None:
     }
     assert [len(peer.bodies[id_]) for id_ in (1, 3, 5)] == [1, 4096, 300]
     assert peer.complete == [1, 3, 5]
-    peer.answer(5, [(":status", "201"), ("location", "/m/5"), ("ttl", "60"), ("date", "today")])
-    peer.answer(1, [(":status", "429"), ("retry-after", "7"), ("location", "/no")], b"slow down")
-    peer.answer(3, [(":status", "410")], b"")
+    peer.respond(5, [(":status", "201"), ("location", "/m/5"), ("ttl", "60"), ("date", "today")])
+    peer.respond(1, [(":status", "429"), ("retry-after", "7"), ("location", "/no")], b"slow down")
+    peer.respond(3, [(":status", "410")], b"")
     peer.exchange()
-    assert [answer.result() for answer in answers] == [
+    assert [response.result() for response in responses] == [
         HttpReply(429, {"retry-after": "7"}, b"slow down"),
         HttpReply(410, {}),
         HttpReply(201, {"location": "/m/5", "ttl": "60"}),
@@ -139,7 +139,7 @@ def test_windows_are_refilled_for_thousands_of_requests(loop: asyncio.AbstractEv
         response = post(session, loop, b"x" * 4000)
         peer.exchange()
         # The response bodies use up the session's receive window, so the session must refill it.
-        peer.answer(2 * number + 1, [(":status", "400")], b"y" * 3000)
+        peer.respond(2 * number + 1, [(":status", "400")], b"y" * 3000)
         peer.exchange()
         assert response.result() == HttpReply(400, {}, b"y" * 3000)
     assert session.in_flight == 0
@@ -189,7 +189,7 @@ def test_capacity_follows_max_concurrent_streams(loop: asyncio.AbstractEventLoop
     post(session, loop)
     assert not session.has_capacity
     peer.exchange()
-    peer.answer(1, [(":status", "201")])
+    peer.respond(1, [(":status", "201")])
     peer.exchange()
     assert session.has_capacity
 
@@ -247,7 +247,7 @@ def test_unprocessed_streams_may_be_resent(loop: asyncio.AbstractEventLoop) -> N
     assert (refused.result(), last.result()) == (None, None)
     assert reset.result() == NetworkFault("reset", "HTTP/2 error 2")
     assert (session.is_closing, session.has_capacity, first.done()) == (True, False, False)
-    peer.answer(1, [(":status", "201")])
+    peer.respond(1, [(":status", "201")])
     session.receive(peer.h2.data_to_send())
     assert first.result() == HttpReply(201, {})
     assert session.in_flight == 0
@@ -358,7 +358,7 @@ def test_session_survives_random_frames(frames: list[tuple[int, int, int, bytes]
     """After any frames, every request has a result and no stream is open."""
     loop = asyncio.new_event_loop()
     session = Http2Session()
-    answers = [post(session, loop, b"x" * 3000) for _ in range(2)]
+    responses = [post(session, loop, b"x" * 3000) for _ in range(2)]
     try:
         for kind, flags, stream, payload in frames:
             session.receive(build_frame(kind, flags, stream, payload))
@@ -366,5 +366,5 @@ def test_session_survives_random_frames(frames: list[tuple[int, int, int, bytes]
         session.end(NetworkFault("protocol", violation.detail), violation.code)
     session.expire(31)
     loop.close()
-    assert all(answer.done() for answer in answers)
+    assert all(response.done() for response in responses)
     assert session.in_flight == 0
