@@ -13,6 +13,7 @@ import os
 import resource
 import secrets
 import signal
+from collections import deque
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
@@ -70,6 +71,10 @@ SHUTDOWN_TIMEOUT_S = 10.0
 GC_THRESHOLD = 5_000
 # Maximum attempts to create the streams of the broker.
 MAX_PREPARE_ATTEMPTS = 6
+# An embedded Postgres that ends by itself is restarted this often within the window; then the gateway ends, too.
+MAX_POSTGRES_RESTARTS = 5
+POSTGRES_RESTART_WINDOW_S = 600.0
+POSTGRES_POLL_S = 0.5
 
 
 class CannotStart(OperatorError):
@@ -170,8 +175,16 @@ async def relay(settings: Settings, installation: Installation, stop: asyncio.Ev
         await _run_relay(settings, installation, stop)
 
 
-async def up(settings: Settings, installation: Installation, stop: asyncio.Event, sim: Sim | None = None) -> None:
+async def up(
+    settings: Settings,
+    installation: Installation,
+    stop: asyncio.Event,
+    sim: Sim | None = None,
+    postgres: EmbeddedPostgres | None = None,
+) -> None:
     """Run the HTTP server and a worker; with a broker also the relay, and with `sim` also the simulated push service.
+
+    `postgres` is the embedded Postgres, which is restarted when it ends by itself.
 
     Server and worker have separate connection pools, so that requests cannot occupy the worker's connections.
     """
@@ -180,6 +193,8 @@ async def up(settings: Settings, installation: Installation, stop: asyncio.Event
         await stack.enter_async_context(tracing.export_spans())
         if sim is not None:
             await stack.enter_async_context(_simulator(sim))
+        if postgres is not None:
+            await stack.enter_async_context(keep_running(postgres))
         await stack.enter_async_context(_http_server(settings, installation, breakers))
         async with asyncio.TaskGroup() as group:
             if settings.nats_servers:
@@ -208,6 +223,37 @@ async def in_process_api(
             yield f"http://127.0.0.1:{runner.addresses[0][1]}", key
         finally:
             await runner.cleanup()
+
+
+@asynccontextmanager
+async def keep_running(postgres: EmbeddedPostgres) -> AsyncIterator[None]:
+    """Restart the embedded Postgres whenever it ends, until the context ends.
+
+    Raises:
+        CannotStart: it ends too often.
+        EmbeddedUnavailable: it cannot be started again.
+    """
+    async with asyncio.TaskGroup() as group:
+        watcher = group.create_task(_restart_forever(postgres))
+        yield
+        watcher.cancel()
+
+
+async def _restart_forever(postgres: EmbeddedPostgres) -> None:
+    restarted_at: deque[float] = deque(maxlen=MAX_POSTGRES_RESTARTS)
+    now = asyncio.get_running_loop().time
+    while True:
+        await asyncio.sleep(POSTGRES_POLL_S)
+        if postgres.is_running:
+            continue
+        if len(restarted_at) == MAX_POSTGRES_RESTARTS and now() - restarted_at[0] < POSTGRES_RESTART_WINDOW_S:
+            raise CannotStart(
+                f"Postgres has ended {MAX_POSTGRES_RESTARTS + 1} times; see its log in the data directory"
+            )
+        log.error("postgres.ended", restarts=len(restarted_at))
+        restarted_at.append(now())
+        await asyncio.to_thread(postgres.restart)
+        log.warning("postgres.restarted")
 
 
 # The HTTP server.

@@ -11,6 +11,7 @@ from gateway.cli.installation import DataDir, read_settings, run_async
 
 if TYPE_CHECKING:
     from gateway.app import Installation
+    from gateway.embedded import EmbeddedPostgres
     from gateway.settings import Settings
     from gateway.sim import Sim
 
@@ -59,12 +60,14 @@ def up(
         reachable_host = f"[{reachable_host}]" if ":" in reachable_host else reachable_host
         settings = settings.model_copy(update={"public_url": f"http://{reachable_host}:{settings.port}"})
     with contextlib.ExitStack() as stack:
+        postgres = None
         if settings.database_url is None:
-            url = stack.enter_context(EmbeddedPostgres(app.postgres_dir(settings))).url
+            postgres = stack.enter_context(EmbeddedPostgres(app.postgres_dir(settings)))
+            url = postgres.url
         else:
             url = settings.database_url.get_secret_value()
         app.migrate_database(url)
-        run_async(_run_until_signal(settings, _complete_installation(settings, url), simulator))
+        run_async(_run_until_signal(settings, _complete_installation(settings, url), simulator, postgres))
 
 
 def _complete_installation(settings: "Settings", url: str) -> "Installation":
@@ -81,7 +84,9 @@ def _complete_installation(settings: "Settings", url: str) -> "Installation":
     )
 
 
-async def _run_until_signal(settings: "Settings", installation: "Installation", simulator: "Sim | None") -> None:
+async def _run_until_signal(
+    settings: "Settings", installation: "Installation", simulator: "Sim | None", postgres: "EmbeddedPostgres | None"
+) -> None:
     from gateway import app
 
     stop = asyncio.Event()
@@ -93,7 +98,7 @@ async def _run_until_signal(settings: "Settings", installation: "Installation", 
     if simulator is not None:
         lines.append(f"push service http://127.0.0.1:{simulator.port} (Firefox: dom.push.serverURL)")
     typer.echo("\n".join(lines), err=True)
-    await app.up(settings, installation, stop, simulator)
+    await app.up(settings, installation, stop, simulator, postgres)
 
 
 def serve(port: Port = None, host: Host = None, data_dir: DataDir = None) -> None:

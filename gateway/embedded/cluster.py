@@ -20,6 +20,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
+from urllib.parse import urlsplit
 
 from gateway.embedded.binaries import (
     EmbeddedUnavailable,
@@ -52,6 +53,7 @@ class EmbeddedPostgres:
         """Store the directory and options; nothing is created before `start`."""
         self.directory = directory.expanduser().resolve()
         self.data = self.directory / "pgdata"
+        self.log_file = self.directory / "postgres.log"
         self.url = ""
         self._options = {
             "listen_addresses": "127.0.0.1",
@@ -65,6 +67,7 @@ class EmbeddedPostgres:
         self._visible_directory = self.directory  # the path by which the ordinary user accesses the directory
         self._directory_fd = -1
         self._process: subprocess.Popen[bytes] | None = None
+        self._port: int | None = None  # a restarted cluster keeps its port, so that its URL stays valid
         self._lock = -1
 
     def __enter__(self) -> Self:
@@ -104,10 +107,24 @@ class EmbeddedPostgres:
             raise EmbeddedUnavailable(f"{self.directory} cannot be used: {error.strerror}") from None
         try:
             self.url = self.running_url(self.directory) or self._start()
+            self._port = urlsplit(self.url).port
         except BaseException:
             self.stop()
             raise
         return self.url
+
+    @property
+    def is_running(self) -> bool:
+        """Whether the started or adopted cluster still runs."""
+        if self._process is not None:
+            return self._process.poll() is None
+        postmaster = read_pid_file(self.data)
+        return postmaster is not None and postmaster.is_postgres
+
+    def restart(self) -> None:
+        """Start the cluster again after its processes have ended, on the same port."""
+        self._process = None
+        self.url = self._start()
 
     def stop(self) -> None:
         """Stop the cluster with Postgres's fast shutdown, which rolls back open transactions."""
@@ -148,25 +165,22 @@ class EmbeddedPostgres:
                 f"{_password_file(self.directory)} is missing; without it the database cannot be opened"
             )
         self._remove_stale_pid_file()
-        log_file = self.directory / "postgres.log"
         deadline = time.monotonic() + START_S
-        with log_file.open("ab") as log:
+        with self.log_file.open("ab") as log:
             while True:
                 log_offset = log.tell()
                 port = self._launch(binaries, log.fileno(), deadline)
                 if port is not None:
                     return _url(self.directory, port)
                 log.seek(0, os.SEEK_END)
-                output = log_file.read_bytes()[log_offset:].decode(errors="replace")
+                output = self.log_file.read_bytes()[log_offset:].decode(errors="replace")
                 if time.monotonic() > deadline or not any(error in output for error in TRANSIENT_ERRORS):
-                    raise EmbeddedUnavailable(f"Postgres did not start: {_find_reason(output)}; see {log_file}")
+                    raise EmbeddedUnavailable(f"Postgres did not start: {_find_reason(output)}; see {self.log_file}")
                 time.sleep(10 * POLL_S)
 
     def _launch(self, binaries: Path, log: int, deadline: float) -> int | None:
         """Start Postgres on a free port, wait until it is ready and return the port; None if it does not get ready."""
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            port: int = probe.getsockname()[1]
+        port = self._port or _find_free_port()
         arguments = [f"--{name}={value}" for name, value in {**self._options, "port": str(port)}.items()]
         self._process = subprocess.Popen(  # noqa: S603  # our own binary and settings
             [binaries / "postgres", "-D", self._visible_directory / "pgdata", *arguments],
@@ -287,6 +301,13 @@ class EmbeddedPostgres:
 
     def _can_enter(self, path: Path) -> bool:
         return succeeds("/bin/sh", "-c", 'cd "$1"', "sh", str(path), **self._identity)
+
+
+def _find_free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+    return port
 
 
 def _password_file(directory: Path) -> Path:
