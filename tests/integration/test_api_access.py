@@ -23,7 +23,7 @@ async def test_protected_routes_refuse_missing_credentials(api: Api) -> None:
             {"Authorization": "Basic eDp5"},
             {"Authorization": "Bearer"},
         ):
-            response = await api.call(route.method, fill_path(route), key=None, headers=headers)
+            response = await api.call(route.method, fill_path(route.path), key=None, headers=headers)
             assert (response.status, response.body["code"]) == (401, "unauthenticated"), (route.path, headers)
             assert response.headers["WWW-Authenticate"] == "Bearer"
 
@@ -39,7 +39,7 @@ async def test_every_route_refuses_credentials_without_its_scope(api: Api) -> No
         for scope, key in keys.items():
             if scope in route.scopes and route.path.endswith("/stream"):
                 continue  # the response does not end
-            response = await api.call(route.method, fill_path(route), key=key, origin=APP_ORIGIN)
+            response = await api.call(route.method, fill_path(route.path), key=key, origin=APP_ORIGIN)
             if scope not in route.scopes:
                 assert (response.status, response.body["code"]) == (403, "forbidden"), (route.path, scope)
             else:
@@ -62,7 +62,7 @@ async def test_cross_origin_preflight_allows_browser_routes(api: Api) -> None:
         if not route.browser:
             continue
         async with api.http.options(
-            fill_path(route), headers={"Origin": APP_ORIGIN, "Access-Control-Request-Method": route.method}
+            fill_path(route.path), headers={"Origin": APP_ORIGIN, "Access-Control-Request-Method": route.method}
         ) as preflight:
             assert preflight.status == 204, route.path
             assert preflight.headers["Access-Control-Allow-Origin"] == "*"
