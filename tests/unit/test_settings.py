@@ -200,7 +200,7 @@ def test_secret_file_readable_by_others_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "key"
     load_or_create_secret(path)
     path.chmod(0o640)
-    with pytest.raises(SettingsError, match=f"others may read it: chmod 600 {path}"):
+    with pytest.raises(SettingsError, match=f"other users may read it: chmod 600 {path}"):
         load_or_create_secret(path)
 
 
