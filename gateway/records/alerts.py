@@ -115,11 +115,13 @@ async def load_chains(
 
     A chain matches if one of its messages has one of the identifiers, or has one of the event keys and has not expired.
     """
-    own = alerts.c.application_id == application_id
+    same_application = alerts.c.application_id == application_id
     same_event = alerts.c.tracks.op("&&", is_comparison=True)(cast(list(event_keys), ARRAY(Text)))
     matching = or_(alerts.c.identifier.in_(identifiers), same_event & (alerts.c.expires_at > func.now()))
-    chains = select(alerts.c.chain).where(own, matching)
-    query = select(alerts).where(own, alerts.c.chain.in_(chains)).order_by(alerts.c.created_at, alerts.c.id)
+    chains = select(alerts.c.chain).where(same_application, matching)
+    query = (
+        select(alerts).where(same_application, alerts.c.chain.in_(chains)).order_by(alerts.c.created_at, alerts.c.id)
+    )
     return [_from_row(row) for row in await conn.execute(query)]
 
 

@@ -103,8 +103,8 @@ async def add_key(
     `digest` is the SHA-256 of the token. `hint` is its prefix and last characters, by which people recognise the key.
     """
     values = {"id": id_, "application_id": application_id, "name": name, "scopes": list(scopes)}
-    added = insert(api_keys).values(**values, digest=digest, hint=hint).returning(api_keys)
-    row: Row[Any] = (await conn.execute(added)).one()
+    statement = insert(api_keys).values(**values, digest=digest, hint=hint).returning(api_keys)
+    row: Row[Any] = (await conn.execute(statement)).one()
     return row
 
 

@@ -154,12 +154,12 @@ async def set_location(conn: AsyncConnection, id_: UUID, location: Location | No
 async def subscribe(conn: AsyncConnection, id_: UUID, topic: str, *, max_topics: int) -> bool:
     """Add a topic to a device; return False if the device already has `max_topics` other topics."""
     current = devices.c.topics
-    added = update(devices).where(
+    statement = update(devices).where(
         devices.c.id == id_, (literal(topic) == any_(current)) | (func.cardinality(current) < max_topics)
     )
     topics = func.array_append(func.array_remove(current, topic), topic)
     values = {"topics": topics, "updated_at": func.now(), "last_seen_at": func.now()}
-    if (await conn.execute(added.values(**values))).rowcount != 1:
+    if (await conn.execute(statement.values(**values))).rowcount != 1:
         return False
     await outbox.append_device_events(conn, "device.changed", devices.c.id == id_)
     return True

@@ -18,8 +18,8 @@ STARTED, CANCELLED = "started", "cancelled"
 
 async def add(conn: AsyncConnection, rows: Sequence[dict[str, Any]]) -> set[UUID]:
     """Insert events; return the ids of those inserted. An event whose key exists already is skipped."""
-    added = insert(events).on_conflict_do_nothing().returning(events.c.id)
-    return set((await conn.execute(added, rows)).scalars())
+    statement = insert(events).on_conflict_do_nothing().returning(events.c.id)
+    return set((await conn.execute(statement, rows)).scalars())
 
 
 async def find_by_keys(conn: AsyncConnection, application_id: UUID, keys: Collection[str]) -> dict[str, UUID]:

@@ -118,8 +118,8 @@ async def filter_unread(conn: AsyncConnection, feed_id: UUID, keys: Collection[s
 
 async def mark_read(conn: AsyncConnection, feed_id: UUID, key: str) -> None:
     """Mark an entry of a feed as read."""
-    added = insert(feed_entries).values(feed_id=feed_id, digest=_digest(key)).on_conflict_do_nothing()
-    await conn.execute(added)
+    statement = insert(feed_entries).values(feed_id=feed_id, digest=_digest(key)).on_conflict_do_nothing()
+    await conn.execute(statement)
 
 
 def _digest(key: str) -> bytes:

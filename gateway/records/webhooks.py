@@ -108,7 +108,7 @@ async def store_pending(conn: AsyncConnection, webhook: LeasedWebhook, pending: 
 
 
 async def advance(
-    conn: AsyncConnection, webhook: LeasedWebhook, to: WebhookCursor, *, sent: bool, lease: timedelta
+    conn: AsyncConnection, webhook: LeasedWebhook, cursor: WebhookCursor, *, sent: bool, lease: timedelta
 ) -> bool:
     """Move the cursor of a webhook, and renew the lease. A lease of 0 releases the webhook.
 
@@ -120,7 +120,7 @@ async def advance(
     values: dict[str, Any] = {"run_at": func.now() + lease}
     if sent:
         values |= {"failures": 0, "failing_since": None, "last_error": None, "last_ok_at": func.now()}
-    return await _update(conn, webhook, pending=None, **cursor_values(to), **values)
+    return await _update(conn, webhook, pending=None, **cursor_values(cursor), **values)
 
 
 async def record_failure(
@@ -165,8 +165,8 @@ def _has_events(*, readable: bool) -> ColumnElement[bool]:
         tuple_(e.txid, e.id) > tuple_(w.outbox_txid, w.outbox_id),
         *([e.txid < MIN_RUNNING_TXID] if readable else []),
     )
-    wants_log = w.events.overlap(cast(_LOG_PATTERNS, ARRAY(Text)))
-    return or_(w.pending.is_not(None), and_(wants_log, applications.c.log_position > w.log_position), in_outbox)
+    subscribes_to_log = w.events.overlap(cast(_LOG_PATTERNS, ARRAY(Text)))
+    return or_(w.pending.is_not(None), and_(subscribes_to_log, applications.c.log_position > w.log_position), in_outbox)
 
 
 def _from_row(row: Row[Any]) -> LeasedWebhook:

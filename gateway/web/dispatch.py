@@ -56,7 +56,7 @@ def create_handler(state: WebState, route: Route) -> Callable[[web.Request], Awa
     async def handle(http: web.Request) -> web.StreamResponse:
         try:
             response = await _handle(state, route, http)
-        except problems.EXPECTED as error:
+        except problems.EXPECTED_ERRORS as error:
             response = problems.to_response(problems.from_exception(error))
         _close_if_unread(http, response)
         return response

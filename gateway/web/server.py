@@ -148,8 +148,11 @@ async def _observe(request: web.Request, handler: Handler) -> web.StreamResponse
     route = _route(request)
     attributes = {"http.request.method": request.method, "http.route": route, "request.id": request_id}
     parent = request.headers.get("traceparent")
-    traced = tracing.span(f"{request.method} {route}", attributes, kind="server", parent=parent)
-    with traced as span, structlog.contextvars.bound_contextvars(request_id=request_id, **tracing.log_fields(span)):
+    request_span = tracing.span(f"{request.method} {route}", attributes, kind="server", parent=parent)
+    with (
+        request_span as span,
+        structlog.contextvars.bound_contextvars(request_id=request_id, **tracing.log_fields(span)),
+    ):
         try:
             response = await handler(request)
         except Exception as error:  # noqa: BLE001 - no stack trace may reach a client

@@ -56,7 +56,7 @@ STREAMS_POLL_INTERVAL_S = 2.0
 # The type of `postgres.apply` and `postgres.apply_unlogged`.
 Apply = Callable[[Connection, Job, ResultBatch, Sequence[UUID]], Awaitable[bool]]
 # Errors after which the relay tries again.
-UNAVAILABLE = (*DATABASE_ERRORS, *nats.BROKER_ERRORS)
+RETRIED_ERRORS = (*DATABASE_ERRORS, *nats.BROKER_ERRORS)
 
 
 async def prepare(engine: Engine, broker: Broker) -> None:
@@ -150,7 +150,7 @@ class Relay:
                             for unpublished in jobs[position:]:
                                 await queue.release(unpublished)
                             raise
-                except UNAVAILABLE as error:
+                except RETRIED_ERRORS as error:
                     log.warning("relay.database_unavailable", error=type(error).__name__)
                     await asyncio.sleep(RETRY_S)
 
@@ -220,7 +220,7 @@ class Relay:
             try:
                 jobs = [job for job in list(published.values()) if await self._is_in_broker(job)]
                 renewed = await queue.renew(jobs, self.lease)
-            except UNAVAILABLE as error:
+            except RETRIED_ERRORS as error:
                 log.warning("renew.database_unavailable", error=type(error).__name__)
                 continue
             for job_id in published.keys() - renewed:
@@ -236,7 +236,7 @@ class Relay:
                     if "" in messages or not messages:  # NOTIFY messages may have been lost
                         ids |= {job.notification_id for job in published.values()}
                     await self._publish_statuses(ids)
-                except UNAVAILABLE as error:
+                except RETRIED_ERRORS as error:
                     log.warning("control.database_unavailable", error=type(error).__name__)
                     await asyncio.sleep(RETRY_S)
                     for message in messages | {""}:  # published again in the next iteration
@@ -261,7 +261,7 @@ class Relay:
                     log.warning("relay.streams_missing")
                     await prepare(self.context.engine, self.broker)
                     await self._publish_statuses({job.notification_id for job in published.values()})
-            except UNAVAILABLE as error:
+            except RETRIED_ERRORS as error:
                 log.warning("streams.database_unavailable", error=type(error).__name__)
 
     async def _record_results(self, published: dict[int, Job]) -> None:
@@ -275,7 +275,7 @@ class Relay:
                     with suppress(TimeoutError):
                         for message in await cancellable(subscription.fetch(FETCH_BATCH, timeout=FETCH_TIMEOUT_S)):
                             await self._record_result(message, published)
-            except UNAVAILABLE as error:
+            except RETRIED_ERRORS as error:
                 log.warning("record.database_unavailable", error=type(error).__name__)
                 await asyncio.sleep(RETRY_S)
 

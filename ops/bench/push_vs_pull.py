@@ -88,7 +88,7 @@ async def measure(bed: Testbed, clients: int) -> tuple[Cost, Cost, Cost]:
 
                 async def poll_one(device: Any) -> int:
                     async with slots:
-                        token = context.keyring.device_token(device)
+                        token = context.keyring.issue_device_token(device)
                         octets, etags[device] = await _poll(port, f"dev_{device.hex}", token, etags.get(device, ""))
                         return octets
 

@@ -61,7 +61,7 @@ async def test_missing_admin_token_authenticates_nobody(parts: Parts, admin_toke
 async def test_device_token_is_valid_until_its_device_is_removed(parts: Parts) -> None:
     """A device token authenticates one device for as long as the device exists."""
     [device_id] = await parts.register(parts.subscribe(Vendor.FCM, 1))
-    token = parts.context.keyring.device_token(device_id)
+    token = parts.context.keyring.issue_device_token(device_id)
     assert await identify_bearer(parts, token) == Principal(
         frozenset({authentication.DEVICE}), parts.application_id, device_id
     )

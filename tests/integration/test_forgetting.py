@@ -118,7 +118,7 @@ async def store_receipt_and_live_message(api: Api, device_public_id: str) -> Non
     select_first = "SELECT notification_id FROM deliveries WHERE device_id = :id ORDER BY position LIMIT 1"
     notification_id = await api.parts.scalar(select_first, id=device_id)
     expires_at = int((datetime.now(UTC) + timedelta(days=1)).timestamp())
-    receipt = api.parts.context.keyring.receipt_token(notification_id, device_id, None, expires_at)
+    receipt = api.parts.context.keyring.issue_receipt_token(notification_id, device_id, None, expires_at)
     await api.call_ok("POST", "/v1/receipts", {"token": receipt, "event": "clicked"}, key=None)
     async with api.parts.engine.begin() as conn:
         insert = "INSERT INTO live_waiting (notification_id, device_id, application_id) VALUES (:sent, :id, :app)"

@@ -83,7 +83,7 @@ async def test_tokens_and_private_keys_are_detected(api: Api) -> None:
     """Device tokens, receipt tokens and JWTs in a log line are detected."""
     keyring = api.parts.context.keyring
     jwt = "eyJhbGciOiJFUzI1NiJ9.eyJhdWQiOiJodHRwcyJ9.c2lnbmF0dXJl"
-    for secret in (keyring.device_token(new_id()), keyring.receipt_token(new_id(), new_id(), None, 1), jwt):
+    for secret in (keyring.issue_device_token(new_id()), keyring.issue_receipt_token(new_id(), new_id(), None, 1), jwt):
         log.info("created", value=secret)
         assert_leak_detected()
 

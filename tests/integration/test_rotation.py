@@ -223,12 +223,12 @@ def test_tokens_of_a_retired_key_stay_valid() -> None:
     """Tokens of the old key are valid while it is configured as a retired key, and not with the new key alone."""
     old_keyring, new_keyring, device = Keyring(MASTER_KEY), Keyring(NEW_KEY), new_id()
     expires = int((datetime.now(UTC) + timedelta(days=1)).timestamp())
-    token, receipt = old_keyring.device_token(device), old_keyring.receipt_token(device, device, None, expires)
-    assert BOTH_KEYS.device_of(token) == device
-    assert BOTH_KEYS.receipt_of(receipt, expires) == (device, device, None)
-    assert BOTH_KEYS.device_token(device) == new_keyring.device_token(device) != token
-    assert new_keyring.device_of(token) is None
-    assert new_keyring.receipt_of(receipt, expires) is None
+    token, receipt = old_keyring.issue_device_token(device), old_keyring.issue_receipt_token(device, device, None, expires)
+    assert BOTH_KEYS.verify_device_token(token) == device
+    assert BOTH_KEYS.verify_receipt_token(receipt, expires) == (device, device, None)
+    assert BOTH_KEYS.issue_device_token(device) == new_keyring.issue_device_token(device) != token
+    assert new_keyring.verify_device_token(token) is None
+    assert new_keyring.verify_receipt_token(receipt, expires) is None
 
 
 def test_secret_without_key_id_still_decrypts() -> None:

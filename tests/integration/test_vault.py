@@ -64,10 +64,10 @@ def test_short_master_key_is_refused() -> None:
 @given(uuids)
 def test_device_token_is_valid_for_its_keyring_only(device_id: UUID) -> None:
     """A device token names its device and is valid for its own keyring only."""
-    token = KEYRING.device_token(device_id)
+    token = KEYRING.issue_device_token(device_id)
     assert token.startswith("dt_")
-    assert KEYRING.device_of(token) == device_id
-    assert OTHER_KEYRING.device_of(token) is None
+    assert KEYRING.verify_device_token(token) == device_id
+    assert OTHER_KEYRING.verify_device_token(token) is None
 
 
 @given(uuids, uuids, st.none() | st.integers(0, 9), st.integers(NOW, NOW + 10_000_000))
@@ -75,19 +75,22 @@ def test_receipt_token_is_valid_until_it_expires(
     notification_id: UUID, device_id: UUID, variant: int | None, expires: int
 ) -> None:
     """A receipt token names its delivery until it expires."""
-    token = KEYRING.receipt_token(notification_id, device_id, variant, expires)
+    token = KEYRING.issue_receipt_token(notification_id, device_id, variant, expires)
     assert len(token) == 66
-    assert KEYRING.receipt_of(token, NOW) == (notification_id, device_id, variant)
-    assert KEYRING.receipt_of(token, expires) == (notification_id, device_id, variant)
-    assert KEYRING.receipt_of(token, expires + 1) is None
-    assert OTHER_KEYRING.receipt_of(token, NOW) is None
+    assert KEYRING.verify_receipt_token(token, NOW) == (notification_id, device_id, variant)
+    assert KEYRING.verify_receipt_token(token, expires) == (notification_id, device_id, variant)
+    assert KEYRING.verify_receipt_token(token, expires + 1) is None
+    assert OTHER_KEYRING.verify_receipt_token(token, NOW) is None
 
 
 @given(uuids, uuids, st.integers(0, 63), st.integers(1, 63))
 def test_token_with_one_changed_character_is_invalid(first_id: UUID, second_id: UUID, position: int, step: int) -> None:
     """A token with one changed character is invalid."""
-    receipt, device = KEYRING.receipt_token(first_id, second_id, None, NOW), KEYRING.device_token(first_id)
-    for token, read in ((receipt, lambda text: KEYRING.receipt_of(text, NOW)), (device, KEYRING.device_of)):
+    receipt, device = KEYRING.issue_receipt_token(first_id, second_id, None, NOW), KEYRING.issue_device_token(first_id)
+    for token, read in (
+        (receipt, lambda text: KEYRING.verify_receipt_token(text, NOW)),
+        (device, KEYRING.verify_device_token),
+    ):
         index = position % len(token)
         changed = BASE64URL[(BASE64URL.index(token[index]) + step) % 64]
         assert read(token[:index] + changed + token[index + 1 :]) is None
@@ -96,8 +99,11 @@ def test_token_with_one_changed_character_is_invalid(first_id: UUID, second_id: 
 @given(st.integers(0, 70))
 def test_truncated_or_longer_token_is_invalid(length: int) -> None:
     """A truncated or extended token is invalid."""
-    receipt, device = KEYRING.receipt_token(new_id(), new_id(), None, NOW), KEYRING.device_token(new_id())
-    for token, read in ((receipt, lambda text: KEYRING.receipt_of(text, NOW)), (device, KEYRING.device_of)):
+    receipt, device = KEYRING.issue_receipt_token(new_id(), new_id(), None, NOW), KEYRING.issue_device_token(new_id())
+    for token, read in (
+        (receipt, lambda text: KEYRING.verify_receipt_token(text, NOW)),
+        (device, KEYRING.verify_device_token),
+    ):
         if length < len(token):
             assert read(token[:length]) is None
         assert read(token + "A" * (length + 1)) is None
@@ -108,16 +114,16 @@ def test_truncated_or_longer_token_is_invalid(length: int) -> None:
 def test_arbitrary_text_is_no_token(text: str) -> None:
     """Arbitrary text is not a token and raises no error."""
     for token in (text, f"dt_{text}"):
-        assert KEYRING.device_of(token) is None
-        assert KEYRING.receipt_of(token, NOW) is None
+        assert KEYRING.verify_device_token(token) is None
+        assert KEYRING.verify_receipt_token(token, NOW) is None
 
 
 def test_token_kinds_are_not_interchangeable() -> None:
     """A token of one kind is not valid as the other."""
     device_id = new_id()
-    assert KEYRING.receipt_of(KEYRING.device_token(device_id), int(time.time())) is None
-    assert KEYRING.device_of("dt_" + KEYRING.receipt_token(new_id(), device_id, None, NOW)) is None
-    assert KEYRING.device_of(KEYRING.device_token(device_id).removeprefix("dt_")) is None
+    assert KEYRING.verify_receipt_token(KEYRING.issue_device_token(device_id), int(time.time())) is None
+    assert KEYRING.verify_device_token("dt_" + KEYRING.issue_receipt_token(new_id(), device_id, None, NOW)) is None
+    assert KEYRING.verify_device_token(KEYRING.issue_device_token(device_id).removeprefix("dt_")) is None
 
 
 def test_keys_are_unique_and_have_unique_digests() -> None:

@@ -208,7 +208,7 @@ async def test_every_event_is_sent_in_order(api: Api, receiver: Receiver) -> Non
         await receiver.wait_until(
             lambda receiver: "notification.done" in receiver.types and "delivery.accepted" in receiver.types
         )
-        token = api.parts.context.keyring.receipt_token(sent.id, UUID(device["id"][4:]), None, 2**31)
+        token = api.parts.context.keyring.issue_receipt_token(sent.id, UUID(device["id"][4:]), None, 2**31)
         await api.call_ok("POST", "/v1/receipts", {"token": token, "event": "clicked", "action": "open"}, key=None)
         await api.call_ok("DELETE", f"/v1/devices/{device['id']}")
         await receiver.wait_until(lambda receiver: "device.unregistered" in receiver.types)
@@ -354,7 +354,7 @@ async def test_repeated_batch_ignores_later_receipts(api: Api, receiver: Receive
         await api.parts.wait_until_done(sent.id)
     async with run_dispatcher(api.parts):
         await wait_for_webhook(api, webhook, lambda body: body["failures"] == 1)
-        token = api.parts.context.keyring.receipt_token(sent.id, UUID(device["id"][4:]), None, 2**31)
+        token = api.parts.context.keyring.issue_receipt_token(sent.id, UUID(device["id"][4:]), None, 2**31)
         await api.call_ok("POST", "/v1/receipts", {"token": token, "event": "clicked"}, key=None)
         await make_due(api.parts)
         await receiver.wait_until(lambda receiver: len(receiver.messages) == 2)

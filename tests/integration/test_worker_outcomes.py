@@ -202,7 +202,7 @@ async def test_message_has_headers_and_declarative_json(parts: Parts, vendor: Ve
         assert [action["navigate"] for action in notification["actions"]] == [f"{APP_ORIGIN}/storm"]
         gateway_data = notification["data"]["gateway"]
         assert gateway_data["id"] == ids.format_id(ids.NOTIFICATION, sent.id)
-        assert parts.context.keyring.receipt_of(gateway_data["receipt"], 0) == (sent.id, device_id, None)
+        assert parts.context.keyring.verify_receipt_token(gateway_data["receipt"], 0) == (sent.id, device_id, None)
 
 
 async def test_campaign_is_sent_with_its_defaults(parts: Parts) -> None:

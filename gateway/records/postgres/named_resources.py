@@ -35,12 +35,12 @@ async def add(conn: AsyncConnection, table: Table, **values: Any) -> Row[Any]:
     Raises:
         Conflict: the application has a resource with this name.
     """
-    added = (
+    statement = (
         insert(table)
         .values(id=ids.new_id(), **values)
         .on_conflict_do_nothing(index_elements=["application_id", "name"])
     )
-    row: Row[Any] | None = (await conn.execute(added.returning(table))).first()
+    row: Row[Any] | None = (await conn.execute(statement.returning(table))).first()
     if row is None:
         raise _name_conflict(table, values["name"])
     return row

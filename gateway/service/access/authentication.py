@@ -63,7 +63,7 @@ async def identify(conn: Connection, keyring: Keyring, admin_token: str | None, 
     if _is_admin(admin_token, bearer):
         return Principal(frozenset({ADMIN}))
     if bearer.startswith("dt_"):
-        device_id = keyring.device_of(bearer)
+        device_id = keyring.verify_device_token(bearer)
         application_id = None if device_id is None else await devices.get_application_id(conn, device_id)
         if application_id is None:
             raise Unauthenticated("the device token is unknown, or its device is unregistered")

@@ -97,11 +97,11 @@ class Keyring:
                 return _cipher(key, purpose).decrypt(ciphertext[:NONCE_LENGTH], ciphertext[NONCE_LENGTH:], None)
         raise DecryptionFailed("the master key does not decrypt a stored secret; check whether the key was changed")
 
-    def device_token(self, device_id: UUID) -> str:
+    def issue_device_token(self, device_id: UUID) -> str:
         """Issue a device token (`dt_...`). It does not expire; the caller checks that the device exists."""
         return f"dt_{_text(device_id.bytes + self._current.device_tag(device_id.bytes))}"
 
-    def device_of(self, token: str) -> UUID | None:
+    def verify_device_token(self, token: str) -> UUID | None:
         """Return the device id of a device token, or None if the token is not valid."""
         octets = _octets(token.removeprefix("dt_"))
         if not token.startswith("dt_") or octets is None or len(octets) != 16 + DEVICE_TAG_LENGTH:
@@ -110,13 +110,13 @@ class Keyring:
         is_valid = any(hmac.compare_digest(tag, key.device_tag(device_id)) for key in self._all)
         return UUID(bytes=device_id) if is_valid else None
 
-    def receipt_token(self, notification_id: UUID, device_id: UUID, variant: int | None, expires: int) -> str:
+    def issue_receipt_token(self, notification_id: UUID, device_id: UUID, variant: int | None, expires: int) -> str:
         """Issue a receipt token (66 characters) for one delivery. `expires` is a Unix time."""
         number = NO_VARIANT if variant is None else variant
         fields = notification_id.bytes + device_id.bytes + expires.to_bytes(4, "big") + bytes((number,))
         return _text(fields + self._current.receipt_tag(fields))
 
-    def receipt_of(self, token: str, now: int) -> tuple[UUID, UUID, int | None] | None:
+    def verify_receipt_token(self, token: str, now: int) -> tuple[UUID, UUID, int | None] | None:
         """Return (notification id, device id, variant) of a receipt token, or None if it is invalid or has expired."""
         octets = _octets(token)
         if octets is None or len(octets) != RECEIPT_FIELDS_LENGTH + RECEIPT_TAG_LENGTH:

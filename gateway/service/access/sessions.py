@@ -29,7 +29,7 @@ def csrf_token(token: str) -> str:
     return hmac.digest(token.encode("utf-8", "replace"), b"csrf token", "sha256").hex()
 
 
-async def open_(conn: Connection, principal: Principal) -> OpenedSession:
+async def open_session(conn: Connection, principal: Principal) -> OpenedSession:
     """Open a session for the holder of a secret key.
 
     Raises:

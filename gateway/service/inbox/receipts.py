@@ -17,7 +17,7 @@ async def receive(conn: Connection, keyring: Keyring, token: str, event: Event, 
     Raises:
         ReceiptInvalid: the token is not valid, or has expired.
     """
-    delivery = keyring.receipt_of(token, int(clock.timestamp()))
+    delivery = keyring.verify_receipt_token(token, int(clock.timestamp()))
     if delivery is None:
         raise ReceiptInvalid("the token was not issued by this gateway, or has expired")
     if event != "displayed":

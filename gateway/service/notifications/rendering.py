@@ -196,7 +196,7 @@ class NotificationRenderer:
     def _fill(self, rendered: RenderedPayload, device_id: UUID, variant: int | None) -> bytes:
         notification_id = self._notification.id
         return rendered.template.fill(
-            self._keyring.receipt_token(notification_id, device_id, variant, self._receipts_until)
+            self._keyring.issue_receipt_token(notification_id, device_id, variant, self._receipts_until)
         )
 
 

@@ -30,7 +30,7 @@ WRITE_TIMEOUT_S = 60.0
 # Interval at which a stream checks whether its client has disconnected.
 POLL_INTERVAL_S = 2.0
 # The errors that occur if a client disconnects, or does not read.
-DISCONNECTED = (ConnectionResetError, TimeoutError)
+DISCONNECT_ERRORS = (ConnectionResetError, TimeoutError)
 TEXT = WithJsonSchema({"type": "string"})
 
 
@@ -114,7 +114,7 @@ async def _stream(request: Request[None, FollowQuery], position: int | None) -> 
         if request.http.transport is None:
             writer.cancel()
     request.state.open_streams.discard(writer)
-    if not writer.cancelled() and (error := writer.exception()) and not isinstance(error, DISCONNECTED):
+    if not writer.cancelled() and (error := writer.exception()) and not isinstance(error, DISCONNECT_ERRORS):
         raise error
     return response
 

@@ -216,7 +216,7 @@ def _to_registration(request: Request[NewDevice]) -> registration.RegistrationRe
 
 def _to_response(request: Request[NewDevice], result: registration.Registered) -> Response:
     id_ = ids.format_id(ids.DEVICE, result.device_id)
-    body = {"id": id_, "device_token": request.context.keyring.device_token(result.device_id)}
+    body = {"id": id_, "device_token": request.context.keyring.issue_device_token(result.device_id)}
     return Response(body, 201, {"Location": f"/v1/devices/{id_}"}) if result.created else Response(body)
 
 

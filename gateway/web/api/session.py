@@ -62,7 +62,7 @@ async def sign_in(request: TransactionalRequest[SignIn]) -> Response:
     # Uses the connection of the transaction: if each of many concurrent requests needed a second connection, they could
     # wait for each other forever.
     principal = await request.state.authenticator.identify(request.body.key, request.conn)
-    opened = await sessions.open_(request.conn, principal)
+    opened = await sessions.open_session(request.conn, principal)
     return Response(opened.view, 201, {"Set-Cookie": _set_cookie(request.state, opened.token)})
 
 

@@ -87,7 +87,9 @@ async def respond(
                 totals.update([result["status"] for result in results])
                 spool.write(_encoder.encode_lines(results))
             summary: dict[str, Any] = {"done": True, **totals}
-        except problems.EXPECTED as exception:  # earlier lines were committed, so their results are sent nevertheless
+        except (
+            problems.EXPECTED_ERRORS
+        ) as exception:  # earlier lines were committed, so their results are sent nevertheless
             error = problems.from_exception(exception)
             summary = {"done": False, **totals, "code": error.code, "detail": error.detail}
         spool.write(_encoder.encode_lines([summary]))

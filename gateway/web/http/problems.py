@@ -26,7 +26,7 @@ RETRY_AFTER_S = 5
 log = structlog.get_logger(__name__)
 
 # The errors that dispatch converts to a response. Any other exception is a defect of the gateway.
-EXPECTED = (GatewayError, web.RequestPayloadError, *DATABASE_ERRORS)
+EXPECTED_ERRORS = (GatewayError, web.RequestPayloadError, *DATABASE_ERRORS)
 
 
 def to_response(error: GatewayError) -> web.Response:
