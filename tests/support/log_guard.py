@@ -142,8 +142,8 @@ def learn_secrets() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         for source in ("token_urlsafe", "token_bytes"):
             patch.setattr(secrets, source, _learning_results(getattr(secrets, source)))
-        patch.setattr(Keyring, "device_token", _learning_results(Keyring.device_token))
-        patch.setattr(Keyring, "receipt_token", _learning_results(Keyring.receipt_token))
+        patch.setattr(Keyring, "issue_device_token", _learning_results(Keyring.issue_device_token))
+        patch.setattr(Keyring, "issue_receipt_token", _learning_results(Keyring.issue_receipt_token))
         patch.setattr(VapidKey, "private_bytes", _learning_results(VapidKey.private_bytes))
         render = NotificationRenderer.render_payload
 
