@@ -223,7 +223,10 @@ def test_tokens_of_a_retired_key_stay_valid() -> None:
     """Tokens of the old key are valid while it is configured as a retired key, and not with the new key alone."""
     old_keyring, new_keyring, device = Keyring(MASTER_KEY), Keyring(NEW_KEY), new_id()
     expires = int((datetime.now(UTC) + timedelta(days=1)).timestamp())
-    token, receipt = old_keyring.issue_device_token(device), old_keyring.issue_receipt_token(device, device, None, expires)
+    token, receipt = (
+        old_keyring.issue_device_token(device),
+        old_keyring.issue_receipt_token(device, device, None, expires),
+    )
     assert BOTH_KEYS.verify_device_token(token) == device
     assert BOTH_KEYS.verify_receipt_token(receipt, expires) == (device, device, None)
     assert BOTH_KEYS.issue_device_token(device) == new_keyring.issue_device_token(device) != token

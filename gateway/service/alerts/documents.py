@@ -22,10 +22,9 @@ async def ingest_all(
     alerts: Sequence[AlertMessage | RefusedAlert],
     options: IngestOptions = DEFAULT_OPTIONS,
 ) -> list[views.IngestedAlert]:
-    """Ingest the alerts of a document in their order, and return the view of each result.
+    """Ingest the alerts of a document in order, and return the view of each result.
 
-    An alert is refused for a reason of its own only: any other error ends the call, so that the document can be
-    ingested again.
+    An alert that is not valid is refused. Any other error ends the call, so that the document can be ingested again.
     """
     return [await _ingest(conn, context, application_id, alert, options) for alert in alerts]
 

@@ -80,10 +80,10 @@ async def cancel(conn: Connection, application_id: UUID, id_: UUID, kind: Kind |
 async def cancel_if(
     conn: Connection, application_id: UUID, id_: UUID, statuses: Collection[Status] = UNFINISHED_STATUSES
 ) -> bool:
-    """Cancel a notification if its status, read under the lock, is one of these; return whether it was.
+    """Cancel a notification if its status is one of `statuses`; return whether it was cancelled.
 
-    For callers to which the end of the notification is no error: between a query and its lock, the last message may
-    have settled.
+    The status is read under a lock, since the last delivery of the notification may end at the same time. For callers
+    that must not fail if the notification has ended already.
     """
     rows = await notifications.load(conn, [id_], lock=True)
     if not rows or rows[0].status not in statuses:

@@ -168,15 +168,15 @@ class FeedPoller:
     async def _ingest(
         self, conn: Connection, feed: LeasedFeed, messages: Sequence[AlertMessage | RefusedAlert]
     ) -> Counter[str]:
-        """Ingest alerts and count them; return the number by outcome.
+        """Ingest alerts, add them to the counts of the feed, and return the number of alerts by outcome.
 
         Raises:
-            _FetchFailed: an alert could not be ingested, but not because of its content.
+            _FetchFailed: an alert could not be ingested, for a reason other than its content.
         """
         options = IngestOptions(feed.audience, feed.category)
         try:
             items = await ingest_all(conn, self._context, feed.application_id, messages, options)
-        except GatewayError as error:  # not for a reason of the alert's own, so the next poll ingests it again
+        except GatewayError as error:  # the alert itself is valid, so the next poll ingests it again
             raise _FetchFailed(f"an alert could not be ingested: {error.detail}") from None
         refused = [item for item in items if item["outcome"] == REFUSED]
         for item in refused:
