@@ -65,10 +65,10 @@ class Receiver:
     may_respond: asyncio.Event = field(default_factory=asyncio.Event)
     messages: list[Message] = field(default_factory=list)
 
+    received: asyncio.Condition = field(default_factory=asyncio.Condition)
+
     def __post_init__(self) -> None:
         self.may_respond.set()
-
-    received: asyncio.Condition = field(default_factory=asyncio.Condition)
 
     @property
     def url(self) -> str:
@@ -212,7 +212,7 @@ async def test_every_event_is_sent_in_order(api: Api, receiver: Receiver) -> Non
         await api.call_ok("POST", "/v1/receipts", {"token": token, "event": "clicked", "action": "open"}, key=None)
         await api.call_ok("DELETE", f"/v1/devices/{device['id']}")
         await receiver.wait_until(lambda receiver: "device.unregistered" in receiver.types)
-    event_types = [kind for kind in receiver.types if kind != "delivery.accepted"]
+    event_types = [event_type for event_type in receiver.types if event_type != "delivery.accepted"]
     assert event_types == [
         "device.registered",
         "notification.accepted",
@@ -431,8 +431,8 @@ async def test_batch_is_split_by_size_without_loss(
     first, second, *_ = receiver.messages
     assert (first.id, first.body) == (second.id, second.body)
     assert all(len(message.body) <= 1000 or len(message.events) == 1 for message in receiver.messages)
-    kinds = [event["type"] for message in receiver.messages[1:] for event in message.events]
-    assert kinds == ["device.registered"] * 7 + ["delivery.accepted"] * 7
+    event_types = [event["type"] for message in receiver.messages[1:] for event in message.events]
+    assert event_types == ["device.registered"] * 7 + ["delivery.accepted"] * 7
 
 
 async def test_late_commit_is_not_skipped(api: Api, receiver: Receiver) -> None:

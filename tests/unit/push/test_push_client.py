@@ -504,7 +504,7 @@ async def test_server_without_http2_gets_http1(tmp_path: Path) -> None:
 
 
 async def test_missing_http2_support_is_remembered(tmp_path: Path) -> None:
-    """The client opens one connection to learn that a server has no HTTP/2, and does not try again."""
+    """The client offers HTTP/2 on its first connection; all messages use a second connection, with HTTP/1.1."""
     connections = 0
 
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
