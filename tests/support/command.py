@@ -16,6 +16,7 @@ import aiohttp
 from tests.support.log_guard import guard
 
 ROOT = Path(__file__).parents[2]
+# The upper bound of every wait for a process.
 TIMEOUT_S = 180
 
 

@@ -48,6 +48,7 @@ from gateway.worker.worker import Worker, WorkerConfig
 
 MASTER_KEY = b"a master key for tests, 32 octets"
 APP_ORIGIN = "https://app.example.org"
+# The upper bound of every wait; only a failing test reaches it.
 TIMEOUT_S = 120.0
 
 
@@ -138,8 +139,9 @@ class Parts:
 
     async def list_attempts(self, id_: UUID, device_id: UUID) -> Sequence[Row[Any]]:
         """Return the logged attempts, which are those that were retried, in order."""
-        a = attempts.c
-        query = select(attempts).where(a.notification_id == id_, a.device_id == device_id).order_by(a.number)
+        columns = attempts.c
+        of_device = (columns.notification_id == id_, columns.device_id == device_id)
+        query = select(attempts).where(*of_device).order_by(columns.number)
         async with self.engine.connect() as conn:
             return (await conn.execute(query)).all()
 

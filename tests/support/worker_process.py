@@ -15,6 +15,7 @@ from tests.support.gateway_parts import MASTER_KEY, Parts
 from tests.support.log_guard import guard
 
 CHECKOUT = Path(__file__).resolve().parents[2]
+# The upper bounds of the time in which a process stops and starts.
 STOP_S = 30.0
 START_S = 60.0
 
@@ -33,7 +34,7 @@ class WorkerProcess:
     async def wait_for_log(self, text: str) -> None:
         """Wait until the process has logged this text."""
         async with asyncio.timeout(START_S):
-            while text not in self.log:  # noqa: ASYNC110 - another process gives no event
+            while text not in self.log:  # noqa: ASYNC110 - another process raises no event
                 await asyncio.sleep(0.05)
 
     async def kill(self) -> None:
