@@ -32,6 +32,7 @@ from shapely.geometry.base import BaseGeometry
 from gateway.domain.audience import MAX_RADIUS_M, MAX_VERTICES
 from gateway.domain.comparison import MAX_VALUES
 from gateway.domain.device import ZONE_CODE
+from gateway.domain.json_object import JsonObject
 
 MAX_CIRCLES = 100
 # Maximum crossings and positions of all outlines of one message. Published outlines have no crossings, or a few by
@@ -72,7 +73,7 @@ class Area:
     codes: list[tuple[str, str]] = field(default_factory=list)
 
 
-def area_filter(areas: Iterable[Area]) -> tuple[dict[str, Any] | None, list[str]]:
+def area_filter(areas: Iterable[Area]) -> tuple[JsonObject | None, list[str]]:
     """Return the audience filter of the union of areas, and a description of each part that it leaves out.
 
     The filter is None when no part of the areas is usable.
@@ -104,7 +105,7 @@ def area_filter(areas: Iterable[Area]) -> tuple[dict[str, Any] | None, list[str]
     return _build_filter(union_all(shapes), circles[:MAX_CIRCLES], codes), ignored
 
 
-def subtract(area: dict[str, Any], without: dict[str, Any]) -> dict[str, Any] | None:
+def subtract(area: JsonObject, without: JsonObject) -> JsonObject | None:
     """Subtract the area filter `without` from `area`; None when nothing is left. Both come from `area_filter`.
 
     If the outlines have too many crossings to be subtracted, the whole area is returned: it is better to warn too many
@@ -122,7 +123,7 @@ def subtract(area: dict[str, Any], without: dict[str, Any]) -> dict[str, Any] | 
 class _ParsedFilter:
     """The outlines, circles and zone codes of an audience filter that `area_filter` returned."""
 
-    def __init__(self, area: dict[str, Any]) -> None:
+    def __init__(self, area: JsonObject) -> None:
         leaves = area.get("any", [area])
         polygons = [rings for leaf in leaves if "within" in leaf for rings in _rings(leaf["within"])]
         self.outlines: list[Ring] = [ring for rings in polygons for ring in rings]
@@ -134,13 +135,13 @@ class _ParsedFilter:
         return union_all([Polygon(rings[0], rings[1:]) for rings in self._polygons])
 
 
-def _rings(geometry: dict[str, Any]) -> list[Any]:
+def _rings(geometry: JsonObject) -> list[Any]:
     coordinates: list[Any] = geometry["coordinates"]
     return coordinates if geometry["type"] == "MultiPolygon" else [coordinates]
 
 
-def _build_filter(shape: BaseGeometry, circles: list[dict[str, Any]], codes: list[str]) -> dict[str, Any] | None:
-    leaves: list[dict[str, Any]] = []
+def _build_filter(shape: BaseGeometry, circles: list[JsonObject], codes: list[str]) -> JsonObject | None:
+    leaves: list[JsonObject] = []
     if polygons := _polygons(shape):
         leaves.append({"within": {"type": "MultiPolygon", "coordinates": polygons}})
     leaves += circles

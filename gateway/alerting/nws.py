@@ -6,7 +6,7 @@ https://www.weather.gov/documentation/services-web-api).
 
 from collections.abc import Iterator
 from enum import StrEnum
-from typing import Any, TypeVar
+from typing import TypeVar
 
 from gateway.alerting import vtec
 from gateway.alerting.areas import Area, area_filter
@@ -33,6 +33,7 @@ from gateway.domain.alert import (
     Severity,
 )
 from gateway.domain.errors import MalformedBody
+from gateway.domain.json_object import JsonObject
 
 MAX_FEATURES = 5000
 
@@ -103,7 +104,7 @@ def _read_feature(feature: object) -> AlertMessage | RefusedAlert:
     )
 
 
-def _read_info(feature: dict[str, Any], properties: dict[str, Any], event: str, ignored: list[str]) -> AlertInfo:
+def _read_info(feature: JsonObject, properties: JsonObject, event: str, ignored: list[str]) -> AlertInfo:
     area = Area(polygons=list(_polygons(feature.get("geometry"), ignored)))
     geocode = properties.get("geocode")
     if isinstance(geocode, dict):
@@ -155,7 +156,7 @@ def _polygons(geometry: object, ignored: list[str]) -> Iterator[list[list[tuple[
             ignored.append("a polygon whose positions are not [longitude, latitude]")
 
 
-def _references(properties: dict[str, Any]) -> Iterator[str]:
+def _references(properties: JsonObject) -> Iterator[str]:
     references = properties.get("references")
     for reference in references if isinstance(references, list) else ():
         identifier = _text(reference if isinstance(reference, dict) else {"identifier": reference}, "identifier")
@@ -167,11 +168,11 @@ def _texts(value: object) -> list[str]:
     return [strip_unstorable(item) for item in value if isinstance(item, str)] if isinstance(value, list) else []
 
 
-def _text(properties: dict[str, Any], name: str) -> str:
+def _text(properties: JsonObject, name: str) -> str:
     value = properties.get(name)
     return strip_unstorable(value).strip() if isinstance(value, str) else ""
 
 
-def _parse_enum(enum: type[E], properties: dict[str, Any], name: str) -> E | None:
+def _parse_enum(enum: type[E], properties: JsonObject, name: str) -> E | None:
     text = _text(properties, name).lower()
     return next((member for member in enum if member.lower() == text), None)

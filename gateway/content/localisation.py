@@ -7,6 +7,8 @@ itself (RFC 4647 section 3.4, lookup). The keys of `locales` that apply to a dev
 from collections.abc import Mapping
 from typing import Any
 
+from gateway.domain.json_object import JsonObject
+
 
 def matching_layers(content: Mapping[str, Any], locale: str | None) -> tuple[str, ...]:
     """Return the keys of `locales` that apply to a locale, least specific first.
@@ -21,7 +23,7 @@ def matching_layers(content: Mapping[str, Any], locale: str | None) -> tuple[str
     return tuple(keys[range_] for range_ in ranges if range_ in keys)
 
 
-def localise(content: Mapping[str, Any], keys: tuple[str, ...]) -> dict[str, Any]:
+def localise(content: Mapping[str, Any], keys: tuple[str, ...]) -> JsonObject:
     """Merge the given keys of `locales` into the content and return it without `locales`."""
     merged = {name: value for name, value in content.items() if name != "locales"}
     for key in keys:

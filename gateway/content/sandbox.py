@@ -19,6 +19,8 @@ from liquid.exceptions import LiquidError, ResourceLimitError
 from liquid.stringify import to_liquid_string
 from liquid.template import BoundTemplate
 
+from gateway.domain.json_object import JsonObject
+
 MAX_TEXT_LENGTH = 8192
 MAX_ITEMS = 1000
 MAX_NUMBER = 10**15
@@ -99,7 +101,7 @@ class Sandbox(Environment):
 
         return bounded
 
-    def render_within_limits(self, template: BoundTemplate, variables: dict[str, Any]) -> str:
+    def render_within_limits(self, template: BoundTemplate, variables: JsonObject) -> str:
         """Render a template; one that exceeds the time limit is tried once more.
 
         Raises:
@@ -110,7 +112,7 @@ class Sandbox(Environment):
         except _TimeLimitExceeded:
             return self._render(template, variables)
 
-    def _render(self, template: BoundTemplate, variables: dict[str, Any]) -> str:
+    def _render(self, template: BoundTemplate, variables: JsonObject) -> str:
         self.deadline = time.thread_time() + TIME_LIMIT_S
         try:
             return template.render(variables)

@@ -14,6 +14,7 @@ from liquid.template import BoundTemplate
 from gateway.content.sandbox import BEGIN, END, Sandbox, strip_markers
 from gateway.domain import urls
 from gateway.domain.errors import FieldError, TemplateFailed, ValidationError, pointer_step
+from gateway.domain.json_object import JsonObject
 
 VARIABLES = ("user", "device", "event", "notification")
 PERSONAL_VARIABLES = frozenset({"user", "device"})
@@ -55,13 +56,13 @@ class CompiledContent:
         self._strict = strict
         self._names: set[str] = set()
         self._content = dict(content)
-        self._templates: dict[str, Callable[[dict[str, Any]], str]] = dict(self._compile(content, pointer))
+        self._templates: dict[str, Callable[[JsonObject], str]] = dict(self._compile(content, pointer))
         self._pointer = pointer
         if self._errors:
             raise ValidationError(self._errors)
         self.personal = bool(self._names & PERSONAL_VARIABLES)
 
-    def render(self, variables: dict[str, Any]) -> dict[str, Any]:
+    def render(self, variables: JsonObject) -> JsonObject:
         """Render the content for the given variables. A URL field that renders empty is left out.
 
         Raises:
@@ -74,7 +75,7 @@ class CompiledContent:
                 rendered[name] = result
         return rendered
 
-    def _render_value(self, value: Any, pointer: str, variables: dict[str, Any]) -> Any:
+    def _render_value(self, value: Any, pointer: str, variables: JsonObject) -> Any:
         match value:
             case str():
                 return self._templates[pointer](variables) if pointer in self._templates else value
@@ -87,7 +88,7 @@ class CompiledContent:
                 return [self._render_value(inner, f"{pointer}/{index}", variables) for index, inner in enumerate(value)]
         return value
 
-    def _compile(self, value: Any, pointer: str) -> Iterator[tuple[str, Callable[[dict[str, Any]], str]]]:
+    def _compile(self, value: Any, pointer: str) -> Iterator[tuple[str, Callable[[JsonObject], str]]]:
         match value:
             case str() if has_markup(value):
                 name = pointer.rpartition("/")[2]
@@ -102,7 +103,7 @@ class CompiledContent:
                 for index, inner in enumerate(value):
                     yield from self._compile(inner, f"{pointer}/{index}")
 
-    def _parse(self, text: str, pointer: str, name: str) -> Callable[[dict[str, Any]], str] | None:
+    def _parse(self, text: str, pointer: str, name: str) -> Callable[[JsonObject], str] | None:
         url = name in URL_FIELDS and "/data/" not in pointer
         sandbox = (_URLS if url else _TEXTS)[self._strict]
         try:
@@ -119,7 +120,7 @@ class CompiledContent:
             )
         self._names |= names
 
-        def render(variables: dict[str, Any]) -> str:
+        def render(variables: JsonObject) -> str:
             try:
                 rendered = sandbox.render_within_limits(template, variables)
             except LiquidError as error:

@@ -9,8 +9,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from enum import StrEnum
-from typing import Any
 
+from gateway.domain.json_object import JsonObject
 from gateway.domain.notification import Lane, Urgency
 
 
@@ -84,7 +84,7 @@ class AlertInfo:
     """
 
     texts: tuple[LocalizedText, ...]
-    area: dict[str, Any] | None
+    area: JsonObject | None
     severity: Severity = Severity.UNKNOWN
     urgency: AlertUrgency = AlertUrgency.UNKNOWN
     certainty: Certainty = Certainty.UNKNOWN
@@ -111,7 +111,7 @@ class AlertMessage:
     references: tuple[str, ...] = ()
     event_keys: tuple[str, ...] = ()
     ignored: tuple[str, ...] = ()
-    details: dict[str, Any] = field(default_factory=dict)
+    details: JsonObject = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,7 +10,6 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from itertools import pairwise
-from typing import Any
 from uuid import UUID
 
 from gateway.domain import comparison, ids
@@ -18,6 +17,7 @@ from gateway.domain.comparison import MAX_VALUES, OPERATORS, Scalar, is_number
 from gateway.domain.device import TOPIC_NAME, ZONE_CODE
 from gateway.domain.errors import FieldError, ValidationError, pointer_step
 from gateway.domain.geometry import find_polygon_error
+from gateway.domain.json_object import JsonObject
 
 # Maximum size of a filter in a request.
 MAX_DEPTH = 16
@@ -300,12 +300,12 @@ class _Parser:
             self.leaves += 1
         return _PARSERS[name](self, value, pointer, depth)
 
-    def everyone(self, value: dict[str, Any], pointer: str, depth: int) -> Audience | None:
+    def everyone(self, value: JsonObject, pointer: str, depth: int) -> Audience | None:
         if value["everyone"] is not True:
             return self.reject(f"{pointer}/everyone", "must be true")
         return Everyone()
 
-    def topic(self, value: dict[str, Any], pointer: str, depth: int) -> Audience | None:
+    def topic(self, value: JsonObject, pointer: str, depth: int) -> Audience | None:
         name = value["topic"]
         if not isinstance(name, str) or not TOPIC_NAME.fullmatch(name):
             return self.reject(
@@ -313,7 +313,7 @@ class _Parser:
             )
         return Topic(name)
 
-    def zones(self, value: dict[str, Any], pointer: str, depth: int) -> Audience | None:
+    def zones(self, value: JsonObject, pointer: str, depth: int) -> Audience | None:
         codes = self._texts(value["zone"], f"{pointer}/zone")
         if codes is None:
             return None
@@ -323,21 +323,21 @@ class _Parser:
                 self.reject(where, "must be 1 to 64 letters, digits or _.:/~- and begin with a letter or digit")
         return Zones(codes)
 
-    def users(self, value: dict[str, Any], pointer: str, depth: int) -> Audience | None:
+    def users(self, value: JsonObject, pointer: str, depth: int) -> Audience | None:
         user_ids = self._texts(value["user_id"], f"{pointer}/user_id")
         return None if user_ids is None else Users(user_ids)
 
-    def devices(self, value: dict[str, Any], pointer: str, depth: int) -> Audience | None:
+    def devices(self, value: JsonObject, pointer: str, depth: int) -> Audience | None:
         device_ids = self._ids(ids.DEVICE, value["device_id"], f"{pointer}/device_id", "is not a device id")
         return None if device_ids is None else Devices(device_ids)
 
-    def notified(self, value: dict[str, Any], pointer: str, depth: int) -> Audience | None:
+    def notified(self, value: JsonObject, pointer: str, depth: int) -> Audience | None:
         notification_ids = self._ids(
             ids.NOTIFICATION, value["notified"], f"{pointer}/notified", "is not a notification id"
         )
         return None if notification_ids is None else Notified(notification_ids)
 
-    def segment(self, value: dict[str, Any], pointer: str, depth: int) -> Audience | None:
+    def segment(self, value: JsonObject, pointer: str, depth: int) -> Audience | None:
         text, pointer = value["segment"], f"{pointer}/segment"
         id_ = ids.parse(ids.SEGMENT, text) if isinstance(text, str) else None
         return (
@@ -346,12 +346,12 @@ class _Parser:
             else Segment(id_, pointer)
         )
 
-    def detail(self, value: dict[str, Any], pointer: str, depth: int) -> Audience | None:
+    def detail(self, value: JsonObject, pointer: str, depth: int) -> Audience | None:
         [name] = value.keys() & DETAILS.keys()
         values = self._texts(value[name], f"{pointer}/{name}")
         return None if values is None else Detail(name, values)
 
-    def last_seen(self, value: dict[str, Any], pointer: str, depth: int) -> Audience | None:
+    def last_seen(self, value: JsonObject, pointer: str, depth: int) -> Audience | None:
         limits, pointer = value["last_seen"], f"{pointer}/last_seen"
         if not isinstance(limits, dict) or not limits:
             return self.reject(pointer, "must be {after} or {before} or both")
@@ -364,7 +364,7 @@ class _Parser:
                 self.reject(f"{pointer}/{name}", "must be a time with an offset, such as 2026-12-01T09:00:00Z")
         return None if len(self.errors) > error_count else LastSeen(**bounds)
 
-    def attribute(self, value: dict[str, Any], pointer: str, depth: int) -> Audience | None:
+    def attribute(self, value: JsonObject, pointer: str, depth: int) -> Audience | None:
         name = value["attribute"]
         if not isinstance(name, str) or not 0 < len(name) <= 100:
             return self.reject(f"{pointer}/attribute", "must be the attribute's name, 1 to 100 characters")
@@ -374,11 +374,11 @@ class _Parser:
             return None
         return Attribute(name, *parsed)
 
-    def within(self, value: dict[str, Any], pointer: str, depth: int) -> Audience | None:
+    def within(self, value: JsonObject, pointer: str, depth: int) -> Audience | None:
         polygons = self._polygons(value["within"], f"{pointer}/within")
         return None if polygons is None else Within(polygons)
 
-    def near(self, value: dict[str, Any], pointer: str, depth: int) -> Audience | None:
+    def near(self, value: JsonObject, pointer: str, depth: int) -> Audience | None:
         near, pointer = value["near"], f"{pointer}/near"
         if not isinstance(near, dict):
             return self.reject(pointer, "must be {lat, lon, radius_m}")
@@ -395,15 +395,15 @@ class _Parser:
             return None
         return Near(float(near["lat"]), float(near["lon"]), float(near["radius_m"]))
 
-    def all(self, value: dict[str, Any], pointer: str, depth: int) -> Audience | None:
+    def all(self, value: JsonObject, pointer: str, depth: int) -> Audience | None:
         branches = self._branches(value["all"], f"{pointer}/all", depth)
         return None if branches is None else AllOf(branches)
 
-    def any(self, value: dict[str, Any], pointer: str, depth: int) -> Audience | None:
+    def any(self, value: JsonObject, pointer: str, depth: int) -> Audience | None:
         branches = self._branches(value["any"], f"{pointer}/any", depth)
         return None if branches is None else AnyOf(branches)
 
-    def negation(self, value: dict[str, Any], pointer: str, depth: int) -> Audience | None:
+    def negation(self, value: JsonObject, pointer: str, depth: int) -> Audience | None:
         branch = self.parse(value["not"], f"{pointer}/not", depth + 1)
         return None if branch is None else Not(branch)
 
@@ -482,7 +482,7 @@ class _Parser:
         return tuple((float(p[0]), float(p[1])) for p in value)
 
 
-_PARSERS: dict[str, Callable[[_Parser, dict[str, Any], str, int], Audience | None]] = {
+_PARSERS: dict[str, Callable[[_Parser, JsonObject, str, int], Audience | None]] = {
     "everyone": _Parser.everyone,
     "topic": _Parser.topic,
     "zone": _Parser.zones,
@@ -520,5 +520,5 @@ def _describe_type(value: object) -> str:
     return names.get(type(value), type(value).__name__)
 
 
-def _format_keys(keys: Sequence[str] | dict[str, Any]) -> str:
+def _format_keys(keys: Sequence[str] | JsonObject) -> str:
     return ", ".join(repr(key)[:60] for key in list(keys)[:5])

@@ -4,8 +4,10 @@ import re
 from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
-from typing import Any, NamedTuple
+from typing import NamedTuple, TypedDict
 from uuid import UUID
+
+from gateway.domain.json_object import JsonObject
 
 TOPIC_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.:~-]{0,63}")
 # The value of a CAP geocode, such as TXC201 (UGC), 048201 (SAME) or DE131 (EMMA_ID).
@@ -53,6 +55,21 @@ class ClientDetails(NamedTuple):
     app_version: str | None = None
 
 
+class DeviceChange(TypedDict, total=False):
+    """Changed fields of a device. Attributes are merged; null removes an attribute (RFC 7396)."""
+
+    user_id: str | None
+    platform: str
+    browser: str
+    locale: str
+    timezone: str
+    app_version: str
+    attributes: JsonObject
+    topics: list[str]
+    zones: list[str]
+    muted: list[str]
+
+
 class Registration(NamedTuple):
     """The fields with which a web page registers one browser.
 
@@ -62,7 +79,7 @@ class Registration(NamedTuple):
     subscription: Subscription
     user_id: str | None = None
     client: ClientDetails = ClientDetails()
-    attributes: dict[str, Any] | None = None
+    attributes: JsonObject | None = None
     topics: tuple[str, ...] | None = None
     zones: tuple[str, ...] | None = None
     muted: tuple[str, ...] | None = None
@@ -81,7 +98,7 @@ class Device:
     status: DeviceStatus
     user_id: str | None
     client: ClientDetails
-    attributes: dict[str, Any]
+    attributes: JsonObject
     topics: tuple[str, ...]
     zones: tuple[str, ...]
     muted: tuple[str, ...]

@@ -11,6 +11,7 @@ from typing import Any
 
 from gateway.domain.condition import get_value
 from gateway.domain.errors import pointer_step
+from gateway.domain.json_object import JsonObject
 
 PLACEHOLDER_KEY = "from_event"
 
@@ -24,7 +25,7 @@ class MissingEventValue(Exception):
         self.path = path
 
 
-def bind(audience: Any, event: dict[str, Any]) -> Any:
+def bind(audience: Any, event: JsonObject) -> Any:
     """Replace the placeholders of an audience by values of the event.
 
     Raises:

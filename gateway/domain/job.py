@@ -3,7 +3,6 @@
 from dataclasses import dataclass, field
 from datetime import date, datetime
 from enum import StrEnum
-from typing import Any
 from uuid import UUID
 
 from gateway.domain import ids
@@ -48,7 +47,7 @@ class Job:
     payload: JobPayload | None = field(default=None, repr=False, compare=False)
 
     @property
-    def log_fields(self) -> dict[str, Any]:
+    def log_fields(self) -> dict[str, str | int]:
         """The fields of every log event about the job, with ids as the API shows them."""
         return {"job_id": self.id, "notification_id": ids.format_id(ids.NOTIFICATION, self.notification_id)}
 

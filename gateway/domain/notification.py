@@ -14,6 +14,7 @@ from enum import IntEnum, StrEnum
 from typing import Any
 from uuid import UUID
 
+from gateway.domain.json_object import JsonObject
 from gateway.domain.send_policy import DEFAULT_POLICY, SendPolicy, sample_size
 
 # FCM stores a message for at most 28 days, the shortest of the four vendors' limits.
@@ -101,7 +102,7 @@ class Templating:
     """
 
     strict: bool = False
-    event: dict[str, Any] = field(default_factory=dict)
+    event: JsonObject = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,10 +122,10 @@ class Notification:
     name: str | None
     status: Status
     day: date | None
-    content: dict[str, Any]
+    content: JsonObject
     audience: Any
     delivery: DeliveryOptions
-    details: dict[str, Any]
+    details: JsonObject
     start_at: datetime
     created_at: datetime
     finished_at: datetime | None = None

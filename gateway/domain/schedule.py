@@ -7,10 +7,11 @@ A local time that does not exist because the clocks are set forward is moved by 
 from dataclasses import dataclass
 from datetime import UTC, datetime, time, timedelta
 from functools import cache
-from typing import Any
 from zoneinfo import ZoneInfo
 
 from cronsim import CronSim, CronSimError
+
+from gateway.domain.json_object import JsonObject
 
 # Stands for the time zone of each device, in place of the name of a zone.
 DEVICE_ZONE = "device"
@@ -75,12 +76,12 @@ class QuietHours:
         # On the day when the clocks are set back, the end may occur twice. The first time may be in the past.
         return first if first > now else end.replace(tzinfo=zone, fold=1).astimezone(UTC)
 
-    def to_json(self) -> dict[str, Any]:
+    def to_json(self) -> JsonObject:
         """Return the quiet hours as JSON, for storage and for the API."""
         return {"start": f"{self.start:%H:%M}", "end": f"{self.end:%H:%M}", "timezone": self.timezone}
 
     @classmethod
-    def from_json(cls, values: dict[str, Any]) -> "QuietHours":
+    def from_json(cls, values: JsonObject) -> "QuietHours":
         """Return the quiet hours from the result of `to_json`."""
         return cls(time.fromisoformat(values["start"]), time.fromisoformat(values["end"]), values["timezone"])
 

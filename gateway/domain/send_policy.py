@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
 
+from gateway.domain.json_object import JsonObject
 from gateway.domain.schedule import QuietHours
 
 # Number of buckets into which the recipients of a notification are hashed. A range of buckets is a share of the
@@ -50,7 +51,7 @@ class Variant:
 
     name: str
     weight: float
-    content: dict[str, Any]
+    content: JsonObject
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,7 +113,7 @@ class SendPolicy:
         """Return the part of the policy that applies in the urgent lane."""
         return SendPolicy(local_at=self.local_at, category=self.category)
 
-    def to_json(self) -> dict[str, Any]:
+    def to_json(self) -> JsonObject:
         """Return the policy as JSON, for storage."""
         values: dict[str, Any] = {}
         if self.local_at:
@@ -138,7 +139,7 @@ class SendPolicy:
         return values
 
     @classmethod
-    def from_json(cls, values: dict[str, Any]) -> "SendPolicy":
+    def from_json(cls, values: JsonObject) -> "SendPolicy":
         """Return the policy from the result of `to_json`."""
         throttle, cap, winner = values.get("throttle"), values.get("cap"), values.get("winner")
         return cls(

@@ -11,12 +11,14 @@ from collections.abc import AsyncIterator, Awaitable, Sequence
 from contextlib import asynccontextmanager, suppress
 from datetime import timedelta
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TypeVar
 from urllib.parse import unquote, urlsplit
 
 import nats.errors
 import structlog
 from nats.aio.client import Client
+
+from gateway.domain.json_object import JsonObject
 
 MIN_SERVER_VERSION = (2, 10)
 CONNECT_TIMEOUT = timedelta(seconds=10)
@@ -181,7 +183,7 @@ class _ErrorTracker:
         log.info("broker.reconnected")
 
 
-def _credentials(servers: Sequence[str]) -> dict[str, Any]:
+def _credentials(servers: Sequence[str]) -> JsonObject:
     """Return the first credentials in the URLs. The client uses them for all servers, including discovered ones."""
     for parts in map(urlsplit, servers):
         if parts.username and parts.password is not None:

@@ -29,6 +29,7 @@ from gateway.domain.delivery import (
 )
 from gateway.domain.job import Job, JobKind
 from gateway.domain.job_payload import JobPayload, PreSendOutcome, Recipient, SigningKey
+from gateway.domain.json_object import JsonObject
 from gateway.domain.notification import Lane, Notification
 
 # Version 2: jobs and results carry `payload`, `lease_generation` and `attempts` under these names.
@@ -84,7 +85,7 @@ class _Job(msgspec.Struct, array_like=True, frozen=True):
     recipients: list[Recipient]
     keys: list[SigningKey]
     pre_send_outcomes: list[tuple[UUID, _Outcome]]
-    template_context: list[tuple[UUID, dict[str, Any]]]
+    template_context: list[tuple[UUID, JsonObject]]
 
 
 class _Result(msgspec.Struct, array_like=True, frozen=True):

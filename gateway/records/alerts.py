@@ -11,6 +11,7 @@ from sqlalchemy.dialects.postgresql import ARRAY
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from gateway.domain.alert import MessageType
+from gateway.domain.json_object import JsonObject
 from gateway.records.postgres.schema import alerts
 
 
@@ -24,16 +25,16 @@ class AlertPart:
         cancelled_by: the notifications that announced its end.
     """
 
-    area: dict[str, Any] | None
+    area: JsonObject | None
     notified_by: list[UUID] = field(default_factory=list)
     cancelled_by: list[UUID] = field(default_factory=list)
 
-    def to_json(self) -> dict[str, Any]:
+    def to_json(self) -> JsonObject:
         """Return the part as JSON, for storage."""
         return {"area": self.area, "told": [*map(str, self.notified_by)], "withdrawn": [*map(str, self.cancelled_by)]}
 
     @classmethod
-    def from_json(cls, values: dict[str, Any]) -> "AlertPart":
+    def from_json(cls, values: JsonObject) -> "AlertPart":
         """Return the part from the result of `to_json`."""
         return cls(values["area"], [*map(UUID, values["told"])], [*map(UUID, values["withdrawn"])])
 

@@ -1,6 +1,6 @@
 """Applications, their API keys and their VAPID keys."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 from uuid import UUID
 
@@ -9,6 +9,7 @@ from sqlalchemy.dialects.postgresql import ARRAY
 from sqlalchemy.dialects.postgresql import UUID as PG_UUID
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from gateway.domain.json_object import JsonObject
 from gateway.records.postgres.schema import api_keys, applications, vapid_keys
 
 
@@ -67,7 +68,7 @@ async def list_by_creation(conn: AsyncConnection, *, after: UUID | None = None, 
     return (await conn.execute(query)).all()
 
 
-async def change(conn: AsyncConnection, id_: UUID, values: dict[str, Any]) -> None:
+async def change(conn: AsyncConnection, id_: UUID, values: Mapping[str, object]) -> None:
     """Update columns of an application."""
     await conn.execute(update(applications).where(applications.c.id == id_).values(**values))
 
@@ -85,7 +86,7 @@ async def get_allowed_origins(conn: AsyncConnection, id_: UUID) -> list[str]:
     return list((await conn.execute(query)).scalar_one())
 
 
-async def get_alert_settings(conn: AsyncConnection, id_: UUID) -> tuple[list[dict[str, Any]], Any]:
+async def get_alert_settings(conn: AsyncConnection, id_: UUID) -> tuple[list[JsonObject], Any]:
     """Return the alert rules of an application, and the audience of its alerts or None."""
     row = (
         await conn.execute(

@@ -8,6 +8,7 @@ from uuid import UUID
 from sqlalchemy import Row, delete, insert, literal, select
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from gateway.domain.json_object import JsonObject
 from gateway.records.postgres.schema import audit
 
 
@@ -18,7 +19,7 @@ async def add(
     actor: str,
     action: str,
     target: str | None,
-    details: dict[str, Any],
+    details: JsonObject,
 ) -> None:
     """Insert an entry."""
     values = {"id": id_, "application_id": application_id, "actor": actor, "action": action}

@@ -15,7 +15,15 @@ from sqlalchemy.dialects.postgresql import ARRAY
 from sqlalchemy.ext.asyncio import AsyncConnection
 from sqlalchemy.types import Text
 
-from gateway.domain.device import ClientDetails, Device, DeviceStatus, Location, Registration, Subscription
+from gateway.domain.device import (
+    ClientDetails,
+    Device,
+    DeviceChange,
+    DeviceStatus,
+    Location,
+    Registration,
+    Subscription,
+)
 from gateway.domain.ids import new_ids
 from gateway.records import outbox
 from gateway.records.postgres.schema import devices
@@ -133,9 +141,12 @@ async def list_topics(
     return [(topic, count) for topic, count in await conn.execute(query)]
 
 
-async def change(conn: AsyncConnection, id_: UUID, values: dict[str, Any]) -> None:
-    """Update columns of a device. Attributes are merged; those with the value None are removed."""
-    values = dict(values)
+async def change(conn: AsyncConnection, id_: UUID, changed: DeviceChange) -> None:
+    """Change fields of a device. Attributes are merged; those with the value None are removed."""
+    await _change(conn, id_, {**changed})
+
+
+async def _change(conn: AsyncConnection, id_: UUID, values: dict[str, Any]) -> None:
     if (patch := values.pop("attributes", None)) is not None:
         merged_values = {name: value for name, value in patch.items() if value is not None}
         removed = [name for name, value in patch.items() if value is None]
@@ -148,7 +159,7 @@ async def change(conn: AsyncConnection, id_: UUID, values: dict[str, Any]) -> No
 
 async def set_location(conn: AsyncConnection, id_: UUID, location: Location | None) -> None:
     """Set or clear the location of a device."""
-    await change(conn, id_, _location(location))
+    await _change(conn, id_, _location(location))
 
 
 async def subscribe(conn: AsyncConnection, id_: UUID, topic: str, *, max_topics: int) -> bool:
@@ -167,7 +178,7 @@ async def subscribe(conn: AsyncConnection, id_: UUID, topic: str, *, max_topics:
 
 async def unsubscribe(conn: AsyncConnection, id_: UUID, topic: str) -> None:
     """Remove a topic from a device."""
-    await change(conn, id_, {"topics": func.array_remove(devices.c.topics, topic)})
+    await _change(conn, id_, {"topics": func.array_remove(devices.c.topics, topic)})
 
 
 async def remove(conn: AsyncConnection, id_: UUID) -> None:

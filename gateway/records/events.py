@@ -2,13 +2,14 @@
 
 from collections.abc import Collection, Sequence
 from datetime import datetime
-from typing import Any
+from typing import Any, TypedDict
 from uuid import UUID
 
 from sqlalchemy import Row, Text, cast, delete, literal, select, text, tuple_, update
 from sqlalchemy.dialects.postgresql import ARRAY, insert
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from gateway.domain.json_object import JsonObject
 from gateway.domain.notification import UNFINISHED_STATUSES
 from gateway.records.postgres.schema import events, notifications, trigger_runs, triggers
 
@@ -16,10 +17,35 @@ from gateway.records.postgres.schema import events, notifications, trigger_runs,
 STARTED, CANCELLED = "started", "cancelled"
 
 
-async def add(conn: AsyncConnection, rows: Sequence[dict[str, Any]]) -> set[UUID]:
+class EventRow(TypedDict):
+    """A row of the events table."""
+
+    id: UUID
+    application_id: UUID
+    key: str | None
+    name: str
+    user_id: str | None
+    data: JsonObject
+    occurred_at: datetime
+    created_at: datetime
+
+
+class TriggerRunRow(TypedDict):
+    """A row of the table of trigger runs."""
+
+    event_id: UUID
+    trigger_id: UUID
+    user_id: str | None
+    outcome: str
+    cause: str | None
+    notification_id: UUID | None
+    at: datetime
+
+
+async def add(conn: AsyncConnection, rows: Sequence[EventRow]) -> set[UUID]:
     """Insert events; return the ids of those inserted. An event whose key exists already is skipped."""
     statement = insert(events).on_conflict_do_nothing().returning(events.c.id)
-    return set((await conn.execute(statement, rows)).scalars())
+    return set((await conn.execute(statement, [{**row} for row in rows])).scalars())
 
 
 async def find_by_keys(conn: AsyncConnection, application_id: UUID, keys: Collection[str]) -> dict[str, UUID]:
@@ -85,9 +111,9 @@ async def list_unfinished(
     return rows
 
 
-async def add_runs(conn: AsyncConnection, rows: Sequence[dict[str, Any]]) -> None:
+async def add_runs(conn: AsyncConnection, rows: Sequence[TriggerRunRow]) -> None:
     """Insert trigger runs."""
-    await conn.execute(insert(trigger_runs), rows)
+    await conn.execute(insert(trigger_runs), [{**row} for row in rows])
 
 
 async def end_runs(conn: AsyncConnection, keys: Collection[tuple[UUID, UUID]], cause: str) -> None:

@@ -92,7 +92,7 @@ async def settle(conn: AsyncConnection, lease: LeasedFeed, wait: timedelta, **va
 
 
 async def add_counts(
-    conn: AsyncConnection, feed_id: UUID, outcomes: Mapping[str, int], refused: Sequence[dict[str, Any]]
+    conn: AsyncConnection, feed_id: UUID, outcomes: Mapping[str, int], refused: Sequence[Mapping[str, str | None]]
 ) -> None:
     """Add to the number of a feed's alerts per outcome, and store the latest MAX_REFUSALS refused alerts."""
     query = select(feeds.c.counts, feeds.c.refusals).where(feeds.c.id == feed_id)

@@ -29,6 +29,7 @@ from sqlalchemy.dialects.postgresql import UUID as PG_UUID
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from gateway.domain import ids
+from gateway.domain.json_object import JsonObject
 from gateway.records import outbox
 from gateway.records.postgres.schema import (
     applications,
@@ -93,13 +94,13 @@ async def find_notifications_triggered_by(conn: AsyncConnection, application_id:
     return (await conn.execute(select(_n.id).where(_n.id.in_(triggered)).order_by(_n.id))).scalars().all()
 
 
-async def erase_notification(conn: AsyncConnection, id_: UUID, audience: dict[str, Any]) -> None:
+async def erase_notification(conn: AsyncConnection, id_: UUID, audience: JsonObject) -> None:
     """Erase the content and options of a notification to one user, and replace its audience. The row itself stays."""
     values = {"content": EMPTY_CONTENT, "audience": audience, "details": {}, "steering": {}, "name": None}
     await conn.execute(update(notifications).where(_n.id == id_).values(**values, collapse_key=None, templating=null()))
 
 
-async def replace_audience(conn: AsyncConnection, id_: UUID, audience: dict[str, Any]) -> None:
+async def replace_audience(conn: AsyncConnection, id_: UUID, audience: JsonObject) -> None:
     """Replace the audience of a notification."""
     await conn.execute(update(notifications).where(_n.id == id_).values(audience=audience))
 

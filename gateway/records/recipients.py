@@ -12,6 +12,7 @@ from gateway.domain import ids
 from gateway.domain.delivery import UNAUTHORIZED_STATUSES
 from gateway.domain.job import Job
 from gateway.domain.job_payload import Recipient, SigningKey
+from gateway.domain.json_object import JsonObject
 from gateway.domain.notification import Notification
 from gateway.domain.send_policy import BUCKETS
 from gateway.records.postgres.schema import applications, attempts, devices, vapid_keys
@@ -77,7 +78,7 @@ def compute_bucket(notification_id: UUID) -> ColumnElement[int]:
     return cast(hashed % BUCKETS, Integer)
 
 
-async def load_template_context(conn: AsyncConnection, device_ids: Sequence[UUID]) -> dict[UUID, dict[str, Any]]:
+async def load_template_context(conn: AsyncConnection, device_ids: Sequence[UUID]) -> dict[UUID, JsonObject]:
     """Return the template variables `user` and `device` of each device."""
     d = devices.c
     query = select(d.id, d.user_id, d.platform, d.browser, d.locale, d.timezone, d.app_version, d.topics, d.attributes)

@@ -6,11 +6,12 @@ from uuid import UUID
 
 from sqlalchemy import Row, insert, select, tuple_
 
+from gateway.domain.json_object import JsonObject
 from gateway.records.postgres.engine import Connection
 from gateway.records.postgres.schema import template_versions
 
 
-async def add_version(conn: Connection, id_: UUID, version: int, content: dict[str, Any], strict: bool) -> None:
+async def add_version(conn: Connection, id_: UUID, version: int, content: JsonObject, strict: bool) -> None:
     """Insert a version of a template. `strict` rejects content that uses undefined variables."""
     values = {"template_id": id_, "version": version, "content": content, "strict": strict}
     await conn.execute(insert(template_versions).values(**values))

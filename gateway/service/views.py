@@ -12,6 +12,7 @@ from typing_extensions import TypedDict  # pydantic accepts typing.TypedDict onl
 
 from gateway.domain.delivery import OutcomeName
 from gateway.domain.device import DeviceStatus
+from gateway.domain.json_object import JsonObject
 from gateway.domain.notification import Kind, Status, Urgency
 
 
@@ -54,7 +55,7 @@ class AuditEntry(TypedDict):
     action: str
     target: str | None
     application_id: str | None
-    details: dict[str, Any]
+    details: JsonObject
 
 
 class ListedApplication(TypedDict):
@@ -123,7 +124,7 @@ class Device(TypedDict):
     host: str
     user_id: str | None
     client: Client
-    attributes: dict[str, Any]
+    attributes: JsonObject
     topics: list[str]
     zones: list[str]
     muted: list[str]
@@ -139,7 +140,7 @@ class InboxItem(TypedDict):
     id: str
     notification_id: str
     kind: Kind
-    content: dict[str, Any] | None
+    content: JsonObject | None
     sent_at: datetime
     expires_at: datetime
     read_at: datetime | None
@@ -188,7 +189,7 @@ class Template(TypedDict):
     name: str
     version: int
     newest_version: int
-    content: dict[str, Any]
+    content: JsonObject
     strict: bool
     created_at: datetime
     updated_at: datetime
@@ -197,7 +198,7 @@ class Template(TypedDict):
 class NotificationContent(TypedDict):
     """Rendered content and the size of its payload."""
 
-    content: dict[str, Any]
+    content: JsonObject
     octets: int
 
 
@@ -222,7 +223,7 @@ class Reminder(TypedDict):
     timezone: str
     ends_at: datetime | None
     missed: str
-    content: dict[str, Any]
+    content: JsonObject
     audience: Any
     delivery: RecurringDelivery
     category: str | None
@@ -354,7 +355,7 @@ class Variant(TypedDict):
 
     name: str
     weight: float
-    content: dict[str, Any]
+    content: JsonObject
     won: bool
     accepted: int
     gone: int
@@ -436,10 +437,10 @@ class Notification(TypedDict):
     kind: Kind
     name: str | None
     status: Status
-    content: dict[str, Any]
+    content: JsonObject
     audience: Any
     delivery: DeliveryOptions
-    details: dict[str, Any]
+    details: JsonObject
     schedule: LocalSchedule | None
     category: str | None
     throttle: Throttle | None
@@ -474,7 +475,7 @@ class Trigger(TypedDict):
     status: str
     condition: Any
     audience: Any
-    content: dict[str, Any]
+    content: JsonObject
     delivery: RecurringDelivery
     category: str | None
     delay: int
@@ -507,7 +508,7 @@ class Event(TypedDict):
     key: str | None
     name: str
     user_id: str | None
-    data: dict[str, Any]
+    data: JsonObject
     occurred_at: datetime
     created_at: datetime
     runs: list[TriggerRun]

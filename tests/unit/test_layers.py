@@ -1,8 +1,11 @@
 """The direction of imports between packages; the import contracts are in pyproject.toml."""
 
+import ast
 import subprocess
 import sys
 from pathlib import Path
+
+import pytest
 
 ROOT = Path(__file__).parents[2]
 
@@ -16,3 +19,27 @@ def test_import_contracts_hold() -> None:
     )
     assert process.returncode == 0, process.stdout
     assert "0 broken" in process.stdout
+
+
+def find_untyped_signatures(path: Path) -> list[str]:
+    """Return the public functions and fields of a module whose types have `dict[str, Any]`."""
+    names = []
+    for node in ast.walk(ast.parse(path.read_text())):
+        match node:
+            case ast.FunctionDef(name=name) | ast.AsyncFunctionDef(name=name) if not name.startswith("_"):
+                arguments = [*node.args.posonlyargs, *node.args.args, *node.args.kwonlyargs]
+                annotations = [*(argument.annotation for argument in arguments), node.returns]
+            case ast.ClassDef(name=name):
+                annotations = [field.annotation for field in node.body if isinstance(field, ast.AnnAssign)]
+            case _:
+                continue
+        if any(annotation is not None and "dict[str, Any]" in ast.unparse(annotation) for annotation in annotations):
+            names.append(name)
+    return names
+
+
+@pytest.mark.parametrize("package", ["alerting", "content", "domain", "queue", "records", "service", "web"])
+def test_no_untyped_dictionary_crosses_a_layer(package: str) -> None:
+    """Public signatures name what a dictionary holds: a TypedDict, or a JsonObject that applications define."""
+    modules = (ROOT / "gateway" / package).rglob("*.py")
+    assert {module.name: names for module in modules if (names := find_untyped_signatures(module))} == {}

@@ -1,7 +1,7 @@
 """Applications (the tenants of the gateway), with their API keys and VAPID keys."""
 
-from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Sequence
+from typing import Any, NamedTuple, TypedDict
 from urllib.parse import urlsplit
 from uuid import UUID
 
@@ -21,6 +21,15 @@ class NewKey(NamedTuple):
 
     key: str
     row: Row[Any]
+
+
+class ApplicationChange(TypedDict, total=False):
+    """Changed fields of an application."""
+
+    name: str
+    subject: str
+    allowed_origins: list[str]
+    require_identity: bool
 
 
 async def create(
@@ -72,9 +81,9 @@ async def change(
     conn: Connection,
     keyring: Keyring,
     id_: UUID,
-    fields: Mapping[str, Any],
+    changed: ApplicationChange,
 ) -> views.Application:
-    """Change `name`, `subject`, `allowed_origins` or `require_identity`.
+    """Change fields of an application.
 
     Setting `require_identity` to true creates a new identity secret. Only the view returned here contains the secret.
 
@@ -83,7 +92,7 @@ async def change(
         ValidationError: the subject or an origin is not valid.
     """
     before = await get(conn, id_)
-    values = dict(fields)
+    values: dict[str, Any] = {**changed}
     _check(values.get("subject", before["subject"]), values.get("allowed_origins", []))
     if "allowed_origins" in values:
         values["allowed_origins"] = _canonical_origins(values["allowed_origins"])

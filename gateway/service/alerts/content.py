@@ -5,9 +5,9 @@ A text in `es-US` is also used for other Spanish locales, unless the alert has a
 """
 
 from collections.abc import Sequence
-from typing import Any
 
 from gateway.domain.alert import AlertInfo, AlertMessage, AlertRouting, AlertStatus, LocalizedText
+from gateway.domain.json_object import JsonObject
 from gateway.domain.notification import Lane
 
 # Limits of title and body, in characters and in octets of UTF-8. Android shows fewer characters. Mozilla's bridge to
@@ -37,7 +37,7 @@ CANCELLATION_TEXTS = {
 NORWEGIAN = ("nb", "nn")
 
 
-def alert_content(message: AlertMessage, info: AlertInfo, routing: AlertRouting, tag: str | None) -> dict[str, Any]:
+def alert_content(message: AlertMessage, info: AlertInfo, routing: AlertRouting, tag: str | None) -> JsonObject:
     """Return the content of a warning, in the languages of the info."""
     by_language = {_language(text): _localized_content(message.status, text) for text in info.texts}
     first = info.texts[0]
@@ -50,7 +50,7 @@ def alert_content(message: AlertMessage, info: AlertInfo, routing: AlertRouting,
 
 def cancellation_content(
     message: AlertMessage, previous_texts: Sequence[LocalizedText], tag: str, *, left_area: bool
-) -> dict[str, Any]:
+) -> JsonObject:
     """Return the content of a cancellation.
 
     `previous_texts` are the texts of the cancelled warning. They are used for languages that `message` lacks.
@@ -84,9 +84,7 @@ def cancellation_content(
     return _with_locales(content, by_language, base, tag)
 
 
-def _with_locales(
-    content: dict[str, Any], by_language: dict[str, dict[str, Any]], base: str, tag: str | None
-) -> dict[str, Any]:
+def _with_locales(content: JsonObject, by_language: dict[str, JsonObject], base: str, tag: str | None) -> JsonObject:
     content = dict(content)
     if tag is not None:
         content["tag"] = tag
@@ -100,7 +98,7 @@ def _with_locales(
     return content
 
 
-def _localized_content(status: AlertStatus, text: LocalizedText) -> dict[str, Any]:
+def _localized_content(status: AlertStatus, text: LocalizedText) -> JsonObject:
     title = f"{_status_prefix(status)}{text.headline or text.event}"
     content = {
         "title": _shorten(title, MAX_TITLE_LENGTH, MAX_TITLE_OCTETS),

@@ -1,8 +1,7 @@
 """Alert feeds: URLs that the gateway polls for alerts."""
 
-from collections.abc import Mapping
 from datetime import timedelta
-from typing import Any
+from typing import Any, TypedDict
 from uuid import UUID
 
 from gateway.domain import ids
@@ -17,6 +16,17 @@ from gateway.service.named_resources import NamedResource, map_rows
 
 MIN_INTERVAL = timedelta(seconds=10)
 DEFAULT_INTERVAL = timedelta(seconds=60)
+
+
+class FeedChange(TypedDict, total=False):
+    """Changed fields of a feed. `interval` is in seconds; None removes the audience or the category."""
+
+    name: str
+    url: str
+    interval: int
+    status: str
+    audience: Any
+    category: str | None
 
 
 async def create(
@@ -52,9 +62,9 @@ async def create(
 
 
 async def update(
-    conn: Connection, context: Context, application_id: UUID, id_: UUID, columns: Mapping[str, Any]
+    conn: Connection, context: Context, application_id: UUID, id_: UUID, changed: FeedChange
 ) -> views.Feed:
-    """Change some columns of a feed, and have the whole feed fetched again at once.
+    """Change some fields of a feed, and have the whole feed fetched again at once.
 
     Raises:
         NotFound: the application has no such feed.
@@ -63,10 +73,13 @@ async def update(
         Conflict: another feed has the new name.
     """
     await _feeds.find(conn, application_id, id_, lock=True)
+    columns: dict[str, Any] = {**changed}
     if columns.get("audience") is not None:
         await segments.resolve_audience(conn, application_id, columns["audience"])
     if "url" in columns:
-        columns = {**columns, "url": context.outbound.check(columns["url"])}
+        columns["url"] = context.outbound.check(columns["url"])
+    if "interval" in columns:
+        columns["interval_s"] = columns.pop("interval")
     row = await _feeds.save(conn, id_, {**columns, **FETCH_NOW})
     await notifier.notify(conn, notifier.FEEDS)
     return to_view(row)

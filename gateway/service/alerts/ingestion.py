@@ -30,6 +30,7 @@ from gateway.domain.alert import (
     route_alert,
 )
 from gateway.domain.errors import FieldError, ValidationError
+from gateway.domain.json_object import JsonObject
 from gateway.domain.notification import MAX_TTL, Kind, Lane, Notification, Status, Urgency
 from gateway.domain.send_policy import SendPolicy
 from gateway.records import alerts as records
@@ -213,7 +214,7 @@ async def get_settings(conn: Connection, application_id: UUID) -> views.AlertSet
 
 
 async def change_settings(
-    conn: Connection, application_id: UUID, rules: list[dict[str, Any]], audience: Any
+    conn: Connection, application_id: UUID, rules: list[JsonObject], audience: Any
 ) -> views.AlertSettings:
     """Replace the alert settings; `rules` are {when, tell, lane, urgency, ttl}.
 
@@ -226,7 +227,7 @@ async def change_settings(
     return await get_settings(conn, application_id)
 
 
-def _read_rule(values: dict[str, Any]) -> AlertRule:
+def _read_rule(values: JsonObject) -> AlertRule:
     matcher = AlertMatcher(**{field: tuple(accepted) for field, accepted in values["when"].items()})
     lane, urgency, ttl = values.get("lane"), values.get("urgency"), values.get("ttl")
     return AlertRule(
@@ -291,8 +292,8 @@ def _build_draft(
     )
 
 
-def _details(message: AlertMessage, info: AlertInfo | None) -> dict[str, Any]:
-    details: dict[str, Any] = {"status": message.status, "message_type": message.message_type}
+def _details(message: AlertMessage, info: AlertInfo | None) -> JsonObject:
+    details: JsonObject = {"status": message.status, "message_type": message.message_type}
     if info is not None:
         details = {
             "event": info.texts[0].event,
@@ -307,7 +308,7 @@ def _details(message: AlertMessage, info: AlertInfo | None) -> dict[str, Any]:
 
 
 async def _end_alerts(
-    conn: Connection, affected: Sequence[StoredAlert], areas: Sequence[dict[str, Any] | None] | None
+    conn: Connection, affected: Sequence[StoredAlert], areas: Sequence[JsonObject | None] | None
 ) -> list[tuple[AlertPart, Draft]]:
     """End alerts in these areas, or everywhere if `areas` is None, and cancel their queued notifications.
 
@@ -325,7 +326,7 @@ async def _end_alerts(
     return remainders
 
 
-def _subtract_areas(area: dict[str, Any] | None, areas: Sequence[dict[str, Any] | None]) -> dict[str, Any] | None:
+def _subtract_areas(area: JsonObject | None, areas: Sequence[JsonObject | None]) -> JsonObject | None:
     """Subtract areas from an area, and return the rest, None if nothing is left.
 
     An area of None in `areas`, or an empty `areas`, stands for the whole area.
@@ -398,14 +399,14 @@ async def _submit_cancellations(
     return notification_ids
 
 
-def _warned_audience(stages: Sequence[AlertPart]) -> dict[str, Any] | None:
+def _warned_audience(stages: Sequence[AlertPart]) -> JsonObject | None:
     """Return the audience of the devices whose latest notification is a warning, or None if there was no warning.
 
     `stages` are the info blocks of one number in the messages of a chain, oldest first. A device is in the audience if
     a stage has notified it, and neither this stage nor a later one has sent it a cancellation.
     """
     cancellations: list[UUID] = []
-    branches: list[dict[str, Any]] = []
+    branches: list[JsonObject] = []
     for stage in reversed(stages[-MAX_STAGES:]):
         cancellations = [*cancellations, *stage.cancelled_by]
         if stage.notified_by:
@@ -417,12 +418,12 @@ def _warned_audience(stages: Sequence[AlertPart]) -> dict[str, Any] | None:
     return branches[0] if len(branches) == 1 else {"any": branches}
 
 
-def _notified_and_not_cancelled(warnings: Sequence[UUID], cancellations: Sequence[UUID]) -> dict[str, Any]:
+def _notified_and_not_cancelled(warnings: Sequence[UUID], cancellations: Sequence[UUID]) -> JsonObject:
     not_cancelled = [{"not": _notified_by(cancellations)}] if cancellations else []
-    return cast("dict[str, Any]", _all_of([_notified_by(warnings), *not_cancelled]))
+    return cast("JsonObject", _all_of([_notified_by(warnings), *not_cancelled]))
 
 
-def _notified_by(notification_ids: Sequence[UUID]) -> dict[str, Any]:
+def _notified_by(notification_ids: Sequence[UUID]) -> JsonObject:
     return {"notified": [ids.format_id(ids.NOTIFICATION, id_) for id_ in notification_ids]}
 
 

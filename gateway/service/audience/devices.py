@@ -1,9 +1,9 @@
 """List, change and remove registered devices."""
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 from uuid import UUID
 
-from gateway.domain.device import Device, Location
+from gateway.domain.device import Device, DeviceChange, Location
 from gateway.records import devices
 from gateway.records.devices import DeviceFilters as DeviceFilters
 from gateway.records.postgres.engine import Connection
@@ -26,9 +26,9 @@ async def list_page(
     return DevicePage([registration.to_view(device) for device in rows], rows[-1].id if rows else None)
 
 
-async def change(conn: Connection, device: Device, values: dict[str, Any]) -> None:
-    """Set columns of a device. Attributes are merged; null removes an attribute (RFC 7396)."""
-    await devices.change(conn, device.id, values)
+async def change(conn: Connection, device: Device, changed: DeviceChange) -> None:
+    """Change fields of a device."""
+    await devices.change(conn, device.id, changed)
 
 
 async def set_location(conn: Connection, device: Device, location: Location | None) -> None:

@@ -14,6 +14,7 @@ from uuid import UUID
 
 from gateway.domain import audience, clock, condition, event_binding, ids
 from gateway.domain.errors import GatewayError, NotFound
+from gateway.domain.json_object import JsonObject
 from gateway.domain.notification import Kind, Notification, Templating, compute_expiry
 from gateway.records import events as records
 from gateway.records.events import CANCELLED, STARTED
@@ -33,7 +34,7 @@ class Event:
     """A reported event. `key` is chosen by the application; a second event with the same key is a repetition."""
 
     name: str
-    data: dict[str, Any]
+    data: JsonObject
     user_id: str | None = None
     occurred_at: datetime | None = None
     key: str | None = None
@@ -286,7 +287,7 @@ class _TriggerRunner:
         return timedelta(seconds=self._trigger.delay_s)
 
 
-def event_values(event: Event, now: datetime) -> dict[str, Any]:
+def event_values(event: Event, now: datetime) -> JsonObject:
     """Return the values of an event to which templates and audiences may refer."""
     return {
         "id": ids.format_id(ids.EVENT, event.id),
@@ -297,7 +298,7 @@ def event_values(event: Event, now: datetime) -> dict[str, Any]:
     }
 
 
-def _row(application_id: UUID, event: Event, now: datetime) -> dict[str, Any]:
+def _row(application_id: UUID, event: Event, now: datetime) -> records.EventRow:
     return {
         "id": event.id,
         "application_id": application_id,
@@ -310,7 +311,7 @@ def _row(application_id: UUID, event: Event, now: datetime) -> dict[str, Any]:
     }
 
 
-def _run_row(run: TriggerRun, now: datetime) -> dict[str, Any]:
+def _run_row(run: TriggerRun, now: datetime) -> records.TriggerRunRow:
     return {
         "event_id": run.event.id,
         "trigger_id": run.trigger_id,

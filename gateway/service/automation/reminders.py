@@ -79,8 +79,8 @@ async def update(
     application_id: UUID,
     id_: UUID,
     columns: Mapping[str, Any],
-    draft_fields: Mapping[str, Any],
-    policy_fields: Mapping[str, Any],
+    draft_fields: spec_codec.DraftChange,
+    policy_fields: spec_codec.PolicyChange,
 ) -> views.Reminder:
     """Change a reminder, and schedule its next occurrence anew.
 

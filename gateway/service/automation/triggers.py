@@ -70,8 +70,8 @@ async def update(
     application_id: UUID,
     id_: UUID,
     columns: Mapping[str, Any],
-    draft_fields: Mapping[str, Any],
-    policy_fields: Mapping[str, Any],
+    draft_fields: spec_codec.DraftChange,
+    policy_fields: spec_codec.PolicyChange,
 ) -> views.Trigger:
     """Change columns of a trigger, fields of its draft, and fields of the send policy of its draft.
 

@@ -10,6 +10,7 @@ from typing import Any
 from gateway.domain import ids
 from gateway.domain.device import Device
 from gateway.domain.errors import TemplateFailed, ValidationError
+from gateway.domain.json_object import JsonObject
 from gateway.records import applications, notifications
 from gateway.records.delivery_log import inbox
 from gateway.records.postgres.engine import Connection, Row
@@ -57,9 +58,7 @@ async def to_views(
         notification = notifications_by_id[row.notification_id]
         try:
             renderer = NotificationRenderer(context.keyring, context.public_url, notification, default_origin)
-            content: dict[str, Any] | None = renderer.render_content(
-                device.client.locale, template_context, row.variant
-            )
+            content: JsonObject | None = renderer.render_content(device.client.locale, template_context, row.variant)
         except (TemplateFailed, ValidationError):
             content = None
         columns = row._mapping

@@ -8,7 +8,6 @@ page, a server or a worker crashes.
 
 from collections.abc import AsyncGenerator, Mapping, Sequence
 from datetime import datetime, timedelta
-from typing import Any
 from uuid import UUID
 
 from gateway.domain import ids
@@ -16,6 +15,7 @@ from gateway.domain.delivery import Accepted, Deferred
 from gateway.domain.device import Device
 from gateway.domain.errors import Unauthenticated
 from gateway.domain.job_payload import Recipient
+from gateway.domain.json_object import JsonObject
 from gateway.domain.notification import Notification, Status
 from gateway.records import devices
 from gateway.records import live_handoffs as records
@@ -36,7 +36,7 @@ PAGE_SIZE = 50
 # The inbox is read at least this often.
 POLL_INTERVAL_S = 20.0
 
-Message = dict[str, Any]
+Message = JsonObject
 
 
 async def offer_to_pages(

@@ -14,6 +14,7 @@ from gateway.content.templates import CompiledContent, has_markup
 from gateway.domain import ids
 from gateway.domain.bounded_cache import put
 from gateway.domain.errors import PayloadTooLarge, TemplateFailed
+from gateway.domain.json_object import JsonObject
 from gateway.domain.notification import Notification, push_topic
 from gateway.push.encryption import MAX_PAYLOAD
 from gateway.push.payload import PayloadTemplate, compose
@@ -133,7 +134,7 @@ class NotificationRenderer:
 
     def render_content(
         self, locale: str | None, template_context: Mapping[str, Any], variant: int | None = None
-    ) -> dict[str, Any]:
+    ) -> JsonObject:
         """Return the content that a device displays.
 
         Raises:
@@ -157,7 +158,7 @@ class NotificationRenderer:
                 self._common_payload = rendered
         return rendered
 
-    def _render(self, content_key: tuple[int, tuple[str, ...]], template_context: Mapping[str, Any]) -> dict[str, Any]:
+    def _render(self, content_key: tuple[int, tuple[str, ...]], template_context: Mapping[str, Any]) -> JsonObject:
         number, layer = content_key
         templating = self._notification.templating
         if templating is None:
@@ -200,7 +201,7 @@ class NotificationRenderer:
         )
 
 
-def merge_variant(content: Mapping[str, Any], variant: Mapping[str, Any]) -> dict[str, Any]:
+def merge_variant(content: Mapping[str, Any], variant: Mapping[str, Any]) -> JsonObject:
     """Return the content with its fields replaced by those of a variant, also within each language."""
     locales = dict(content.get("locales") or {})
     for key, localized in (variant.get("locales") or {}).items():

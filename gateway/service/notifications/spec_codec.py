@@ -4,15 +4,16 @@ Stored drafts outlive releases, so every later version must be able to decode th
 first key, `steering`.
 """
 
-from collections.abc import Mapping
 from dataclasses import replace
 from datetime import timedelta
 from typing import Any
 
 from typing_extensions import TypedDict
 
+from gateway.domain.json_object import JsonObject
 from gateway.domain.notification import Kind, Lane, Templating, Urgency
-from gateway.domain.send_policy import SendPolicy
+from gateway.domain.schedule import QuietHours
+from gateway.domain.send_policy import SendPolicy, Throttle
 from gateway.service import views
 from gateway.service.notifications import templates
 from gateway.service.notifications.submission import Draft
@@ -21,13 +22,13 @@ from gateway.service.notifications.submission import Draft
 class DraftView(TypedDict):
     """The fields that the views of reminders and triggers have in common."""
 
-    content: dict[str, Any]
+    content: JsonObject
     audience: Any
     category: str | None
     delivery: views.RecurringDelivery
 
 
-def to_json(draft: Draft) -> dict[str, Any]:
+def to_json(draft: Draft) -> JsonObject:
     """Encode a draft for storage."""
     return {
         "content": draft.content,
@@ -43,7 +44,7 @@ def to_json(draft: Draft) -> dict[str, Any]:
     }
 
 
-def from_json(kind: Kind, stored: dict[str, Any]) -> Draft:
+def from_json(kind: Kind, stored: JsonObject) -> Draft:
     """Decode a stored draft, as a draft of notifications of this kind."""
     return Draft(
         kind,
@@ -58,7 +59,7 @@ def from_json(kind: Kind, stored: dict[str, Any]) -> Draft:
     )
 
 
-def to_view(stored: dict[str, Any]) -> DraftView:
+def to_view(stored: JsonObject) -> DraftView:
     """Return the common fields of the views from a stored draft; null stands for the default of the kind."""
     ttl = stored["ttl"]
     return {
@@ -74,7 +75,31 @@ def to_view(stored: dict[str, Any]) -> DraftView:
     }
 
 
-def patch(draft: Draft, fields: Mapping[str, Any], policy_fields: Mapping[str, Any]) -> Draft:
+class DeliveryChange(TypedDict, total=False):
+    """Changed delivery options of a draft."""
+
+    lane: Lane | None
+    urgency: Urgency | None
+    ttl: timedelta | None
+    collapse_key: str | None
+
+
+class DraftChange(DeliveryChange, total=False):
+    """Changed fields of a draft."""
+
+    content: JsonObject
+    audience: Any
+
+
+class PolicyChange(TypedDict, total=False):
+    """Changed fields of a send policy."""
+
+    category: str | None
+    throttle: Throttle | None
+    quiet_hours: QuietHours | None
+
+
+def patch(draft: Draft, fields: DraftChange, policy_fields: PolicyChange) -> Draft:
     """Replace fields of a draft and of its send policy. New content keeps the option `strict` of the old content."""
     patched = replace(draft, **fields, policy=replace(draft.policy, **policy_fields))
     if "content" not in fields:

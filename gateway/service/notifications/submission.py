@@ -15,6 +15,7 @@ from uuid import UUID
 from gateway import tracing
 from gateway.domain import clock, ids
 from gateway.domain.errors import FieldError, ValidationError, pointer_step
+from gateway.domain.json_object import JsonObject
 from gateway.domain.notification import (
     MAX_TTL,
     DeliveryOptions,
@@ -66,7 +67,7 @@ class Draft:
     """A notification to submit. None stands for the default of the kind; for `start_at` it stands for now."""
 
     kind: Kind
-    content: dict[str, Any]
+    content: JsonObject
     audience: Any
     name: str | None = None
     lane: Lane | None = None
@@ -78,7 +79,7 @@ class Draft:
     policy: SendPolicy = DEFAULT_POLICY
     templating: Templating | None = None
     reminder_id: UUID | None = None
-    details: dict[str, Any] = field(default_factory=dict)
+    details: JsonObject = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,7 +93,7 @@ class NotificationRequest:
     kind: Kind
     content: ContentSource
     audience: Any
-    event: dict[str, Any] | None = None
+    event: JsonObject | None = None
     name: str | None = None
     lane: Lane | None = None
     urgency: Urgency | None = None
@@ -174,7 +175,7 @@ async def save(conn: Connection, prepared: Sequence[Notification]) -> None:
     await jobs.enqueue_plans(conn, prepared)
 
 
-def _make_url_absolute(content: dict[str, Any], default_origin: str | None, pointer: str) -> None:
+def _make_url_absolute(content: JsonObject, default_origin: str | None, pointer: str) -> None:
     """Resolve a path in `url` against the origin of the application, also in each language.
 
     Declarative Web Push requires absolute URLs.

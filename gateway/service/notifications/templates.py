@@ -14,6 +14,7 @@ from gateway.content.templates import CompiledContent, has_markup
 from gateway.domain import clock, ids
 from gateway.domain.device import Device
 from gateway.domain.errors import FieldError, NotFound, ValidationError, pointer_step
+from gateway.domain.json_object import JsonObject
 from gateway.domain.notification import DeliveryOptions, Kind, Lane, Notification, Status, Templating, Urgency
 from gateway.records import devices
 from gateway.records import templates as records
@@ -30,7 +31,7 @@ from gateway.service.notifications.rendering import NotificationRenderer
 class InlineContent:
     """Content in a request. `strict`: an unknown variable in its templates makes the message fail."""
 
-    content: dict[str, Any]
+    content: JsonObject
     strict: bool = False
 
 
@@ -45,12 +46,12 @@ class TemplateReference:
 ContentSource = InlineContent | TemplateReference
 
 
-def templating_of(content: dict[str, Any], strict: bool, event: dict[str, Any] | None) -> Templating | None:
+def templating_of(content: JsonObject, strict: bool, event: JsonObject | None) -> Templating | None:
     """Return the options for rendering the content, or None if it contains no template markup."""
     return Templating(strict, event or {}) if has_markup(content) else None
 
 
-def check_templates(content: dict[str, Any], pointer: str = "/content") -> None:
+def check_templates(content: JsonObject, pointer: str = "/content") -> None:
     """Compile every template in the content, in every language.
 
     Raises:
@@ -90,7 +91,7 @@ async def resolve_content(conn: Connection, application_id: UUID, source: Conten
 
 
 async def create(
-    conn: Connection, application_id: UUID, name: str, content: dict[str, Any], strict: bool
+    conn: Connection, application_id: UUID, name: str, content: JsonObject, strict: bool
 ) -> views.Template:
     """Store content as version 1 of a new template.
 
@@ -110,7 +111,7 @@ async def update(
     id_: UUID,
     *,
     name: str | None,
-    content: dict[str, Any] | None,
+    content: JsonObject | None,
     strict: bool | None,
 ) -> views.Template:
     """Change a template; None leaves a field unchanged. Changing `content` or `strict` creates a new version.
@@ -161,7 +162,7 @@ async def preview(
     application_id: UUID,
     source: ContentSource,
     *,
-    event: dict[str, Any] | None,
+    event: JsonObject | None,
     device_id: str | None,
     locale: str | None,
 ) -> views.NotificationContent:

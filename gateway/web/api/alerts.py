@@ -25,6 +25,7 @@ from gateway.domain.alert import (
     Severity,
 )
 from gateway.domain.errors import Conflict, FieldError, ValidationError
+from gateway.domain.json_object import JsonObject
 from gateway.domain.notification import Urgency
 from gateway.service import views
 from gateway.service.access.authentication import MANAGE, READ, SEND
@@ -113,7 +114,7 @@ class NewAlert(Body):
             errors.append(FieldError("/references", f"is empty; an {self.message_type} must refer to an alert"))
         if errors:
             raise ValidationError(errors)
-        areas: list[dict[str, Any]] = [{"within": self.area}] if self.area is not None else []
+        areas: list[JsonObject] = [{"within": self.area}] if self.area is not None else []
         areas += [{"zone": list(self.zones)}] if self.zones else []
         text = LocalizedText(None, self.event, self.headline, self.description, self.instruction, self.url)
         info = AlertInfo(

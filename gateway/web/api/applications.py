@@ -1,6 +1,6 @@
 """Applications and their API keys and VAPID keys, managed by the operator."""
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal, cast
 
 from pydantic import Field, StringConstraints
 
@@ -130,9 +130,9 @@ async def get_application(request: TransactionalRequest) -> Response:
 )
 async def change_application(request: TransactionalRequest[ApplicationChange]) -> Response:
     """Change an application. Omitted fields do not change."""
-    values: dict[str, Any] = request.body.model_dump(exclude_none=True)
+    changed = cast("applications.ApplicationChange", request.body.model_dump(exclude_none=True))
     id_ = request.id(ids.APPLICATION, "application_id")
-    return Response(await applications.change(request.conn, request.context.keyring, id_, values))
+    return Response(await applications.change(request.conn, request.context.keyring, id_, changed))
 
 
 @routes.add(

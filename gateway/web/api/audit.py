@@ -12,6 +12,7 @@ from pydantic import Field
 
 from gateway.domain import ids
 from gateway.domain.errors import FieldError, ValidationError
+from gateway.domain.json_object import JsonObject
 from gateway.service import views
 from gateway.service.access import audit
 from gateway.service.access.authentication import ADMIN, MANAGE
@@ -54,7 +55,7 @@ async def record(route: Route, request: TransactionalRequest[Any, Any], response
     await audit.add_entry(request.conn, audit.actor_of(request.principal), route.audit, application_id, target, fields)
 
 
-def _visible_fields(action: str, body: Body | None) -> dict[str, Any]:
+def _visible_fields(action: str, body: Body | None) -> JsonObject:
     """Return the fields of a body by name: with the value if the audit log stores it, otherwise with None.
 
     Only the stored values are serialized, since the others may be large.

@@ -5,6 +5,7 @@ from typing import Annotated, Any
 from pydantic import Field, StringConstraints
 
 from gateway.domain import ids
+from gateway.domain.json_object import JsonObject
 from gateway.domain.send_policy import MAX_CAP_WINDOW
 from gateway.service import views
 from gateway.service.access.authentication import DEVICE, MANAGE, READ, SEND
@@ -36,7 +37,7 @@ class _Rules(Body):
     cap: CategoryCap | None = None
     quiet_hours: QuietHours | None = None
 
-    def columns(self) -> dict[str, Any]:
+    def columns(self) -> JsonObject:
         """Return the database columns of the fields in the request; null removes a rule."""
         columns = self.model_dump(include=self.model_fields_set - {"cap", "quiet_hours"})
         if columns.get("title", "") is None:

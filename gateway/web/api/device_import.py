@@ -1,12 +1,13 @@
 """Import devices: the request is an NDJSON stream of registrations, the response has a result for each line."""
 
 from collections.abc import Sequence
-from typing import Annotated, Any
+from typing import Annotated
 
 from aiohttp import web
 from pydantic import Field
 
 from gateway.domain import ids
+from gateway.domain.json_object import JsonObject
 from gateway.service.access.authentication import MANAGE
 from gateway.service.audience.registration import CheckedRegistration, DeviceRegistrar
 from gateway.web.api.device_import_decoder import read_line
@@ -40,10 +41,10 @@ async def import_devices(request: Request[None, ImportQuery]) -> web.StreamRespo
     def parse_line(line: bytes) -> CheckedRegistration:
         return registrar.check(read_line(line))
 
-    async def skip(registrations: Sequence[CheckedRegistration]) -> list[dict[str, Any]]:
+    async def skip(registrations: Sequence[CheckedRegistration]) -> list[JsonObject]:
         return [{"status": "valid"} for _ in registrations]
 
-    async def register(registrations: Sequence[CheckedRegistration]) -> list[dict[str, Any]]:
+    async def register(registrations: Sequence[CheckedRegistration]) -> list[JsonObject]:
         await check_credential(request)
         async with engine.begin() as conn:
             results = await registrar.register_all(conn, registrations)

@@ -1,12 +1,13 @@
 """Devices: register, list, change and unregister devices; set their topics and locations; erase a user."""
 
-from typing import Annotated, Any
+from typing import Annotated, Any, cast
 
 from pydantic import AfterValidator, Field, StringConstraints
 
 from gateway.domain import device, ids
 from gateway.domain.device import DeviceStatus
 from gateway.domain.errors import FieldError, GatewayError, NotFound, ValidationError
+from gateway.domain.json_object import JsonObject
 from gateway.service import views
 from gateway.service.access.authentication import DEVICE, MANAGE, READ, REGISTER
 from gateway.service.audience import devices, registration
@@ -24,7 +25,7 @@ MAX_ITEMS = 100
 MAX_ZONES = 100
 
 
-def _check_attributes(values: dict[str, Any], *, allow_null: bool = False) -> dict[str, Any]:
+def _check_attributes(values: JsonObject, *, allow_null: bool = False) -> JsonObject:
     if len(values) > MAX_ATTRIBUTES:
         raise ValueError(f"has more than {MAX_ATTRIBUTES} attributes")
     for name, value in values.items():
@@ -36,7 +37,7 @@ def _check_attributes(values: dict[str, Any], *, allow_null: bool = False) -> di
     return values
 
 
-def _check_attribute_patch(values: dict[str, Any]) -> dict[str, Any]:
+def _check_attribute_patch(values: JsonObject) -> JsonObject:
     return _check_attributes(values, allow_null=True)
 
 
@@ -53,7 +54,7 @@ Zones = Annotated[
     list[Zone],
     Field(max_length=MAX_ZONES, description="Codes of the areas that contain the device: UGC, SAME, EMMA_ID or other."),
 ]
-Attributes = Annotated[dict[str, Any], AfterValidator(_check_attributes)]
+Attributes = Annotated[JsonObject, AfterValidator(_check_attributes)]
 
 
 class Keys(Body):
@@ -159,7 +160,7 @@ class DeviceChange(Body):
     user_id: UserId | None = None
     user_hash: Annotated[str | None, Field(max_length=128)] = None
     client: Client | None = None
-    attributes: Annotated[dict[str, Any], AfterValidator(_check_attribute_patch)] | None = None
+    attributes: Annotated[JsonObject, AfterValidator(_check_attribute_patch)] | None = None
     topics: Topics | None = None
     zones: Zones | None = None
     location: Location | None = None
@@ -256,14 +257,14 @@ async def change_device(request: TransactionalRequest[DeviceChange]) -> Response
         await registration.verify_user(
             request.conn, request.context.keyring, request.application_id, patch.user_id, patch.user_hash
         )
-    values: dict[str, Any] = patch.model_dump(include={"user_id", "attributes", "topics", "zones"}, exclude_none=True)
+    changed = patch.model_dump(include={"user_id", "attributes", "topics", "zones"}, exclude_none=True)
     if patch.user_id is None and "user_id" in patch.model_fields_set:
-        values["user_id"] = None
+        changed["user_id"] = None
     if patch.client is not None:
-        values |= patch.client.model_dump(exclude_none=True)
-    for name in values.keys() & {"topics", "zones"}:
-        values[name] = list(dict.fromkeys(values[name]))
-    await devices.change(request.conn, target, values)
+        changed |= patch.client.model_dump(exclude_none=True)
+    for name in changed.keys() & {"topics", "zones"}:
+        changed[name] = list(dict.fromkeys(changed[name]))
+    await devices.change(request.conn, target, cast("device.DeviceChange", changed))
     if patch.location is not None:
         await devices.set_location(request.conn, target, patch.location.value())
     return Response(registration.to_view(await find_device(request)))

@@ -2,13 +2,14 @@
 
 from collections.abc import Sequence
 from functools import partial
-from typing import Annotated, Any
+from typing import Annotated
 
 from aiohttp import web
 from pydantic import AfterValidator, Field, StringConstraints
 
 from gateway.domain import ids
 from gateway.domain.errors import GatewayError
+from gateway.domain.json_object import JsonObject
 from gateway.service import views
 from gateway.service.access.authentication import READ, SEND
 from gateway.service.automation import events
@@ -31,7 +32,7 @@ Name = Annotated[
 ]
 
 
-def _check_size(data: dict[str, Any]) -> dict[str, Any]:
+def _check_size(data: JsonObject) -> JsonObject:
     if len(encode_json(data)) > MAX_DATA_OCTETS:
         raise ValueError(f"must be at most {MAX_DATA_OCTETS} octets of JSON")
     return data
@@ -45,7 +46,7 @@ class NewEvent(Body):
     )
 
     name: Name
-    data: Annotated[dict[str, Any], AfterValidator(_check_size)] = Field(default_factory=dict)
+    data: Annotated[JsonObject, AfterValidator(_check_size)] = Field(default_factory=dict)
     user_id: Label | None = None
     occurred_at: Annotated[
         Moment | None, Field(description="Defaults to now. The delay of a trigger begins at this time.")
@@ -94,7 +95,7 @@ async def record_events(request: Request) -> web.StreamResponse:
     interrupted stream can be sent again.
     """
 
-    async def record(lines: Sequence[NewEvent]) -> list[dict[str, Any] | GatewayError]:
+    async def record(lines: Sequence[NewEvent]) -> list[JsonObject | GatewayError]:
         await check_credential(request)
         async with request.context.engine.begin() as conn:
             results = await events.record(

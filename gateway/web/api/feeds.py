@@ -1,7 +1,7 @@
 """Alert feeds: URLs that the gateway polls for alerts."""
 
 from datetime import timedelta
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal, cast
 
 from pydantic import Field, StringConstraints
 
@@ -108,12 +108,15 @@ async def get_feed(request: TransactionalRequest) -> Response:
 )
 async def change_feed(request: TransactionalRequest[FeedChange]) -> Response:
     """Change, pause or resume a feed. An active feed is polled at once."""
-    values: dict[str, Any] = request.body.model_dump(include={"name", "url", "status"}, exclude_none=True)
-    if request.body.interval is not None:
-        values["interval_s"] = request.body.interval
-    values |= {name: getattr(request.body, name) for name in {"audience", "category"} & request.body.model_fields_set}
+    body = request.body
+    changed = body.model_dump(include={"name", "url", "status", "interval"}, exclude_none=True)
+    changed |= {name: getattr(body, name) for name in {"audience", "category"} & body.model_fields_set}
     id_ = request.id(ids.FEED, "feed_id")
-    return Response(await feeds.update(request.conn, request.context, request.application_id, id_, values))
+    return Response(
+        await feeds.update(
+            request.conn, request.context, request.application_id, id_, cast("feeds.FeedChange", changed)
+        )
+    )
 
 
 @routes.add("DELETE", "/v1/feeds/{feed_id}", scopes=(MANAGE,), audit="feeds.remove", responses={204: None})

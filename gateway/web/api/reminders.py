@@ -1,6 +1,6 @@
 """Reminders: notifications that are sent at every time of a cron expression."""
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 from pydantic import AfterValidator, Field, StringConstraints
 
@@ -11,6 +11,7 @@ from gateway.service import views
 from gateway.service.access.authentication import MANAGE, READ, SEND
 from gateway.service.automation import reminders
 from gateway.service.notifications import submission
+from gateway.service.notifications.spec_codec import PolicyChange
 from gateway.web.http.pagination import PageQuery, page
 from gateway.web.http.parsing import Moment, example
 from gateway.web.http.routing import Response, Routes, TransactionalRequest
@@ -90,15 +91,14 @@ class ReminderChange(SpecPatch):
     throttle: Throttle | None = None
     quiet_hours: QuietHours | None = None
 
-    def policy_fields(self) -> dict[str, Any]:
+    def policy_fields(self) -> PolicyChange:
         """Return the changed fields of the send policy."""
-        fields = {
-            "throttle": self.throttle and self.throttle.value(),
-            "quiet_hours": self.quiet_hours and self.quiet_hours.value(),
-        }
-        return super().policy_fields() | {
-            name: value for name, value in fields.items() if name in self.model_fields_set
-        }
+        fields = super().policy_fields()
+        if "throttle" in self.model_fields_set:
+            fields["throttle"] = None if self.throttle is None else self.throttle.value()
+        if "quiet_hours" in self.model_fields_set:
+            fields["quiet_hours"] = None if self.quiet_hours is None else self.quiet_hours.value()
+        return fields
 
 
 @routes.add(

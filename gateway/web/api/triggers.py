@@ -6,6 +6,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field
 
 from gateway.domain import ids, send_policy
+from gateway.domain.json_object import JsonObject
 from gateway.domain.notification import Kind
 from gateway.service import views
 from gateway.service.access.authentication import MANAGE, READ, SEND
@@ -23,7 +24,7 @@ routes = Routes("triggers")
 MAX_PERIOD_S = 366 * 86_400
 
 Condition = Annotated[
-    dict[str, Any],
+    JsonObject,
     Field(
         description="A condition on the event's data, written like an audience: `all`, `any`, `not`, and "
         '`{"data": "cart.total", "gte": 50}` with an audience attribute\'s comparisons.'

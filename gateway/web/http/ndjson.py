@@ -22,6 +22,7 @@ from gateway.domain.errors import (
     UnsupportedMediaType,
     ValidationError,
 )
+from gateway.domain.json_object import JsonObject
 from gateway.web.http import problems
 from gateway.web.http.routing import Request
 
@@ -43,7 +44,7 @@ CHUNK_TIMEOUT_S = 60
 _encoder = msgspec.json.Encoder()
 
 B = TypeVar("B")
-LineResult = dict[str, Any] | GatewayError
+LineResult = JsonObject | GatewayError
 # Parses a line. If it raises a GatewayError, only this line is refused.
 ParseLine = Callable[[bytes], B]
 # Processes lines in one transaction. Returns the result of each line (with a `status`), or the error of the line.
@@ -86,10 +87,9 @@ async def respond(
             async for results in _process(http, parse_line, process_lines, key_of):
                 totals.update([result["status"] for result in results])
                 spool.write(_encoder.encode_lines(results))
-            summary: dict[str, Any] = {"done": True, **totals}
-        except (
-            problems.EXPECTED_ERRORS
-        ) as exception:  # earlier lines were committed, so their results are sent nevertheless
+            summary: JsonObject = {"done": True, **totals}
+        # Earlier lines were committed, so their results are sent nevertheless.
+        except problems.EXPECTED_ERRORS as exception:
             error = problems.from_exception(exception)
             summary = {"done": False, **totals, "code": error.code, "detail": error.detail}
         spool.write(_encoder.encode_lines([summary]))
@@ -115,7 +115,7 @@ async def check_credential(request: Request[Any, Any]) -> None:
 
 async def _process(
     http: web.Request, parse_line: ParseLine[B], process_lines: ProcessLines[B], key_of: KeyOf[B]
-) -> AsyncIterator[list[dict[str, Any]]]:
+) -> AsyncIterator[list[JsonObject]]:
     """Yield the results in the order of the lines. While batches are processed, the next batch is read."""
     in_progress: deque[_BatchInProgress] = deque()
     read_error: GatewayError | None = None

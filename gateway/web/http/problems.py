@@ -1,7 +1,6 @@
 """Error responses as `application/problem+json` (RFC 9457). Stack traces are logged, and never sent to a client."""
 
 import json
-from typing import Any
 
 import structlog
 from aiohttp import web
@@ -18,6 +17,7 @@ from gateway.domain.errors import (
     UpgradeRequired,
     ValidationError,
 )
+from gateway.domain.json_object import JsonObject
 from gateway.service.context import DATABASE_ERRORS, is_refusal
 
 # The value of Retry-After in responses with status 503.
@@ -31,7 +31,7 @@ EXPECTED_ERRORS = (GatewayError, web.RequestPayloadError, *DATABASE_ERRORS)
 
 def to_response(error: GatewayError) -> web.Response:
     """Return the response for an error, as a problem document."""
-    problem: dict[str, Any] = {
+    problem: JsonObject = {
         "type": f"/docs/errors#{error.code}",
         "title": error.title,
         "status": error.status,

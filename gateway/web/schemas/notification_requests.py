@@ -7,7 +7,7 @@ The models do not use the database. A reference to a saved template is resolved 
 import re
 from dataclasses import replace
 from datetime import UTC, datetime, time, timedelta
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, cast
 
 from pydantic import (
     AfterValidator,
@@ -22,8 +22,10 @@ from pydantic import (
 
 from gateway.domain import audience, schedule, send_policy
 from gateway.domain.errors import ValidationError
+from gateway.domain.json_object import JsonObject
 from gateway.domain.notification import MAX_TTL, Kind, Lane, Urgency
 from gateway.domain.schedule import DEVICE_ZONE, find_zone, to_utc, zone_or_utc
+from gateway.service.notifications.spec_codec import DeliveryChange, DraftChange, PolicyChange
 from gateway.service.notifications.submission import NotificationRequest
 from gateway.service.notifications.templates import ContentSource, InlineContent, TemplateReference
 from gateway.web.http.parsing import (
@@ -44,7 +46,7 @@ Title = Annotated[str, StringConstraints(min_length=1, max_length=500)]
 Label = Annotated[str, StringConstraints(min_length=1, max_length=255)]
 
 
-def _check_data(values: dict[str, Any]) -> dict[str, Any]:
+def _check_data(values: JsonObject) -> JsonObject:
     if "gateway" in values:
         raise ValueError("must not use the name 'gateway', which is reserved")
     return values
@@ -114,12 +116,12 @@ class PartialContent(Body):
     badge: UrlOrTemplate | None = None
     tag: Annotated[Label | None, Field(description="A later notification with the same tag replaces this one.")] = None
     actions: Annotated[list[Action] | None, Field(max_length=10)] = None
-    data: Annotated[dict[str, Any], AfterValidator(_check_data)] | None = None
+    data: Annotated[JsonObject, AfterValidator(_check_data)] | None = None
     silent: bool | None = None
     require_interaction: bool | None = None
     app_badge: Annotated[int | None, Field(ge=0, le=2**53)] = None
 
-    def value(self) -> dict[str, Any]:
+    def value(self) -> JsonObject:
         """Return the content as the JSON object that is stored."""
         return self.model_dump(exclude_none=True)
 
@@ -159,7 +161,7 @@ class DeliveryOptions(Body):
     lane: Literal["urgent", "normal", "bulk"] | None = None
     expires_at: Annotated[Moment | None, Field(description="No message is sent after this time.")] = None
 
-    def draft_fields(self) -> dict[str, Any]:
+    def draft_fields(self) -> DeliveryChange:
         """Return the fields of `Draft` for these options, except `expires_at`."""
         return {
             "lane": None if self.lane is None else Lane.from_label(self.lane),
@@ -339,7 +341,7 @@ class ContentOrTemplate(Body):
         return TemplateReference(self.template.id, self.template.version)
 
 
-EventData = Annotated[dict[str, Any] | None, Field(description="The value of the template variable `event`.")]
+EventData = Annotated[JsonObject | None, Field(description="The value of the template variable `event`.")]
 
 
 class Deliverable(ContentOrTemplate):
@@ -352,7 +354,7 @@ class Deliverable(ContentOrTemplate):
         """Return the send policy of the request."""
         return send_policy.SendPolicy(category=self.category)
 
-    def event_data(self) -> dict[str, Any] | None:
+    def event_data(self) -> JsonObject | None:
         """Return the value of the template variable `event`."""
         return None
 
@@ -384,18 +386,18 @@ class SpecPatch(Body):
     delivery: RecurringDeliveryOptions | None = None
     category: Category | None = None
 
-    def draft_fields(self) -> dict[str, Any]:
+    def draft_fields(self) -> DraftChange:
         """Return the changed fields of the draft."""
-        fields: dict[str, Any] = {}
+        fields = DraftChange()
+        if "delivery" in self.model_fields_set:
+            fields.update(cast("DraftChange", (self.delivery or DeliveryOptions()).draft_fields()))
         if self.content is not None:
             fields["content"] = self.content.value()
         if self.audience is not None:
             fields["audience"] = self.audience
-        if "delivery" in self.model_fields_set:
-            fields |= (self.delivery or DeliveryOptions()).draft_fields()
         return fields
 
-    def policy_fields(self) -> dict[str, Any]:
+    def policy_fields(self) -> PolicyChange:
         """Return the changed fields of the send policy."""
         return {"category": self.category} if "category" in self.model_fields_set else {}
 
@@ -407,7 +409,7 @@ class Sendable(Deliverable):
 
     event: EventData = None
 
-    def event_data(self) -> dict[str, Any] | None:
+    def event_data(self) -> JsonObject | None:
         """Return the value of the template variable `event`."""
         return self.event
 

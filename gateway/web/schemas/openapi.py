@@ -11,6 +11,7 @@ from gateway import __version__
 from gateway.domain.audience import DETAILS, MAX_LEAVES
 from gateway.domain.comparison import MAX_VALUES, OPERATORS
 from gateway.domain.errors import GatewayError
+from gateway.domain.json_object import JsonObject
 from gateway.service.access.authentication import ADMIN, DEVICE, REGISTER
 from gateway.web.http.routing import Route
 
@@ -55,7 +56,7 @@ _TEXTS = {
 _SCALAR = {"type": ["string", "number", "boolean"]}
 
 
-def _leaf(name: str, schema: dict[str, Any], **operands: Any) -> dict[str, Any]:
+def _leaf(name: str, schema: JsonObject, **operands: Any) -> JsonObject:
     return {
         "type": "object",
         "required": [name],
@@ -64,7 +65,7 @@ def _leaf(name: str, schema: dict[str, Any], **operands: Any) -> dict[str, Any]:
     }
 
 
-_OPERANDS: dict[str, Any] = dict.fromkeys(OPERATORS, _SCALAR) | {
+_OPERANDS: JsonObject = dict.fromkeys(OPERATORS, _SCALAR) | {
     "in": {"type": "array", "items": _SCALAR, "minItems": 1, "maxItems": MAX_VALUES},
     "exists": {"type": "boolean"},
 }
@@ -141,11 +142,11 @@ _ERRORS = {
 }
 
 
-def document(routes: Iterable[Route]) -> dict[str, Any]:
+def document(routes: Iterable[Route]) -> JsonObject:
     """Return the OpenAPI document of the routes."""
     routes = list(routes)
     schemas = _Schemas(routes)
-    paths: dict[str, dict[str, Any]] = {}
+    paths: dict[str, JsonObject] = {}
     for route in routes:
         paths.setdefault(route.path, {})[route.method.lower()] = _operation(route, schemas)
     return {
@@ -179,7 +180,7 @@ class _Schemas:
             types |= {(view, "serialization"): None for view in route.responses.values() if view not in (None, str)}
         inputs = [(type_, mode, TypeAdapter(type_)) for type_, mode in types]
         self._schemas, document = TypeAdapter.json_schemas(inputs, ref_template=REF)
-        self.definitions: dict[str, Any] = document.get("$defs", {})
+        self.definitions: JsonObject = document.get("$defs", {})
 
     def request(self, model: Any) -> Any:
         return self._schemas[model, "validation"]
@@ -188,10 +189,10 @@ class _Schemas:
         return self._schemas[view, "serialization"]
 
 
-def _operation(route: Route, schemas: _Schemas) -> dict[str, Any]:
+def _operation(route: Route, schemas: _Schemas) -> JsonObject:
     summary, _, rest = (route.handler.__doc__ or "").partition("\n")
     statuses = dict(route.responses)
-    operation: dict[str, Any] = {
+    operation: JsonObject = {
         "operationId": _operation_id(route),
         "tags": [route.tag],
         "summary": summary.strip(),
@@ -228,7 +229,7 @@ def _operation(route: Route, schemas: _Schemas) -> dict[str, Any]:
             }
         )
     if route.body is not None:
-        content: dict[str, Any] = {"application/json": {"schema": schemas.request(route.body)}}
+        content: JsonObject = {"application/json": {"schema": schemas.request(route.body)}}
         for name, media_type in route.media_types.items():
             content[name] = {"schema": {"type": "string", "description": media_type.description}}
         operation["requestBody"] = {"required": True, "content": content}
@@ -247,7 +248,7 @@ def _path_parameters(path: str) -> list[str]:
     return re.findall(r"{(\w+)}", path)
 
 
-def _query_parameters(route: Route) -> list[dict[str, Any]]:
+def _query_parameters(route: Route) -> list[JsonObject]:
     if route.query is None:
         return []
     schema = route.query.model_json_schema()
@@ -258,7 +259,7 @@ def _query_parameters(route: Route) -> list[dict[str, Any]]:
     ]
 
 
-def _inline(schema: Any, definitions: dict[str, Any]) -> Any:
+def _inline(schema: Any, definitions: JsonObject) -> Any:
     """Replace the references in the schema of a query parameter by their definitions."""
     match schema:
         case {"$ref": str(ref), **siblings}:
@@ -271,7 +272,7 @@ def _inline(schema: Any, definitions: dict[str, Any]) -> Any:
             return schema
 
 
-def _response(route: Route, schemas: _Schemas, status: int, view: Any) -> dict[str, Any]:
+def _response(route: Route, schemas: _Schemas, status: int, view: Any) -> JsonObject:
     descriptions = {
         101: "Switching protocols",
         200: "OK",
@@ -279,7 +280,7 @@ def _response(route: Route, schemas: _Schemas, status: int, view: Any) -> dict[s
         204: "No content",
         503: "Not ready",
     }
-    response: dict[str, Any] = {"description": descriptions[status]}
+    response: JsonObject = {"description": descriptions[status]}
     if view is str:
         response["content"] = {route.streams or "text/plain": {"schema": {"type": "string"}}}
     elif view is not None:
@@ -312,6 +313,6 @@ def _takes_stream(route: Route) -> bool:
     return route.method == "POST" and route.streams is not None
 
 
-def _problem(description: str) -> dict[str, Any]:
+def _problem(description: str) -> JsonObject:
     reference = {"$ref": "#/components/schemas/Problem"}
     return {"description": description, "content": {"application/problem+json": {"schema": reference}}}
