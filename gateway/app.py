@@ -25,6 +25,7 @@ from aiohttp import web
 from nats.js.errors import APIError
 
 from gateway import metrics, tracing
+from gateway.domain.database_work import STATEMENT_TIMEOUT_S
 from gateway.domain.errors import OperatorError
 from gateway.domain.notification import Lane
 from gateway.embedded import EmbeddedPostgres
@@ -37,7 +38,8 @@ from gateway.queue.nats import Broker, NatsQueue
 from gateway.queue.postgres import PostgresQueue
 from gateway.records import outbox
 from gateway.records.postgres import clock_sync, migrate
-from gateway.records.postgres.engine import count_connections, open_engine
+from gateway.records.postgres.connection_shares import divide_pool
+from gateway.records.postgres.engine import Engine, count_connections, open_engine
 from gateway.records.postgres.notifier import Notifier
 from gateway.service.access.authentication import Principal
 from gateway.service.access.secrets import Keyring
@@ -154,7 +156,11 @@ def stop_on_signals(stop: asyncio.Event) -> None:
 
 async def serve(settings: Settings, installation: Installation, stop: asyncio.Event) -> None:
     """Serve the HTTP API, the console and the documentation."""
-    async with tracing.export_spans(), _http_server(settings, installation, BreakerDirectory()):
+    async with (
+        tracing.export_spans(),
+        _metrics_server(settings),
+        _http_server(settings, installation, BreakerDirectory()),
+    ):
         await stop.wait()
 
 
@@ -191,6 +197,7 @@ async def up(
     breakers = BreakerDirectory()
     async with AsyncExitStack() as stack:
         await stack.enter_async_context(tracing.export_spans())
+        await stack.enter_async_context(_metrics_server(settings))
         if sim is not None:
             await stack.enter_async_context(_simulator(sim))
         if postgres is not None:
@@ -263,7 +270,8 @@ async def _restart_forever(postgres: EmbeddedPostgres) -> None:
 async def _http_server(
     settings: Settings, installation: Installation, breakers: BreakerDirectory
 ) -> AsyncIterator[None]:
-    async with _open_database(settings, installation, breakers) as (context, notifier):
+    opened = _open_database(settings, installation, breakers, statement_timeout_s=STATEMENT_TIMEOUT_S)
+    async with opened as (context, notifier):
         state = _web_state(settings, installation, context, notifier)
         runner = Runner(build(state), settings.public_url, shutdown_timeout=SHUTDOWN_TIMEOUT_S)
         await runner.setup()
@@ -299,14 +307,13 @@ def _web_state(settings: Settings, installation: Installation, context: Context,
         admin_token=installation.admin_token,
         limits=limits,
         client_addresses=ClientAddressResolver(settings.proxies),
-        metrics_token=_metrics_token(settings),
         map_tiles=settings.map_tiles,
     )
 
 
 @asynccontextmanager
 async def _metrics_server(settings: Settings) -> AsyncIterator[None]:
-    """Serve `/metrics` and `/healthz` in a process that has no other HTTP server, if a port is configured."""
+    """Serve `/metrics` and `/healthz` on a port of their own, if one is set."""
     if settings.metrics_port is None:
         yield
         return
@@ -352,7 +359,7 @@ async def _run_worker(
     ):
         renderers = RendererCache(context.keyring, context.public_url)
         worker = Worker(
-            PostgresQueue(context.engine, notifier),
+            PostgresQueue(context.engine, notifier, context.urgent_engine),
             DatabaseBackend(context, renderers, notifier),
             renderers,
             PushSender(client, context.keyring, context.policy),
@@ -454,15 +461,23 @@ async def _prepare_streams(context: Context, broker: Broker) -> None:
 
 @asynccontextmanager
 async def open_context(
-    settings: Settings, installation: Installation, breakers: BreakerDirectory | None = None
+    settings: Settings,
+    installation: Installation,
+    breakers: BreakerDirectory | None = None,
+    *,
+    statement_timeout_s: float | None = None,
 ) -> AsyncIterator[Context]:
-    """Open the connection pool and build the service context.
+    """Open the connection pools and build the service context.
+
+    A part of the connections is reserved for urgent work. `statement_timeout_s` limits every statement.
 
     Raises:
         CannotStart: a setting is not valid.
     """
     try:
-        engine = open_engine(installation.database_url, pool_size=settings.database_pool)
+        sizes, url = divide_pool(settings.database_pool), installation.database_url
+        engine = open_engine(url, pool_size=sizes.general, statement_timeout_s=statement_timeout_s)
+        urgent_engine = open_engine(url, pool_size=sizes.urgent, statement_timeout_s=statement_timeout_s)
         keyring = Keyring(installation.master_key, *settings.retired_keys)
         policy = EndpointPolicy(settings.push_hosts)
         outbound = OutboundPolicy(settings.outbound_hosts)
@@ -471,21 +486,42 @@ async def open_context(
     limit: metrics.Reading = {(): settings.database_pool}
     try:
         with (
-            metrics.POOL.set_callback(lambda: {(state,): n for state, n in count_connections(engine).items()}),
+            metrics.POOL.set_callback(lambda: _count_by_state(engine)),
+            metrics.POOL.set_callback(lambda: _count_by_state(urgent_engine)),
             metrics.POOL_LIMIT.set_callback(lambda: limit),
         ):
-            yield Context(engine, keyring, policy, settings.public_url, outbound, breakers or BreakerDirectory())
+            yield Context(
+                engine,
+                keyring,
+                policy,
+                settings.public_url,
+                outbound,
+                breakers or BreakerDirectory(),
+                settings.max_attributes,
+                urgent_engine,
+                settings.application_share,
+            )
     finally:
         await engine.dispose()
+        await urgent_engine.dispose()
+
+
+def _count_by_state(engine: Engine) -> metrics.Reading:
+    return {(state,): count for state, count in count_connections(engine).items()}
 
 
 @asynccontextmanager
 async def _open_database(
-    settings: Settings, installation: Installation, breakers: BreakerDirectory | None = None
+    settings: Settings,
+    installation: Installation,
+    breakers: BreakerDirectory | None = None,
+    *,
+    statement_timeout_s: float | None = None,
 ) -> AsyncIterator[tuple[Context, Notifier]]:
     """Open the context and the notifier, check the database, and synchronise the clock with that of the database."""
     url = installation.database_url
-    async with open_context(settings, installation, breakers) as context, Notifier(url).running() as notifier:
+    opened = open_context(settings, installation, breakers, statement_timeout_s=statement_timeout_s)
+    async with opened as context, Notifier(url).running() as notifier:
         await _check_database(context, url)
         await clock_sync.sync_clock(context.engine)
         clock_task = asyncio.create_task(clock_sync.sync_forever(context.engine), name="clock-sync")

@@ -42,6 +42,8 @@ _SECRETS_IN_TEXT = (
     (re.compile(r"\b(vapid\s+t=)[^\s,]+(,\s*k=[\w-]+)?", re.IGNORECASE), rf"\1{MASK}"),
     (re.compile(r"\b(bearer\s+)[^\s'\",]+", re.IGNORECASE), rf"\1{MASK}"),
     (re.compile(r"\b(sk|pk|dt|rt|whsec)_[A-Za-z0-9_+/=-]{20,}"), rf"\1_{MASK}"),
+    # Session tokens and identity secrets: exactly 256 bits in base64url, since names in code begin with `is_` too.
+    (re.compile(r"\b(ss|is)_[A-Za-z0-9_-]{43}(?![A-Za-z0-9_-])"), rf"\1_{MASK}"),
     (re.compile(r"\beyJ[\w-]{8,}\.[\w-]{8,}\.[\w-]{8,}"), MASK),
     (re.compile(r"(\b[a-z][a-z0-9+.-]*://[^\s:/@]*):[^\s/@]+@", re.IGNORECASE), rf"\1:{MASK}@"),
     # A URL with a long opaque part is a capability URL, such as a push endpoint (RFC 8030 section 8.3).

@@ -4,8 +4,9 @@ A delivery takes a few hundred microseconds of CPU time, so updating a metric pe
 are counted once per batch of results. The state of components (pools, hosts, claimed jobs) is read by callbacks when
 `/metrics` is scraped.
 
-The label `host` is the vendor of the push service (FCM, Mozilla, Apple, WNS), or else the host name. Every process with
-a database exports the same queue metrics: aggregate them by `max`, not by `sum`.
+The label `host` is the vendor of the push service (FCM, Mozilla, Apple, WNS), or else what GATEWAY_PUSH_HOSTS names:
+the host or the wildcard. Its values are those that an operator configured, whatever hosts devices have. Every process
+with a database exports the same queue metrics: aggregate them by `max`, not by `sum`.
 """
 
 from bisect import bisect_left

@@ -13,9 +13,9 @@ from collections.abc import Mapping
 from ipaddress import ip_network
 from pathlib import Path
 from typing import Annotated, Any, Literal, NamedTuple
-from urllib.parse import SplitResult, urlsplit
+from urllib.parse import SplitResult, quote, urlsplit, urlunsplit
 
-from pydantic import Field, FilePath, SecretStr, ValidationError, field_validator
+from pydantic import Field, FilePath, SecretStr, ValidationError, ValidationInfo, field_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from gateway.domain.errors import OperatorError
@@ -23,7 +23,10 @@ from gateway.domain.notification import Lane
 
 PREFIX = "GATEWAY_"
 # Settings that may be in a file, whose path is in the variable with the suffix `_FILE`.
-SECRET_SETTINGS = ("database_url", "queue", "admin_token", "master_key", "retired_master_keys", "metrics_token")
+SECRET_SETTINGS = (
+    *("database_password", "database_url", "queue", "admin_token", "master_key", "retired_master_keys"),
+    "metrics_token",
+)
 # Variables with this prefix that are not settings: the command line and the tests read them.
 OTHER_VARIABLES = ("GATEWAY_SERVER", "GATEWAY_KEY", "GATEWAY_TEST_DATABASE_URL")
 TILE_URL = re.compile(r"https?://[\w.:\[\]-]+/(?=\S*\{z\})(?=\S*\{x\})(?=\S*\{y\})[^\s,;]*", re.ASCII)
@@ -62,6 +65,9 @@ class Settings(BaseSettings):
         env_prefix=PREFIX, env_ignore_empty=True, frozen=True, hide_input_in_errors=True, validate_default=True
     )
 
+    database_password: SecretStr | None = Field(
+        None, description="Password of the database user, if GATEWAY_DATABASE_URL contains none."
+    )
     database_url: SecretStr | None = Field(
         None,
         description="Database: postgresql://user:password@host:5432/name, Postgres 14 or newer. Not set: the embedded "
@@ -112,8 +118,7 @@ class Settings(BaseSettings):
         None,
         ge=1,
         le=65535,
-        description="Port on which `work` and `relay` serve `/metrics` and `/healthz`. Not set: none. `serve` and "
-        "`up` serve both on their own port.",
+        description="Port on which each process serves `/metrics` and `/healthz`, apart from the API. Not set: none.",
     )
     metrics_host: str = Field("127.0.0.1", description="Address to listen on for GATEWAY_METRICS_PORT.")
     inbox_per_minute: int = Field(
@@ -140,7 +145,7 @@ class Settings(BaseSettings):
     data_dir: Path = Field(
         default_factory=default_data_dir, description="Directory in which `gateway up` stores its database and secrets."
     )
-    database_pool: int = Field(10, ge=2, le=1000, description="Maximum database connections per process.")
+    database_pool: int = Field(10, ge=5, le=1000, description="Maximum database connections per process.")
     worker_concurrency: int = Field(
         1024,
         ge=1,
@@ -206,6 +211,9 @@ class Settings(BaseSettings):
         "requests get 503 with Retry-After.",
     )
     max_body: int = Field(1024 * 1024, ge=16 * 1024, description="Maximum size of a request body in bytes.")
+    max_attributes: int = Field(
+        16 * 1024, ge=1024, le=1024 * 1024, description="Maximum size of the attributes of a device in bytes of JSON."
+    )
     map_tiles: str | None = Field(
         None,
         description="URL template of map tiles for the console, with {z}, {x} and {y}: "
@@ -231,12 +239,19 @@ class Settings(BaseSettings):
 
     @field_validator("database_url")
     @classmethod
-    def _is_postgres(cls, value: SecretStr | None) -> SecretStr | None:
-        if value is not None:
-            parts = urlsplit(value.get_secret_value())
-            if parts.scheme not in ("postgresql", "postgres"):
-                raise ValueError("must begin with postgresql://")
-        return value
+    def _is_postgres(cls, value: SecretStr | None, info: ValidationInfo) -> SecretStr | None:
+        if value is None:
+            return None
+        parts, password = urlsplit(value.get_secret_value()), info.data.get("database_password")
+        if parts.scheme not in ("postgresql", "postgres"):
+            raise ValueError("must begin with postgresql://")
+        if password is None:
+            return value
+        user, _, server = parts.netloc.rpartition("@")
+        if not user or ":" in user:
+            raise ValueError("must name a user without a password, because GATEWAY_DATABASE_PASSWORD is set")
+        netloc = f"{user}:{quote(password.get_secret_value(), safe='')}@{server}"
+        return SecretStr(urlunsplit(parts._replace(netloc=netloc)))
 
     @field_validator("queue")
     @classmethod

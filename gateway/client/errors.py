@@ -161,6 +161,18 @@ class Unavailable(ApiError):
     error_code = "unavailable"
 
 
+class ShareExhausted(Unavailable):
+    """503: the application's share of the gateway's database connections is in use, after all retries."""
+
+    error_code = "share_exhausted"
+
+
+class StatementTimeout(Unavailable):
+    """503: the request needs more database time than its kind of request may use."""
+
+    error_code = "statement_timeout"
+
+
 def _classes_by_code(kind: type[ApiError]) -> dict[str, type[ApiError]]:
     classes = {} if kind.error_code is None else {kind.error_code: kind}
     for subclass in kind.__subclasses__():

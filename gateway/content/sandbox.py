@@ -39,7 +39,7 @@ class TemplateLimitExceeded(ResourceLimitError):
     """A template exceeded its time or size limit."""
 
 
-class _TimeLimitExceeded(TemplateLimitExceeded):
+class TimeLimitExceeded(TemplateLimitExceeded):
     """A template exceeded its time limit. The reason may be a garbage collection, so it is rendered once more."""
 
 
@@ -109,7 +109,7 @@ class Sandbox(Environment):
         """
         try:
             return self._render(template, variables)
-        except _TimeLimitExceeded:
+        except TimeLimitExceeded:
             return self._render(template, variables)
 
     def _render(self, template: BoundTemplate, variables: JsonObject) -> str:
@@ -123,7 +123,7 @@ class Sandbox(Environment):
 
 def _check_time(env: Environment) -> None:
     if isinstance(env, Sandbox) and time.thread_time() > env.deadline:
-        raise _TimeLimitExceeded(f"takes longer than {TIME_LIMIT_S} s", token=None)
+        raise TimeLimitExceeded(f"takes longer than {TIME_LIMIT_S} s", token=None)
 
 
 def _check_size(value: Any) -> None:

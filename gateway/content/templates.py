@@ -8,10 +8,10 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 from urllib.parse import quote
 
-from liquid.exceptions import LiquidError, ResourceLimitError
+from liquid.exceptions import LiquidError
 from liquid.template import BoundTemplate
 
-from gateway.content.sandbox import BEGIN, END, Sandbox, strip_markers
+from gateway.content.sandbox import BEGIN, END, Sandbox, TimeLimitExceeded, strip_markers
 from gateway.domain import urls
 from gateway.domain.errors import FieldError, TemplateFailed, ValidationError, pointer_step
 from gateway.domain.json_object import JsonObject
@@ -124,8 +124,8 @@ class CompiledContent:
             try:
                 rendered = sandbox.render_within_limits(template, variables)
             except LiquidError as error:
-                over_budget = isinstance(error, ResourceLimitError)
-                raise TemplateFailed(f"{pointer.lstrip('/')}: {_first_line(error)}", over_budget=over_budget) from None
+                timed_out = isinstance(error, TimeLimitExceeded)
+                raise TemplateFailed(f"{pointer.lstrip('/')}: {_first_line(error)}", timed_out=timed_out) from None
             return _encode_values(rendered, pointer) if url else rendered
 
         return render

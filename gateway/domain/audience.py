@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from itertools import pairwise
+from typing import NamedTuple
 from uuid import UUID
 
 from gateway.domain import comparison, ids
@@ -25,6 +26,8 @@ MAX_LEAVES = 200
 # Maximum size of a filter after its segments are expanded.
 MAX_RESOLVED_DEPTH = 32
 MAX_RESOLVED_LEAVES = 1000
+# Values and coordinates in all leaves: the parameters of the query, of which Postgres and the network carry each.
+MAX_RESOLVED_VALUES = 100_000
 MAX_VERTICES = 10_000
 # Half the Earth's circumference.
 MAX_RADIUS_M = 20_037_508.0
@@ -209,6 +212,65 @@ def iter_segments(audience: Audience) -> Iterator[Segment]:
     return (leaf for leaf in iter_leaves(audience) if isinstance(leaf, Segment))
 
 
+class FilterSize(NamedTuple):
+    """The size of a filter with its segments expanded; `values` counts texts, numbers and coordinates."""
+
+    leaves: int
+    levels: int
+    values: int
+
+    def find_error(self) -> str | None:
+        """Return why the filter is too large for one query, or None."""
+        if self.leaves > MAX_RESOLVED_LEAVES or self.levels > MAX_RESOLVED_DEPTH:
+            limit = f"at most {MAX_RESOLVED_LEAVES} on {MAX_RESOLVED_DEPTH} levels are allowed"
+            return f"has {self.leaves} leaves on {self.levels} levels with its segments; {limit}"
+        if self.values > MAX_RESOLVED_VALUES:
+            return f"has {self.values} values with its segments; at most {MAX_RESOLVED_VALUES} are allowed"
+        return None
+
+
+def measure(
+    audience: Audience, definitions: Mapping[UUID, Audience], sizes: dict[UUID, FilterSize] | None = None
+) -> FilterSize:
+    """Return the size of a filter without expanding it: nested segments grow exponentially.
+
+    Args:
+        audience: the filter.
+        definitions: the filters of all segments that occur, without cycles.
+        sizes: caches the sizes of segments across calls.
+    """
+    segment_sizes = {} if sizes is None else sizes
+
+    def measure_part(part: Audience) -> FilterSize:
+        match part:
+            case AllOf(of) | AnyOf(of):
+                leaves, levels, values = zip(*map(measure_part, of), strict=True)
+                return FilterSize(sum(leaves), max(levels) + 1, sum(values))
+            case Not(of):
+                inner = measure_part(of)
+                return inner._replace(levels=inner.levels + 1)
+            case Segment(id_):
+                if id_ not in segment_sizes:
+                    segment_sizes[id_] = measure_part(definitions[id_])
+                return segment_sizes[id_]
+            case _:
+                return FilterSize(1, 1, _count_values(part))
+
+    return measure_part(audience)
+
+
+def _count_values(leaf: Audience) -> int:
+    match leaf:
+        case Zones(items) | Users(items) | Devices(items) | Notified(items) | Detail(_, items):
+            return len(items)
+        case Attribute(_, _, tuple(items)):
+            return len(items)
+        case Within(polygons):
+            return 2 * sum(len(ring) for polygon in polygons for ring in polygon)
+        case _:
+            return 1
+
+
 def expand_segments(audience: Audience, definitions: Mapping[UUID, Audience], pointer: str = "/audience") -> Audience:
     """Replace every segment by its definition.
 
@@ -220,26 +282,6 @@ def expand_segments(audience: Audience, definitions: Mapping[UUID, Audience], po
     Raises:
         ValidationError: the result is too large for one query.
     """
-    sizes: dict[UUID, tuple[int, int]] = {}
-
-    def measure(part: Audience) -> tuple[int, int]:
-        """Return (leaves, levels) of the expanded filter.
-
-        The filter is measured before it is expanded, because nested segments can expand to an exponential size.
-        """
-        match part:
-            case AllOf(filters) | AnyOf(filters):
-                branch_sizes = [measure(branch) for branch in filters]
-                return sum(leaves for leaves, _ in branch_sizes), max(levels for _, levels in branch_sizes) + 1
-            case Not(negated):
-                leaves, levels = measure(negated)
-                return leaves, levels + 1
-            case Segment(id_):
-                if id_ not in sizes:
-                    sizes[id_] = measure(definitions[id_])
-                return sizes[id_]
-            case _:
-                return 1, 1
 
     def expand(part: Audience) -> Audience:
         match part:
@@ -254,12 +296,8 @@ def expand_segments(audience: Audience, definitions: Mapping[UUID, Audience], po
             case _:
                 return part
 
-    leaves, levels = measure(audience)
-    if leaves > MAX_RESOLVED_LEAVES or levels > MAX_RESOLVED_DEPTH:
-        limit = f"at most {MAX_RESOLVED_LEAVES} on {MAX_RESOLVED_DEPTH} levels are allowed"
-        raise ValidationError(
-            [FieldError(pointer, f"has {leaves} leaves on {levels} levels with its segments; {limit}")]
-        )
+    if (error := measure(audience, definitions).find_error()) is not None:
+        raise ValidationError([FieldError(pointer, error)])
     return expand(audience)
 
 

@@ -185,10 +185,10 @@ class TemplateFailed(GatewayError):
     title = "The template could not be rendered"
     status = 422
 
-    def __init__(self, detail: str, *, over_budget: bool = False) -> None:
-        """Create the error. `over_budget`: the template exceeded its time or size limit."""
+    def __init__(self, detail: str, *, timed_out: bool = False) -> None:
+        """Create the error. `timed_out`: the template exceeded its time limit."""
         super().__init__(detail)
-        self.over_budget = over_budget
+        self.timed_out = timed_out
 
 
 class ReceiptInvalid(GatewayError):
@@ -205,6 +205,20 @@ class Unavailable(GatewayError):
     code = "unavailable"
     title = "The gateway is temporarily unavailable"
     status = 503
+
+
+class ShareExhausted(Unavailable):
+    """The application's share of the database connections is in use. Retry after the time in `Retry-After`."""
+
+    code = "share_exhausted"
+    title = "The share of the application is in use"
+
+
+class StatementTimeout(Unavailable):
+    """A query needed more database time than its kind of request may use. Narrow it down, or retry later."""
+
+    code = "statement_timeout"
+    title = "The request needs too much database time"
 
 
 class UpgradeRequired(GatewayError):

@@ -6,7 +6,7 @@ A local time that does not exist because the clocks are set forward is moved by 
 
 from dataclasses import dataclass
 from datetime import UTC, datetime, time, timedelta
-from functools import cache
+from functools import lru_cache
 from zoneinfo import ZoneInfo
 
 from cronsim import CronSim, CronSimError
@@ -20,7 +20,7 @@ DEVICE_ZONE = "device"
 MAX_UTC_OFFSET, MIN_UTC_OFFSET = timedelta(hours=14), timedelta(hours=-12)
 
 
-@cache
+@lru_cache(maxsize=2048)  # names come from anybody
 def find_zone(name: str) -> ZoneInfo | None:
     """Return the time zone with an IANA name such as `Europe/Vienna`, or None."""
     try:

@@ -15,6 +15,8 @@ from gateway.domain.schedule import QuietHours
 # audience.
 BUCKETS = 10_000
 
+# Slowest throttle: about one message in three hours.
+MIN_PER_SECOND = 0.0001
 # Longest window of a frequency cap.
 MAX_CAP_WINDOW = timedelta(days=31)
 

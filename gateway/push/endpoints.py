@@ -60,6 +60,11 @@ class _Server(NamedTuple):
         return f"{self.scheme}://{self.host}"
 
 
+# The hosts and suffixes that endpoint policies name, which is what operators configure.
+_named_hosts: set[str] = set()
+_named_suffixes: set[str] = set()
+
+
 class EndpointPolicy:
     """Allows the push services of the four vendors, and those that the operator adds.
 
@@ -78,6 +83,8 @@ class EndpointPolicy:
         for entry in (*VENDORS, *extra):
             self._add_entry(entry.strip())
         self._cached_origins: dict[str, tuple[str, str]] = {}
+        _named_hosts.update(self._hosts, (origin.partition("://")[2] for origin in self._origins))
+        _named_suffixes.update(self._suffixes)
 
     def check(self, endpoint: str) -> Endpoint:
         """Return the endpoint in canonical form.
@@ -161,6 +168,17 @@ def vendor_name(host: str) -> str:
         if host == pattern or (pattern[0] == "*" and host.endswith(pattern[1:])):
             return name
     return host
+
+
+def service_label(host: str) -> str:
+    """Return the label of a push service in metrics: its vendor, its host if a policy names it, or else a pattern.
+
+    A wildcard allows as many hosts as anybody invents, so they share the label of the wildcard (`*.example.org`).
+    """
+    name = vendor_name(host)
+    if name != host or host in _named_hosts:
+        return name
+    return next((f"*{suffix}" for suffix in sorted(_named_suffixes) if host.endswith(suffix)), "other")
 
 
 def _parse_server(scheme: str, authority: str) -> _Server:

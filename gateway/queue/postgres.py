@@ -74,9 +74,16 @@ MAX_CONCURRENT_NON_URGENT = 4
 class PostgresQueue:
     """Claims jobs from the jobs table and writes results into the delivery log."""
 
-    def __init__(self, engine: Engine, notifier: notifier.Notifier) -> None:
-        """Create the queue. `engine` is the connection pool of the worker; `notifier` wakes waiting claims."""
+    def __init__(self, engine: Engine, notifier: notifier.Notifier, urgent_engine: Engine | None = None) -> None:
+        """Create the queue.
+
+        Args:
+            engine: the connection pool of the worker.
+            notifier: wakes waiting claims.
+            urgent_engine: a pool for urgent jobs only; None takes their connections from `engine`.
+        """
         self._engine = engine
+        self._urgent_engine = urgent_engine or engine
         self._notifier = notifier
         # The application that was served last, by lane.
         self._last_served: dict[Lane, UUID] = {}
@@ -110,7 +117,7 @@ class PostgresQueue:
     async def _claim_now(self, lanes: Sequence[Lane], limit: int, lease: timedelta) -> tuple[list[Job], float | None]:
         """Return the claimed jobs and None; or no jobs and the seconds until the next one comes due (None: unknown)."""
         claimed: list[Job] = []
-        async with self._reserve_slot(lanes), self._engine.begin() as conn:
+        async with self._reserve_slot(lanes), self._engine_for(lanes).begin() as conn:
             await commit_asynchronously(conn)
             for lane in lanes:
                 claimed += await self._claim_lane(conn, lane, limit - len(claimed), lease)
@@ -148,26 +155,34 @@ class PostgresQueue:
             .values(run_at=func.now() + lease)
             .returning(jobs.c.id)
         )
-        async with self._engine.begin() as conn:
+        async with self._urgent_engine.begin() as conn:
             return set((await conn.execute(statement)).scalars())
 
     async def settle(self, job: Job, settlement: ResultBatch, remaining: Sequence[UUID]) -> None:
         """Record results, see `Queue.settle`."""
         async with self._reserve_slot([job.lane]):
+            engine = self._engine_for([job.lane])
             try:
-                async with self._engine.begin() as conn:
+                async with engine.begin() as conn:
                     await apply(conn, job, settlement, remaining)
             except IntegrityError:
-                async with self._engine.begin() as conn:
+                async with engine.begin() as conn:
                     await apply_unlogged(conn, job, settlement, remaining)
 
     def _reserve_slot(self, lanes: Sequence[Lane]) -> AbstractAsyncContextManager[None]:
-        return nullcontext() if all(lane is Lane.URGENT for lane in lanes) else self._non_urgent_slots
+        return nullcontext() if _are_urgent(lanes) else self._non_urgent_slots
+
+    def _engine_for(self, lanes: Sequence[Lane]) -> Engine:
+        return self._urgent_engine if _are_urgent(lanes) else self._engine
 
     async def release(self, job: Job) -> None:
         """Return a job, see `Queue.release`."""
-        async with self._engine.begin() as conn:
+        async with self._engine_for([job.lane]).begin() as conn:
             await requeue(conn, job)
+
+
+def _are_urgent(lanes: Sequence[Lane]) -> bool:
+    return all(lane is Lane.URGENT for lane in lanes)
 
 
 async def apply(conn: Connection, job: Job, settlement: ResultBatch, remaining: Sequence[UUID]) -> bool:

@@ -5,6 +5,7 @@ NOT excludes those inside its holes. Postgres polygons are planar in degrees, as
 1e-6.
 """
 
+import json
 import math
 from collections.abc import Sequence
 from typing import Any, NamedTuple, assert_never
@@ -14,7 +15,9 @@ from sqlalchemy import (
     ColumnElement,
     Row,
     Select,
+    Uuid,
     and_,
+    any_,
     cast,
     false,
     func,
@@ -26,7 +29,7 @@ from sqlalchemy import (
     text,
     true,
 )
-from sqlalchemy.dialects.postgresql import ARRAY, JSONB
+from sqlalchemy.dialects.postgresql import ARRAY, JSONB, JSONPATH
 from sqlalchemy.ext.asyncio import AsyncConnection
 from sqlalchemy.types import Text, UserDefinedType
 
@@ -111,9 +114,9 @@ def compile_audience(audience: Audience) -> ColumnElement[bool]:
         case Zones(codes):
             return devices.c.zones.op("&&", is_comparison=True)(cast(list(codes), ARRAY(Text)))
         case Users(user_ids):
-            return devices.c.user_id.in_(user_ids)
+            return devices.c.user_id == any_(literal(list(user_ids), ARRAY(Text)))
         case Devices(device_ids):
-            return devices.c.id.in_(device_ids)
+            return devices.c.id == any_(literal(list(device_ids), ARRAY(Uuid)))
         case Notified(notification_ids):
             return devices.c.id.in_(_select_accepted(notification_ids))
         case Segment():
@@ -151,14 +154,22 @@ def _select_accepted(notification_ids: tuple[UUID, ...]) -> Select[tuple[UUID]]:
     """
     same_notification = (deliveries.c.day == notifications.c.day) & (deliveries.c.notification_id == notifications.c.id)
     accepted = select(deliveries.c.device_id).select_from(notifications).join(deliveries, same_notification)
-    return accepted.where(notifications.c.id.in_(notification_ids), deliveries.c.outcome == OutcomeName.ACCEPTED)
+    selected = notifications.c.id == any_(literal(list(notification_ids), ARRAY(Uuid)))
+    return accepted.where(selected, deliveries.c.outcome == OutcomeName.ACCEPTED)
 
 
 def _match_detail(name: str, values: tuple[str, ...]) -> ColumnElement[bool]:
     column, separator = func.lower(devices.c[name]), DETAILS[name]
     lowered = [value.lower() for value in values]
-    prefixes = [func.starts_with(column, value + separator) for value in lowered] if separator else []
-    return or_(column.in_(lowered), *prefixes)
+    equal = column == any_(literal(lowered, ARRAY(Text)))
+    if separator is None:
+        return equal
+    patterns = [f"{_escape_like(value)}{separator}%" for value in lowered]
+    return or_(equal, column.like(any_(literal(patterns, ARRAY(Text)))))
+
+
+def _escape_like(text: str) -> str:
+    return text.replace("\\", "\\\\").replace("%", "\\%").replace("_", "\\_")
 
 
 def _match_attribute(name: str, operator: str, value: Scalar | tuple[Scalar, ...]) -> ColumnElement[bool]:
@@ -172,7 +183,11 @@ def _match_attribute(name: str, operator: str, value: Scalar | tuple[Scalar, ...
             return equal if operator == "eq" else _negate(equal)
         case "in":
             assert isinstance(value, tuple)  # noqa: S101 - guaranteed by the parser, for the type checker
-            return or_(*(_attribute_equals(name, item) for item in value))
+            # One jsonpath and not one `@>` per value: a statement takes 32,767 parameters, and each would be planned.
+            # Strict, so that a list as attribute equals no scalar; the GIN index supports the comparison.
+            values = " || ".join(f"@ == {json.dumps(item)}" for item in value)
+            path = literal(f"strict $.{json.dumps(name)} ? ({values})", Text)
+            return devices.c.attributes.op("@?", is_comparison=True)(cast(path, JSONPATH))
         case "contains":
             # A list with the value as an element, or text with the value as a substring.
             element = devices.c.attributes.contains({name: [value]})

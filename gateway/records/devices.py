@@ -25,7 +25,9 @@ from gateway.domain.device import (
     Subscription,
 )
 from gateway.domain.ids import new_ids
+from gateway.domain.page import Page
 from gateway.records import outbox
+from gateway.records.postgres.paging import fetch_page
 from gateway.records.postgres.schema import devices
 
 _CLIENT = ClientDetails._fields
@@ -110,7 +112,7 @@ async def get_application_id(conn: AsyncConnection, id_: UUID) -> UUID | None:
 
 async def list_page(
     conn: AsyncConnection, application_id: UUID, filters: DeviceFilters, *, before: UUID | None, limit: int
-) -> list[Device]:
+) -> Page[Device]:
     """Return a page of devices, newest first; `before` is the last id of the previous page."""
     query = select(devices).where(devices.c.application_id == application_id)
     if filters.user_id is not None:
@@ -121,8 +123,8 @@ async def list_page(
         query = query.where(devices.c.status == filters.status)
     if before is not None:
         query = query.where(devices.c.id < before)
-    rows = await conn.execute(query.order_by(devices.c.id.desc()).limit(limit))
-    return [_device(row) for row in rows]
+    page = await fetch_page(conn, query, devices.c.id, limit=limit)
+    return Page([_device(row) for row in page.items], page.next_after)
 
 
 async def list_topics(
@@ -139,6 +141,13 @@ async def list_topics(
     if after is not None:
         query = query.where(name > after)
     return [(topic, count) for topic, count in await conn.execute(query)]
+
+
+async def lock_attributes(conn: AsyncConnection, id_: UUID) -> dict[str, Any]:
+    """Return the attributes of a device, and lock its row until the transaction ends."""
+    query = select(devices.c.attributes).where(devices.c.id == id_).with_for_update()
+    attributes: dict[str, Any] | None = (await conn.execute(query)).scalar()
+    return attributes or {}
 
 
 async def change(conn: AsyncConnection, id_: UUID, changed: DeviceChange) -> None:

@@ -11,6 +11,8 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from gateway.domain.json_object import JsonObject
 from gateway.domain.notification import UNFINISHED_STATUSES
+from gateway.domain.page import Page
+from gateway.records.postgres.paging import fetch_page
 from gateway.records.postgres.schema import events, notifications, trigger_runs, triggers
 
 # Outcomes of trigger runs.
@@ -130,7 +132,7 @@ async def list_page(
     user_id: str | None,
     before: UUID | None,
     limit: int,
-) -> Sequence[Row[Any]]:
+) -> Page[Row[Any]]:
     """Return a page of events, newest first; `before` is the last id of the previous page."""
     query = select(events).where(events.c.application_id == application_id)
     if name is not None:
@@ -139,7 +141,7 @@ async def list_page(
         query = query.where(events.c.user_id == user_id)
     if before is not None:
         query = query.where(events.c.id < before)
-    return (await conn.execute(query.order_by(events.c.id.desc()).limit(limit))).all()
+    return await fetch_page(conn, query, events.c.id, limit=limit)
 
 
 async def get(conn: AsyncConnection, application_id: UUID, id_: UUID) -> Row[Any] | None:

@@ -11,9 +11,21 @@ from sqlalchemy.dialects.postgresql import ARRAY, JSONB
 from sqlalchemy.dialects.postgresql import UUID as PG_UUID
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from gateway.domain.notification import DeliveryOptions, Kind, Lane, Notification, Progress, Status, Templating, Urgency
+from gateway.domain.notification import (
+    MAX_TTL,
+    DeliveryOptions,
+    Kind,
+    Lane,
+    Notification,
+    Progress,
+    Status,
+    Templating,
+    Urgency,
+)
+from gateway.domain.page import Page
 from gateway.domain.send_policy import SendPolicy
 from gateway.records import outbox
+from gateway.records.postgres.paging import fetch_page
 from gateway.records.postgres.schema import notifications, progress, variants
 
 _PROGRESS = [progress.c[field.name] for field in fields(Progress)]
@@ -81,7 +93,7 @@ async def list_page(
     status: Status | None = None,
     before: UUID | None = None,
     limit: int,
-) -> list[tuple[Notification, Progress]]:
+) -> Page[tuple[Notification, Progress]]:
     """Return a page of notifications, newest first; `before` is the last id of the previous page."""
     query = select(notifications, *_PROGRESS).join(progress).where(notifications.c.application_id == application_id)
     if kind is not None:
@@ -90,8 +102,8 @@ async def list_page(
         query = query.where(notifications.c.status == status)
     if before is not None:
         query = query.where(notifications.c.id < before)
-    rows = await conn.execute(query.order_by(notifications.c.id.desc()).limit(limit))
-    return [(_notification_from_row(row), _progress_from_row(row)) for row in rows]
+    page = await fetch_page(conn, query, notifications.c.id, limit=limit)
+    return Page([(_notification_from_row(row), _progress_from_row(row)) for row in page.items], page.next_after)
 
 
 async def load(conn: AsyncConnection, ids: Sequence[UUID], *, lock: bool = False) -> list[Notification]:
@@ -147,10 +159,12 @@ async def set_expiry(conn: AsyncConnection, id_: UUID, expires_at: datetime) -> 
     await conn.execute(update(notifications).where(notifications.c.id == id_).values(expires_at=expires_at))
 
 
-async def reserve_slot(conn: AsyncConnection, id_: UUID, messages: int) -> datetime:
-    """Reserve the next free time slot of a notification's throttle for a number of messages; return its start."""
-    start = func.greatest(progress.c.free_at, func.now())
-    length = func.make_interval(0, 0, 0, 0, 0, 0, messages / progress.c.per_second)
+async def reserve_slot(conn: AsyncConnection, id_: UUID, messages: int, expires_at: datetime) -> datetime:
+    """Reserve a time slot of the throttle for a number of messages; return its start, at the latest the expiry."""
+    start = func.least(func.greatest(progress.c.free_at, func.now()), literal(expires_at))
+    # Longer slots than any lifetime would overflow Postgres's interval.
+    seconds = func.least(messages / progress.c.per_second, MAX_TTL.total_seconds())
+    length = func.make_interval(0, 0, 0, 0, 0, 0, seconds)
     statement = update(progress).where(progress.c.notification_id == id_).values(free_at=start + length)
     slot: datetime = (await conn.execute(statement.returning(progress.c.free_at - length))).scalar_one()
     return slot

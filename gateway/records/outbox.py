@@ -160,7 +160,7 @@ async def erase_user(
     formatted_ids = [ids.format_id(ids.NOTIFICATION, id_) for id_ in notification_ids]
     for condition, field in (
         (e.data["user_id"].astext == user_id, "user_id"),
-        (e.data["id"].astext.in_(formatted_ids), "name"),
+        (e.data["id"].astext == any_(literal(formatted_ids, ARRAY(Text))), "name"),
     ):
         erased = e.data.op("||")(literal({field: None}, JSONB))
         events = (e.application_id == application_id, condition)

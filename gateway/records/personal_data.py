@@ -72,9 +72,8 @@ async def find_notifications_to(
     """
     formatted_ids = [ids.format_id(ids.DEVICE, id_) for id_ in device_ids]
     recipient = func.coalesce(_n.audience["user_id"].astext, _n.audience["device_id"].astext)
-    is_recipient = recipient.in_([user_id, *formatted_ids, *(f'["{name}"]' for name in formatted_ids)]) | (
-        _n.audience["user_id"] == _json([user_id])
-    )
+    recipients = [user_id, *formatted_ids, *(f'["{name}"]' for name in formatted_ids)]
+    is_recipient = (recipient == any_(cast(recipients, ARRAY(Text)))) | (_n.audience["user_id"] == _json([user_id]))
     # The condition of the index on notifications to single users and devices.
     has_direct_audience = _n.audience.has_any(cast(["user_id", "device_id"], ARRAY(Text)))
     exclusive = has_direct_audience & is_recipient
@@ -108,8 +107,9 @@ async def replace_audience(conn: AsyncConnection, id_: UUID, audience: JsonObjec
 async def erase_template_variables(conn: AsyncConnection, ids_: Collection[UUID]) -> None:
     """Erase the template variables of notifications. Their content can no longer be rendered or shown."""
     no_variables = literal({"strict": True, "event": {}}, JSONB)
+    selected = _n.id == any_(cast(list(ids_), ARRAY(PG_UUID)))
     await conn.execute(
-        update(notifications).where(_n.id.in_(ids_), _n.templating.is_not(None)).values(templating=no_variables)
+        update(notifications).where(selected, _n.templating.is_not(None)).values(templating=no_variables)
     )
 
 
@@ -121,7 +121,8 @@ async def remove_reminders(conn: AsyncConnection, application_id: UUID, user_id:
         or_(recipient == _json(user_id), recipient == _json([user_id])),
     )
     removed = (await conn.execute(delete(reminders).where(*owned).returning(reminders.c.id))).scalars().all()
-    entries = audit.c.target.in_([ids.format_id(ids.REMINDER, id_) for id_ in removed])
+    targets = [ids.format_id(ids.REMINDER, id_) for id_ in removed]
+    entries = audit.c.target == any_(cast(targets, ARRAY(Text)))
     await conn.execute(update(audit).where(audit.c.application_id == application_id, entries).values(details={}))
 
 

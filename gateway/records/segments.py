@@ -1,11 +1,11 @@
 """Segments (saved audiences), and the resources that refer to them."""
 
-from collections.abc import Collection
-from typing import Any
+from collections.abc import AsyncIterator, Collection
+from typing import Any, NamedTuple
 from uuid import UUID
 
-from sqlalchemy import Text, cast, func, literal, select
-from sqlalchemy.dialects.postgresql import JSONB, JSONPATH
+from sqlalchemy import CompoundSelect, Text, cast, func, literal, null, select, union_all
+from sqlalchemy.dialects.postgresql import ARRAY, JSONPATH
 from sqlalchemy.ext.asyncio import AsyncConnection
 from sqlalchemy.sql.elements import ColumnElement
 
@@ -13,8 +13,17 @@ from gateway.domain import ids
 from gateway.domain.notification import Status
 from gateway.records.postgres.schema import applications, feeds, notifications, reminders, segments, triggers
 
-# JSON path that matches an audience with a reference to the segment, at any depth.
-SEGMENT_PATH = "$.**.segment ? (@ == $segment)"
+# Matches the references to segments in a filter, at any depth.
+SEGMENT_PATH = "$.**.segment"
+# Rows that a streamed query keeps in memory; each may hold a large filter.
+STREAM_BUFFER_ROWS = 10
+
+
+class SegmentUse(NamedTuple):
+    """A resource that uses a segment: a description for people, and its filter as JSON."""
+
+    description: str
+    audience: Any
 
 
 async def load(conn: AsyncConnection, application_id: UUID, segment_ids: Collection[UUID]) -> dict[UUID, Any]:
@@ -30,48 +39,84 @@ async def load(conn: AsyncConnection, application_id: UUID, segment_ids: Collect
     }
 
 
+async def count_octets(conn: AsyncConnection, application_id: UUID, segment_ids: Collection[UUID]) -> int:
+    """Return the size of the filters of these segments together, as JSON."""
+    octets = func.coalesce(func.sum(func.octet_length(cast(segments.c.audience, Text))), 0)
+    query = select(octets).where(segments.c.application_id == application_id, segments.c.id.in_(sorted(segment_ids)))
+    return int((await conn.execute(query)).scalar_one())
+
+
 async def lock_all(conn: AsyncConnection, application_id: UUID) -> None:
     """Lock all segments of an application, so that one transaction at a time changes them."""
     await conn.execute(select(func.pg_advisory_xact_lock(func.hashtextextended(f"segments {application_id}", 0))))
 
 
-async def find_usage(conn: AsyncConnection, application_id: UUID, id_: UUID) -> str | None:
-    """Return a description of a resource that refers to the segment, or None if there is none."""
-    query = select(segments.c.name).where(
-        segments.c.application_id == application_id, _refers_to(segments.c.audience, id_)
+async def find_use(conn: AsyncConnection, application_id: UUID, id_: UUID) -> SegmentUse | None:
+    """Return a resource that refers to the segment, or None."""
+    row = (await conn.execute(_select_uses(application_id, [id_]).limit(1))).first()
+    return None if row is None else _use(*row)
+
+
+async def list_containing(conn: AsyncConnection, application_id: UUID, id_: UUID) -> set[UUID]:
+    """Return the segment and the segments that contain it at any depth."""
+    contained, pending = {id_}, {id_}
+    while pending:
+        query = select(segments.c.id).where(
+            segments.c.application_id == application_id, _refers_to(segments.c.audience, pending)
+        )
+        pending = set((await conn.execute(query)).scalars()) - contained
+        contained |= pending
+    return contained
+
+
+async def stream_uses(
+    conn: AsyncConnection, application_id: UUID, segment_ids: Collection[UUID]
+) -> AsyncIterator[SegmentUse]:
+    """Yield the resources that refer to any of the segments."""
+    query = _select_uses(application_id, segment_ids)
+    options = {"max_row_buffer": STREAM_BUFFER_ROWS}
+    async with conn.stream(query, execution_options=options) as rows:
+        async for row in rows:
+            yield _use(*row)
+
+
+def _select_uses(application_id: UUID, segment_ids: Collection[UUID]) -> CompoundSelect[Any]:
+    """Select (kind, name, filter) of the resources that refer to any of the segments."""
+    trigger_audience, reminder_audience = triggers.c.draft["audience"], reminders.c.draft["audience"]
+    in_segment = select(literal("the segment"), segments.c.name, segments.c.audience).where(
+        segments.c.application_id == application_id, _refers_to(segments.c.audience, segment_ids)
     )
-    if (name := (await conn.execute(query.limit(1))).scalar()) is not None:
-        return f"the segment {name!r}"
-    alert_audience = select(applications.c.id).where(
-        applications.c.id == application_id, _refers_to(applications.c.alert_audience, id_)
+    in_alerts = select(
+        literal("the audience of the application's alerts"), cast(null(), Text), applications.c.alert_audience
+    ).where(applications.c.id == application_id, _refers_to(applications.c.alert_audience, segment_ids))
+    in_feed = select(literal("the feed"), feeds.c.name, feeds.c.audience).where(
+        feeds.c.application_id == application_id, _refers_to(feeds.c.audience, segment_ids)
     )
-    if (await conn.execute(alert_audience)).first() is not None:
-        return "the audience of the application's alerts"
-    feed = select(feeds.c.name).where(feeds.c.application_id == application_id, _refers_to(feeds.c.audience, id_))
-    if (name := (await conn.execute(feed.limit(1))).scalar()) is not None:
-        return f"the feed {name!r}"
-    trigger = select(triggers.c.name).where(
-        triggers.c.application_id == application_id, _refers_to(triggers.c.draft["audience"], id_)
+    in_trigger = select(literal("the trigger"), triggers.c.name, trigger_audience).where(
+        triggers.c.application_id == application_id, _refers_to(trigger_audience, segment_ids)
     )
-    if (name := (await conn.execute(trigger.limit(1))).scalar()) is not None:
-        return f"the trigger {name!r}"
-    reminder = select(reminders.c.name).where(
+    in_reminder = select(literal("the reminder"), reminders.c.name, reminder_audience).where(
         reminders.c.application_id == application_id,
         reminders.c.status != "ended",
-        _refers_to(reminders.c.draft["audience"], id_),
+        _refers_to(reminder_audience, segment_ids),
     )
-    if (name := (await conn.execute(reminder.limit(1))).scalar()) is not None:
-        return f"the reminder {name!r}"
-    scheduled = select(notifications.c.id).where(
+    scheduled = select(
+        literal("the scheduled notification"), cast(notifications.c.id, Text), notifications.c.audience
+    ).where(
         notifications.c.application_id == application_id,
         notifications.c.status.in_((Status.SCHEDULED, Status.PAUSED)),
-        _refers_to(notifications.c.audience, id_),
+        _refers_to(notifications.c.audience, segment_ids),
     )
-    if (notification_id := (await conn.execute(scheduled.limit(1))).scalar()) is not None:
-        return f"the scheduled notification {ids.format_id(ids.NOTIFICATION, notification_id)}"
-    return None
+    return union_all(in_segment, in_alerts, in_feed, in_trigger, in_reminder, scheduled)
 
 
-def _refers_to(audience: ColumnElement[Any], id_: UUID) -> ColumnElement[bool]:
-    variables = literal({"segment": ids.format_id(ids.SEGMENT, id_)}, JSONB)
-    return func.jsonb_path_exists(audience, cast(literal(SEGMENT_PATH, Text), JSONPATH), variables)
+def _use(kind: str, name: str | None, audience: Any) -> SegmentUse:
+    if kind == "the scheduled notification":
+        return SegmentUse(f"{kind} {ids.format_id(ids.NOTIFICATION, UUID(name))}", audience)
+    return SegmentUse(kind if name is None else f"{kind} {name!r}", audience)
+
+
+def _refers_to(audience: ColumnElement[Any], segment_ids: Collection[UUID]) -> ColumnElement[bool]:
+    references = func.jsonb_path_query_array(audience, cast(literal(SEGMENT_PATH, Text), JSONPATH))
+    formatted_ids = [ids.format_id(ids.SEGMENT, id_) for id_ in segment_ids]
+    return references.op("?|", is_comparison=True)(literal(formatted_ids, ARRAY(Text)))

@@ -9,6 +9,7 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any, Generic, TypeVar
 from uuid import UUID
 
+from gateway.domain.page import Page
 from gateway.records.postgres import named_resources as records
 from gateway.records.postgres.engine import Connection, Row
 from gateway.records.postgres.named_resources import Table
@@ -91,10 +92,10 @@ class NamedResource(Generic[View]):
         """
         return await self.view(conn, await self.find(conn, application_id, id_))
 
-    async def list_page(self, conn: Connection, application_id: UUID, *, before: UUID | None, limit: int) -> list[View]:
-        """Return a page of views, newest first; `before` is the last id of the previous page."""
-        rows = await records.list_page(conn, self._table, application_id, before=before, limit=limit)
-        return await self._to_views(conn, rows)
+    async def list_page(self, conn: Connection, application_id: UUID, *, before: UUID | None, limit: int) -> Page[View]:
+        """Return the views of one page, newest first; `before` is the last id of the previous page."""
+        page = await records.list_page(conn, self._table, application_id, before=before, limit=limit)
+        return Page(await self._to_views(conn, page.items), page.next_after)
 
     async def find(self, conn: Connection, application_id: UUID, id_: UUID, *, lock: bool = False) -> Row[Any]:
         """Return the row of a resource; `lock` locks it until the transaction ends.

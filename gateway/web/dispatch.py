@@ -13,7 +13,7 @@ Every route takes the same path, in this order:
 import asyncio
 import hashlib
 from collections.abc import Awaitable, Callable, Mapping
-from contextlib import ExitStack
+from contextlib import AbstractAsyncContextManager, ExitStack
 from typing import Any
 
 from aiohttp import HttpVersion11, web
@@ -105,13 +105,20 @@ async def _respond(state: WebState, route: Route, http: web.Request, slots: Exit
         if not body_received:
             await _authenticate(state, route, http)
         return _to_http(http, await route.batch_handler(request), headers)
-    async with state.context.engine.begin() as conn:
+    async with _transaction(route, request) as conn:
         principal = await _authenticate(state, route, http, conn)
         transactional = TransactionalRequest(state, http, principal, body, query, conn)
         response = await _respond_once(route, transactional, raw)
     for callback in transactional.after_commit:
         await callback()
     return _to_http(http, response, headers)
+
+
+def _transaction(route: Route, request: Request) -> AbstractAsyncContextManager[Connection]:
+    """Return the transaction of a request, on a connection of its application's share for this kind of work."""
+    principal = request.principal
+    share_key = principal.application_id or ("operator" if principal.scopes else "public")
+    return request.context.connections.share(route.work_for(request.body), share_key).begin()
 
 
 async def _authenticate(state: WebState, route: Route, http: web.Request, conn: Connection | None = None) -> Principal:

@@ -13,10 +13,11 @@ from uuid import UUID
 from gateway.domain import clock
 from gateway.domain.job import Job
 from gateway.domain.job_payload import JobPayload
-from gateway.domain.notification import Notification, Status
+from gateway.domain.notification import Lane, Notification, Status
 from gateway.queue.nats import NEW_JOBS, Broker, NatsQueue
 from gateway.records import notifications
 from gateway.records.postgres import notifier
+from gateway.records.postgres.connection_shares import count_pool
 from gateway.service.context import Context
 from gateway.service.notifications import lifecycle
 from gateway.service.notifications.rendering import RendererCache
@@ -66,18 +67,30 @@ class DatabaseBackend:
         self._context = context
         self._renderers = renderers
         self._notifier = notifier
+        # Applications that plan on a connection for urgent work: one plan each, and one connection is left for claims.
+        # Further plans use the other connections, since an audience may take seconds.
+        self._planned_urgently: set[UUID] = set()
+        self._max_urgent_plans = count_pool(context.engine_for(Lane.URGENT)) - 1
 
     async def plan(self, job: Job) -> None:
         """Replace a plan job by send jobs."""
-        await planning.plan(self._context, job)
+        is_urgent = job.lane is Lane.URGENT and len(self._planned_urgently) < self._max_urgent_plans
+        if not is_urgent or job.application_id in self._planned_urgently:
+            await planning.plan(self._context, job, self._context.engine)
+            return
+        self._planned_urgently.add(job.application_id)
+        try:
+            await planning.plan(self._context, job, self._context.engine_for(job.lane))
+        finally:
+            self._planned_urgently.discard(job.application_id)
 
     async def load(self, job: Job) -> JobPayload | None:
         """Load the payload from the database."""
-        return await job_loading.load(self._context.engine, self._renderers, job)
+        return await job_loading.load(self._context.engine_for(job.lane), self._renderers, job)
 
     async def refresh_status(self, notification: Notification) -> Status:
         """Return the current status of a notification, and pause it if it exceeds its failure limit."""
-        return await lifecycle.refresh_status(self._context.engine, notification)
+        return await lifecycle.refresh_status(self._context.engine_for(notification.delivery.lane), notification)
 
     async def statuses(self, ids: Iterable[UUID]) -> dict[UUID, Status]:
         """Return the statuses of notifications, by id."""
@@ -95,7 +108,7 @@ class DatabaseBackend:
 
     async def requeue(self, job: Job) -> None:
         """Return an unfinished job to the queue."""
-        async with self._context.engine.begin() as conn:
+        async with self._context.engine_for(job.lane).begin() as conn:
             await lifecycle.requeue(conn, job)
 
 

@@ -9,7 +9,7 @@ from gateway.domain.delivery import OutcomeName
 from gateway.domain.job import Job
 from gateway.domain.job_payload import Recipient
 from gateway.domain.notification import Notification
-from gateway.push.endpoints import vendor_name
+from gateway.push.endpoints import service_label, vendor_name
 from gateway.service.pipeline.push_sender import SendResult
 
 # Maximum number of attempts in a batch that get a span. Recording a span takes more time than all other work for a
@@ -27,7 +27,7 @@ def record_batch(job: Job, notification: Notification | None, batch: Sequence[tu
     if tracing.is_recording():
         _trace(job, batch)
     for (host, outcome), results in attempts.items():
-        service = vendor_name(host)
+        service = service_label(host)
         metrics.attempts(service, outcome).inc(len(results))
         metrics.ATTEMPT_SECONDS.observe((service,), [result.duration_ms / 1000 for result in results])
     if attempts and job.attempts == 0 and notification is not None and not _is_delayed(notification):

@@ -21,7 +21,7 @@ import structlog
 
 from gateway import metrics
 from gateway.domain.notification import Lane
-from gateway.push.endpoints import vendor_name
+from gateway.push.endpoints import service_label, vendor_name
 from gateway.worker.concurrency import ConcurrencyLimit
 from gateway.worker.host_limiter import Feedback, HostLimiter
 from gateway.worker.scheduling.fair_queue import FairQueue
@@ -79,7 +79,7 @@ class SendScheduler(Generic[M]):
             def reading() -> metrics.Reading:
                 totals: dict[metrics.Labels, float] = {}
                 for gate in self.gates.by_host.values():
-                    labels = (vendor_name(gate.limiter.name),)
+                    labels = (service_label(gate.limiter.name),)
                     totals[labels] = totals.get(labels, 0.0) + read(gate.limiter)
                 return totals
 
@@ -242,7 +242,7 @@ class SendScheduler(Generic[M]):
         if not limiter.probe_at:
             log.warning("host.recovered", host=limiter.name, after_s=round(now - limiter.opened_at, 1))
         elif not was_open:
-            metrics.BREAKER_OPENED.labels(vendor_name(limiter.name)).inc()
+            metrics.BREAKER_OPENED.labels(service_label(limiter.name)).inc()
             log.error("host.unreachable", host=limiter.name, paused_s=limiter.pause)
         if limiter.probe_at:
             self._defer_all(gate, now)

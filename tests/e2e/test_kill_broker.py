@@ -10,6 +10,7 @@ from uuid import UUID
 import nats
 import pytest
 
+from gateway.domain.database_work import REQUEST
 from gateway.domain.job import MAX_CHUNK_SIZE
 from gateway.domain.notification import Kind, Lane, Status
 from gateway.domain.send_policy import SendPolicy, Throttle
@@ -146,7 +147,7 @@ async def test_lifecycle_and_throttle_work_without_a_database(
         async with parts.engine.begin() as conn:
             await transition(conn, parts.application_id, id_)
         wait = lifecycle.wait_until_suspended if transition is lifecycle.pause else lifecycle.wait_until_idle
-        await wait(parts.engine, id_)
+        await wait(parts.context.connections.share(REQUEST, parts.application_id), id_)
 
     parts.sim.behave(Rule(delay_ms=20))
     settings = {"queue": ",".join(node.url for node in cluster), "lease": LEASE_S}

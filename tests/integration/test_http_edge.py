@@ -30,7 +30,6 @@ RAW_REQUESTS = {
     f"{POST}Content-Encoding: gzip\r\nContent-Length: 7\r\n\r\n{SECRET}": 400,
     f"{POST}Expect: {SECRET}\r\nContent-Length: 7\r\n\r\n{SECRET}": 417,
     f"{SIGN_IN}Origin: http://[\r\nContent-Length: 13\r\n\r\n" + '{"key": "sk"}': 403,
-    "GET /metrics HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer \udcff\r\n\r\n": 200,
     "GET /v1/devices HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer \udcff\r\n\r\n": 401,
     "GET /console/" + "a" * 300 + " HTTP/1.1\r\nHost: x\r\n\r\n": 404,
     "GET /sdk/" + "a" * 300 + " HTTP/1.1\r\nHost: x\r\n\r\n": 404,

@@ -52,7 +52,7 @@ RESOURCE_NAMES = (
 SHARED_NAMES = {"topic": "weather", "user_id": "u-1"}
 
 # Operations without data of tenants.
-PUBLIC_ROUTES = {"GET /healthz", "GET /readyz", "GET /metrics"}
+PUBLIC_ROUTES = {"GET /healthz", "GET /readyz"}
 
 NDJSON = {"Content-Type": "application/x-ndjson"}
 

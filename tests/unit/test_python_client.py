@@ -30,7 +30,6 @@ OMITTED_OPERATIONS = {
     ("GET", "/v1/session"): "the console's cookie",
     ("DELETE", "/v1/session"): "the console's cookie",
     ("GET", "/healthz"): "for probes; `check_readiness` returns more",
-    ("GET", "/metrics"): "for Prometheus",
 }
 
 # Error codes of the document without an exception in the client, each with the reason.

@@ -80,15 +80,24 @@ def plain_url(url: str) -> str:
     return urlunsplit(urlsplit(url)._replace(scheme="postgresql"))
 
 
-def open_engine(url: str, *, pool_size: int = 10, application_name: str = "gateway") -> AsyncEngine:
-    """Create an engine. Raises ValueError for a URL with another scheme."""
+def open_engine(
+    url: str, *, pool_size: int = 10, application_name: str = "gateway", statement_timeout_s: float | None = None
+) -> AsyncEngine:
+    """Create an engine; `statement_timeout_s` limits each statement.
+
+    Raises:
+        ValueError: the URL has another scheme.
+    """
+    settings = {"application_name": application_name}
+    if statement_timeout_s is not None:
+        settings["statement_timeout"] = str(int(statement_timeout_s * 1000))
     engine = create_async_engine(
         driver_url(url),
         pool_size=pool_size,
         max_overflow=0,
         pool_timeout=10,
         hide_parameters=True,  # errors are logged, and must not contain endpoints and keys
-        connect_args={"server_settings": {"application_name": application_name}, "timeout": 10},
+        connect_args={"server_settings": settings, "timeout": 10},
     )
     _check_connections(engine)
     return engine

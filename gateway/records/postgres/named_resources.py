@@ -3,17 +3,27 @@
 All these tables have an `id` as primary key, and a `name` that is unique per application. The other columns differ.
 """
 
-from collections.abc import Sequence
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import Row, Table, delete, func, select, update
+from sqlalchemy import Row, Table, Text, cast, delete, func, select, update
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from gateway.domain import ids
 from gateway.domain.errors import Conflict, NotFound
-from gateway.records.postgres.schema import categories, feeds, reminders, segments, templates, triggers, webhooks
+from gateway.domain.page import Page
+from gateway.records.postgres.paging import fetch_page
+from gateway.records.postgres.schema import (
+    categories,
+    feeds,
+    reminders,
+    segments,
+    template_versions,
+    templates,
+    triggers,
+    webhooks,
+)
 
 __all__ = ["Table", "add", "change", "find", "list_page", "remove"]
 
@@ -26,6 +36,14 @@ _KINDS = {
     webhooks.name: (ids.WEBHOOK, "webhook"),
     feeds.name: (ids.FEED, "feed"),
     triggers.name: (ids.TRIGGER, "trigger"),
+}
+
+
+# The size of what the view of a row loads from other tables, by table.
+_OTHER_OCTETS = {
+    templates.name: select(func.octet_length(cast(template_versions.c.content, Text)))
+    .where(template_versions.c.template_id == templates.c.id, template_versions.c.version == templates.c.version)
+    .scalar_subquery()
 }
 
 
@@ -62,12 +80,12 @@ async def find(conn: AsyncConnection, table: Table, application_id: UUID, id_: U
 
 async def list_page(
     conn: AsyncConnection, table: Table, application_id: UUID, *, before: UUID | None, limit: int
-) -> Sequence[Row[Any]]:
+) -> Page[Row[Any]]:
     """Return a page of rows, newest first; `before` is the last id of the previous page."""
     query = select(table).where(table.c.application_id == application_id)
     if before is not None:
         query = query.where(table.c.id < before)
-    return (await conn.execute(query.order_by(table.c.id.desc()).limit(limit))).all()
+    return await fetch_page(conn, query, table.c.id, limit=limit, other_octets=_OTHER_OCTETS.get(table.name))
 
 
 async def change(conn: AsyncConnection, table: Table, id_: UUID, **values: Any) -> Row[Any]:

@@ -9,10 +9,12 @@ from dataclasses import dataclass
 from types import MappingProxyType
 from uuid import UUID
 
+from gateway.domain.database_work import LOOKUP
 from gateway.domain.errors import Unauthenticated
 from gateway.records import applications, devices, sessions
 from gateway.records.applications import ApiKey
-from gateway.records.postgres.engine import Connection, Engine
+from gateway.records.postgres.connection_shares import ConnectionShares
+from gateway.records.postgres.engine import Connection
 from gateway.service.access.secrets import Keyring, digest
 from gateway.service.request_batcher import RequestBatcher
 
@@ -79,7 +81,7 @@ class Authenticator:
 
     def __init__(
         self,
-        engine: Engine,
+        connections: ConnectionShares,
         keyring: Keyring,
         admin_token: str | None,
         in_process_keys: Mapping[str, Principal] = MappingProxyType({}),
@@ -87,12 +89,13 @@ class Authenticator:
         """Create an authenticator.
 
         Args:
-            engine: the database that stores keys and sessions.
+            connections: the database connections of the process.
             keyring: verifies device tokens.
             admin_token: the token of the operator, if there is one.
             in_process_keys: keys that are valid in this process only, with their principals.
         """
-        self._engine = engine.execution_options(isolation_level="AUTOCOMMIT")  # single statements
+        self._key_lookups = connections.share(LOOKUP, "keys")
+        self._token_lookups = connections.share(LOOKUP, "tokens")
         self._keyring = keyring
         self._admin_token = admin_token
         self._in_process_keys = {digest(key): principal for key, principal in in_process_keys.items()}
@@ -113,18 +116,18 @@ class Authenticator:
             return await identify(conn, self._keyring, self._admin_token, bearer)
         if bearer.startswith(KEY_PREFIXES) and not _is_admin(self._admin_token, bearer):
             return _to_principal(await self._batcher.submit(digest(bearer)))
-        async with self._engine.connect() as connection:
+        async with self._token_lookups.connect() as connection:
             return await identify(connection, self._keyring, self._admin_token, bearer)
 
     async def is_still_valid(self, principal: Principal) -> bool:
         """Return whether the API key of a principal still exists. Long-lived responses check it at intervals."""
         if principal.key_id is None:
             return True
-        async with self._engine.connect() as conn:
+        async with self._token_lookups.connect() as conn:
             return await applications.has_key(conn, principal.key_id)
 
     async def _find_keys(self, digests: Sequence[bytes]) -> Sequence[ApiKey | None]:
-        async with self._engine.connect() as conn:
+        async with self._key_lookups.connect() as conn:
             keys = await applications.find_keys(conn, list(set(digests)))
         return [keys.get(key_digest) for key_digest in digests]
 

@@ -1,33 +1,39 @@
 """List, change and remove registered devices."""
 
-from typing import NamedTuple
 from uuid import UUID
 
 from gateway.domain.device import Device, DeviceChange, Location
+from gateway.domain.errors import ValidationError
+from gateway.domain.page import Page
 from gateway.records import devices
 from gateway.records.devices import DeviceFilters as DeviceFilters
 from gateway.records.postgres.engine import Connection
 from gateway.service import views
 from gateway.service.audience import registration
-
-
-class DevicePage(NamedTuple):
-    """One page of devices, and the id of its last device, from which the next page starts."""
-
-    items: list[views.Device]
-    last_id: UUID | None
+from gateway.service.context import Context
 
 
 async def list_page(
     conn: Connection, application_id: UUID, filters: DeviceFilters, *, before: UUID | None, limit: int
-) -> DevicePage:
-    """Return a page of devices, newest first; `before` is the last id of the previous page."""
-    rows = await devices.list_page(conn, application_id, filters, before=before, limit=limit)
-    return DevicePage([registration.to_view(device) for device in rows], rows[-1].id if rows else None)
+) -> Page[views.Device]:
+    """Return the devices of an application, newest first; `before` is the last id of the previous page."""
+    page = await devices.list_page(conn, application_id, filters, before=before, limit=limit)
+    return Page([registration.to_view(device) for device in page.items], page.next_after)
 
 
-async def change(conn: Connection, device: Device, changed: DeviceChange) -> None:
-    """Change fields of a device."""
+async def change(conn: Connection, context: Context, device: Device, changed: DeviceChange) -> None:
+    """Change fields of a device.
+
+    Raises:
+        ValidationError: the merged attributes are too large.
+    """
+    if (patch := changed.get("attributes")) is not None:
+        current = await devices.lock_attributes(conn, device.id)
+        merged = {name: value for name, value in {**current, **patch}.items() if value is not None}
+        error = registration.find_attributes_error(merged, context.max_attributes)
+        # A device that was stored under a larger limit may lose attributes.
+        if error is not None and registration.measure_attributes(merged) > registration.measure_attributes(current):
+            raise ValidationError([error])
     await devices.change(conn, device.id, changed)
 
 

@@ -2,11 +2,16 @@
 
 import hashlib
 import hmac
-from collections.abc import Sequence
-from typing import NamedTuple
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractAsyncContextManager
+from typing import Any, NamedTuple
 from uuid import UUID
 
+import msgspec
+
 from gateway.domain import ids
+from gateway.domain.bounded_cache import put
+from gateway.domain.database_work import REQUEST
 from gateway.domain.device import Device, Registration, Subscription
 from gateway.domain.errors import (
     Conflict,
@@ -16,6 +21,7 @@ from gateway.domain.errors import (
     IdentityUnproven,
     NotFound,
     Unauthenticated,
+    Unavailable,
     ValidationError,
 )
 from gateway.push.encryption import check_keys
@@ -31,8 +37,11 @@ from gateway.service.request_batcher import RequestBatcher
 
 # Maximum number of topics of one device.
 MAX_TOPICS = 100
+MAX_ATTRIBUTES = 100
 # Maximum number of registrations that one transaction stores.
 MAX_BATCH = 200
+# Applications whose registrations are batched; far more than register at the same time.
+MAX_BATCHERS = 10_000
 
 
 class RegistrationRequest(NamedTuple):
@@ -95,6 +104,9 @@ class DeviceRegistrar:
             errors.append(FieldError("/vapid_public_key", "is not a key of this application"))
         if len(registration.topics or ()) > MAX_TOPICS:
             errors.append(FieldError("/topics", f"has more than {MAX_TOPICS} topics"))
+        if registration.attributes is not None:
+            error = find_attributes_error(registration.attributes, self._context.max_attributes)
+            errors += [] if error is None else [error]
         if errors or vapid_key_id is None:
             raise ValidationError(errors)
         endpoint = self._context.policy.check(subscription.endpoint)
@@ -118,12 +130,15 @@ class DeviceRegistrar:
 
 
 class BatchingRegistrar:
-    """Registers devices of all applications. Concurrent requests share one transaction, in order of arrival."""
+    """Registers devices; concurrent requests of one application share a transaction, in order of arrival.
+
+    Keyed by application: a batch that waits for locked rows, or fails, delays no other application.
+    """
 
     def __init__(self, context: Context) -> None:
         """Create a registrar."""
         self._context = context
-        self._batcher: RequestBatcher[RegistrationRequest, Registered] = RequestBatcher(self._register_batch, MAX_BATCH)
+        self._batchers: dict[UUID, RequestBatcher[RegistrationRequest, Registered]] = {}
 
     async def register(self, request: RegistrationRequest) -> Registered:
         """Register a device. The transaction has committed when the method returns.
@@ -133,11 +148,17 @@ class BatchingRegistrar:
             ValidationError: the registration is not valid.
             EndpointNotAllowed: the endpoint does not belong to a push service.
         """
-        return await self._batcher.submit(request)
+        if (batcher := self._batchers.get(request.application_id)) is None:
+            batcher = RequestBatcher(self._register_batch, MAX_BATCH)
+            put(self._batchers, request.application_id, batcher, MAX_BATCHERS)
+        return await batcher.submit(request)
+
+    def _begin(self, application_id: UUID) -> AbstractAsyncContextManager[Connection]:
+        return self._context.connections.share(REQUEST, application_id).begin()
 
     async def _register_batch(self, requests: Sequence[RegistrationRequest]) -> Sequence[Registered | Exception]:
         try:
-            async with self._context.engine.begin() as conn:
+            async with self._begin(requests[0].application_id) as conn:
                 return await register(conn, self._context, requests)
         except DatabaseError as error:
             if len(requests) == 1 or not is_refusal(error):
@@ -147,9 +168,9 @@ class BatchingRegistrar:
 
     async def _register_one(self, request: RegistrationRequest) -> Registered | Exception:
         try:
-            async with self._context.engine.begin() as conn:
+            async with self._begin(request.application_id) as conn:
                 [result] = await register(conn, self._context, [request])
-        except DATABASE_ERRORS as error:
+        except (*DATABASE_ERRORS, Unavailable) as error:
             return error
         return result
 
@@ -203,6 +224,20 @@ def _check_user_hash(identity_secret: bytes | None, user_id: str | None, user_ha
     expected = hmac.digest(identity_secret, user_id.encode(), hashlib.sha256).hex()
     if user_hash is None or not hmac.compare_digest(user_hash.encode("utf-8", "replace"), expected.encode()):
         raise IdentityUnproven("user_hash must be the hex HMAC-SHA256 of user_id under the identity secret")
+
+
+def measure_attributes(attributes: Mapping[str, Any]) -> int:
+    """Return the size of attributes as JSON, in octets."""
+    return len(msgspec.json.encode(attributes))
+
+
+def find_attributes_error(attributes: Mapping[str, Any], max_octets: int) -> FieldError | None:
+    """Return why a device may not have these attributes, or None."""
+    if len(attributes) > MAX_ATTRIBUTES:
+        return FieldError("/attributes", f"has more than {MAX_ATTRIBUTES} attributes")
+    if (octets := measure_attributes(attributes)) > max_octets:
+        return FieldError("/attributes", f"has {octets} octets of JSON; a device may have {max_octets}")
+    return None
 
 
 async def find_device(conn: Connection, application_id: UUID, device_id: UUID) -> Device:

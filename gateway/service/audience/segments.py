@@ -8,13 +8,16 @@ from typing import Any
 from uuid import UUID
 
 from gateway.domain import ids
-from gateway.domain.audience import Audience, expand_segments, iter_segments, parse
+from gateway.domain.audience import Audience, FilterSize, expand_segments, iter_segments, measure, parse
 from gateway.domain.errors import Conflict, FieldError, ValidationError
 from gateway.records import segments as records
 from gateway.records.postgres.engine import Connection, Row
 from gateway.records.postgres.schema import segments as table
 from gateway.service import views
 from gateway.service.named_resources import NamedResource, map_rows
+
+# Maximum size of the segments that one audience refers to, together, as JSON.
+MAX_DEFINITION_OCTETS = 4 * 1024 * 1024
 
 
 async def resolve_audience(
@@ -39,12 +42,7 @@ async def resolve_audience(
     """
     requested = parse(value, pointer)
     references = list(iter_segments(requested))
-    audiences: dict[UUID, Audience] = {}
-    pending = {segment.id for segment in references}
-    while pending:
-        loaded = await records.load(conn, application_id, pending)
-        audiences |= {id_: parse(stored, pointer) for id_, stored in loaded.items()}
-        pending = {nested.id for id_ in loaded for nested in iter_segments(audiences[id_])} - audiences.keys()
+    audiences = await _load_definitions(conn, application_id, {segment.id for segment in references}, pointer)
     errors = [
         FieldError(segment.pointer, "there is no such segment") for segment in references if segment.id not in audiences
     ]
@@ -58,6 +56,27 @@ async def resolve_audience(
     if errors:
         raise ValidationError(errors)
     return expand_segments(requested, audiences, pointer)
+
+
+async def _load_definitions(
+    conn: Connection, application_id: UUID, segment_ids: set[UUID], pointer: str
+) -> dict[UUID, Audience]:
+    """Return the audiences of segments and of all segments inside them.
+
+    Raises:
+        ValidationError: they are too large together, which is found before they are loaded.
+    """
+    definitions: dict[UUID, Audience] = {}
+    pending, octets = segment_ids, 0
+    while pending:
+        octets += await records.count_octets(conn, application_id, pending)
+        if octets > MAX_DEFINITION_OCTETS:
+            error = f"has segments of more than {MAX_DEFINITION_OCTETS} octets together"
+            raise ValidationError([FieldError(pointer, error)])
+        loaded = await records.load(conn, application_id, pending)
+        definitions |= {id_: parse(stored, pointer) for id_, stored in loaded.items()}
+        pending = {nested.id for id_ in loaded for nested in iter_segments(definitions[id_])} - definitions.keys()
+    return definitions
 
 
 async def create(conn: Connection, application_id: UUID, name: str, audience: Any) -> views.Segment:
@@ -78,7 +97,8 @@ async def update(
 
     Raises:
         NotFound: the application has no such segment.
-        ValidationError: the audience is not valid, or contains this segment.
+        ValidationError: the audience is not valid, contains this segment, or makes something that uses the segment too
+            large.
         Conflict: another segment has the new name.
     """
     # Without the lock, two concurrent changes could make two segments refer to each other.
@@ -87,9 +107,28 @@ async def update(
     if audience is not None:
         await resolve_audience(conn, application_id, audience, inside=id_)
     columns = {"name": name, "audience": audience}
-    return to_view(
-        await _segments.save(conn, id_, {column: value for column, value in columns.items() if value is not None})
-    )
+    changed = await _segments.save(conn, id_, {column: value for column, value in columns.items() if value is not None})
+    if audience is not None:
+        await _check_uses(conn, application_id, id_)
+    return to_view(changed)
+
+
+async def _check_uses(conn: Connection, application_id: UUID, id_: UUID) -> None:
+    """Check that everything that uses a changed segment is still small enough to be sent.
+
+    Whoever accepts something with the segment holds a lock on its row, so after the change nothing is overlooked.
+
+    Raises:
+        ValidationError: the segment makes something too large.
+    """
+    sizes: dict[UUID, FilterSize] = {}
+    containing = await records.list_containing(conn, application_id, id_)
+    async for use in records.stream_uses(conn, application_id, containing):
+        audience = parse(use.audience)
+        unmeasured = {segment.id for segment in iter_segments(audience)} - sizes.keys()
+        definitions = await _load_definitions(conn, application_id, unmeasured, "/audience")
+        if (error := measure(audience, definitions, sizes).find_error()) is not None:
+            raise ValidationError([FieldError("/audience", f"is too large for {use.description}, which then {error}")])
 
 
 def to_view(row: Row[Any]) -> views.Segment:
@@ -104,9 +143,9 @@ def to_view(row: Row[Any]) -> views.Segment:
 
 
 async def _check_unused(conn: Connection, row: Row[Any]) -> None:
-    usage = await records.find_usage(conn, row.application_id, row.id)
-    if usage is not None:
-        raise Conflict(f"{usage} still uses the segment")
+    use = await records.find_use(conn, row.application_id, row.id)
+    if use is not None:
+        raise Conflict(f"{use.description} still uses the segment")
 
 
 def _contains_segment(outer: UUID, inner: UUID, audiences: dict[UUID, Audience]) -> bool:

@@ -16,6 +16,7 @@ from gateway.domain import audience, clock, condition, event_binding, ids
 from gateway.domain.errors import GatewayError, NotFound
 from gateway.domain.json_object import JsonObject
 from gateway.domain.notification import Kind, Notification, Templating, compute_expiry
+from gateway.domain.page import Page
 from gateway.records import events as records
 from gateway.records.events import CANCELLED, STARTED
 from gateway.records.postgres.engine import Connection, Row
@@ -107,11 +108,10 @@ async def list_page(
     user_id: str | None,
     before: UUID | None,
     limit: int,
-) -> list[views.Event]:
-    """Return a page of events, newest first; `before` is the last id of the previous page."""
-    return await _to_views(
-        conn, await records.list_page(conn, application_id, name=name, user_id=user_id, before=before, limit=limit)
-    )
+) -> Page[views.Event]:
+    """Return one page, newest first; `before` is the last id of the previous page."""
+    page = await records.list_page(conn, application_id, name=name, user_id=user_id, before=before, limit=limit)
+    return Page(await _to_views(conn, page.items), page.next_after)
 
 
 async def _to_views(conn: Connection, rows: Sequence[Row[Any]]) -> list[views.Event]:

@@ -13,9 +13,11 @@ from uuid import UUID
 
 import structlog
 
+from gateway.domain.database_work import LIVE
 from gateway.records.delivery_log import inbox, reader
 from gateway.records.postgres import notifier
-from gateway.records.postgres.engine import DATABASE_ERRORS, Engine
+from gateway.records.postgres.connection_shares import ConnectionShares
+from gateway.records.postgres.engine import DATABASE_ERRORS
 
 # All subscribers are notified at least this often, because messages of Postgres may be lost.
 POLL_INTERVAL_S = 15.0
@@ -47,9 +49,9 @@ class InboxSubscription:
 class InboxNotifier:
     """Notifies the subscribers in this process. It reads delivery logs only while there are subscribers."""
 
-    def __init__(self, engine: Engine, notifier_: notifier.Notifier) -> None:
+    def __init__(self, connections: ConnectionShares, notifier_: notifier.Notifier) -> None:
         """Create a notifier that is woken by messages of Postgres."""
-        self._engine = engine
+        self._connections = connections
         self._notifier = notifier_
         # By application id and device id.
         self._subscriptions: dict[UUID, dict[UUID, set[InboxSubscription]]] = defaultdict(dict)
@@ -105,7 +107,7 @@ class InboxNotifier:
 
     async def _distribute(self, application_id: UUID) -> None:
         subscriptions = self._subscriptions[application_id]
-        async with self._engine.connect() as conn:
+        async with self._connections.share(LIVE, application_id).connect() as conn:
             last_position = await reader.last_position(conn, application_id)
             after = self._notified_upto.get(application_id)
             if after is None:

@@ -11,6 +11,7 @@ from datetime import datetime, timedelta
 from uuid import UUID
 
 from gateway.domain import ids
+from gateway.domain.database_work import LIVE
 from gateway.domain.delivery import Accepted, Deferred
 from gateway.domain.device import Device
 from gateway.domain.errors import Unauthenticated
@@ -90,7 +91,7 @@ async def follow(
                     if item["id"] not in offered_ids:
                         offered_ids.add(item["id"])
                         yield {"type": "notification", **item}
-            async with context.engine.connect() as conn:
+            async with context.connections.share(LIVE, device.application_id).connect() as conn:
                 if await devices.get_application_id(conn, device.id) is None:
                     raise Unauthenticated("the device is unregistered")
                 items = await inbox.list_items(conn, context, device, after=after, limit=PAGE_SIZE)
@@ -106,14 +107,14 @@ async def follow(
 
 
 async def _list_offers(context: Context, device: Device) -> list[views.InboxItem]:
-    async with context.engine.connect() as conn:
+    async with context.connections.share(LIVE, device.application_id).connect() as conn:
         rows = await records.list_unacknowledged(conn, device.id)
         return await inbox.to_views(conn, context, device, rows) if rows else []
 
 
 async def last_position(context: Context, device: Device) -> int:
     """Return the position of the newest inbox item, from which a newly opened page continues."""
-    async with context.engine.connect() as conn:
+    async with context.connections.share(LIVE, device.application_id).connect() as conn:
         return await inbox_records.last_position(conn, device.application_id, device.id)
 
 
@@ -121,17 +122,17 @@ async def acknowledge(context: Context, device: Device, delivery_id: str) -> Non
     """Record that a page has received a delivery. Ignores deliveries to other devices."""
     delivery = ids.parse_delivery(delivery_id)
     if delivery is not None and delivery[1] == device.id:
-        async with context.engine.begin() as conn:
+        async with context.connections.share(LIVE, device.application_id).begin() as conn:
             await records.acknowledge(conn, *delivery)
 
 
 async def claim(context: Context, device: Device) -> None:
     """Start or renew the lease of a device's open page."""
-    async with context.engine.begin() as conn:
+    async with context.connections.share(LIVE, device.application_id).begin() as conn:
         await records.claim_device(conn, device.id, LEASE)
 
 
 async def release(context: Context, device: Device) -> None:
     """End the lease of a device's page, because it was closed."""
-    async with context.engine.begin() as conn:
+    async with context.connections.share(LIVE, device.application_id).begin() as conn:
         await records.release(conn, device.id)

@@ -19,6 +19,7 @@ from gateway.domain.job import Job
 from gateway.domain.notification import UNFINISHED_STATUSES, Kind, Notification, Progress, Status
 from gateway.records import jobs, notifications
 from gateway.records.postgres import notifier
+from gateway.records.postgres.connection_shares import ConnectionShare
 from gateway.records.postgres.engine import Connection, Engine
 
 # The type of `pause`, `resume` and `cancel`, called with (connection, application id, notification id).
@@ -116,27 +117,29 @@ async def refresh_status(engine: Engine, notification: Notification) -> Status:
     return Status.PAUSED
 
 
-async def wait_until_suspended(engine: Engine, id_: UUID) -> None:
+async def wait_until_suspended(share: ConnectionShare, id_: UUID) -> None:
     """Wait until all due jobs of a paused notification are suspended: no request is in flight, and none will follow.
 
     Waits at most MAX_IDLE_WAIT, since the lease of a crashed worker may last longer.
     """
-    await _wait_while(jobs.is_leased_or_due, engine, id_)
+    await _wait_while(jobs.is_leased_or_due, share, id_)
 
 
-async def wait_until_idle(engine: Engine, id_: UUID) -> None:
+async def wait_until_idle(share: ConnectionShare, id_: UUID) -> None:
     """Wait until no worker has a lease on a job of a notification, so that no request is in flight.
 
     Waits at most MAX_IDLE_WAIT, since the lease of a crashed worker may last longer.
     """
-    await _wait_while(jobs.is_leased, engine, id_)
+    await _wait_while(jobs.is_leased, share, id_)
 
 
-async def _wait_while(condition: Callable[[Connection, UUID], Awaitable[bool]], engine: Engine, id_: UUID) -> None:
+async def _wait_while(
+    condition: Callable[[Connection, UUID], Awaitable[bool]], share: ConnectionShare, id_: UUID
+) -> None:
     with suppress(TimeoutError):
         async with asyncio.timeout(MAX_IDLE_WAIT.total_seconds()):
             while True:
-                async with engine.connect() as conn:
+                async with share.connect() as conn:
                     if not await condition(conn, id_):
                         return
                 await asyncio.sleep(POLL_INTERVAL_S)  # the end of a lease is not announced

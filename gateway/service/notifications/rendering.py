@@ -13,7 +13,7 @@ from gateway.content.localisation import all_layers, localise, matching_layers
 from gateway.content.templates import CompiledContent, has_markup
 from gateway.domain import ids
 from gateway.domain.bounded_cache import put
-from gateway.domain.errors import PayloadTooLarge, TemplateFailed
+from gateway.domain.errors import PayloadTooLarge
 from gateway.domain.json_object import JsonObject
 from gateway.domain.notification import Notification, push_topic
 from gateway.push.encryption import MAX_PAYLOAD
@@ -24,10 +24,6 @@ from gateway.service.access.secrets import Keyring
 MAX_CACHED = 64
 # Receipts are accepted for this long after the expiry of the notification, since devices may be offline.
 RECEIPT_GRACE = timedelta(days=7)
-
-# After exceeding its time or size limit this often, a template is not rendered again. Rendering it further would delay
-# other notifications.
-MAX_OVER_BUDGET = 3
 
 
 class RenderedPayload(NamedTuple):
@@ -86,7 +82,6 @@ class NotificationRenderer:
         self._receipts_until = int((notification.delivery.expires_at + RECEIPT_GRACE).timestamp())
         self._contents = [merge_variant(notification.content, v.content) for v in notification.policy.variants]
         self._contents = self._contents or [notification.content]
-        self._over_budget_count = 0
         # The payload for all devices, if they share one.
         self._common_payload: RenderedPayload | None = None
         # The language layers of a locale, by variant number and locale.
@@ -174,13 +169,7 @@ class NotificationRenderer:
                 "name": self._notification.name,
             },
         }
-        if self._over_budget_count >= MAX_OVER_BUDGET:
-            raise TemplateFailed("the template exceeded its time or size limit for too many recipients")
-        try:
-            return self._compiled[content_key].render(variables)
-        except TemplateFailed as error:
-            self._over_budget_count += error.over_budget
-            raise
+        return self._compiled[content_key].render(variables)
 
     def _compose(self, content: Mapping[str, Any]) -> RenderedPayload:
         notification = self._notification

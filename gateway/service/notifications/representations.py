@@ -3,13 +3,14 @@
 import json
 from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
-from typing import Any, NamedTuple
+from typing import Any
 from uuid import UUID
 
 from gateway.domain import clock, ids
 from gateway.domain.delivery import OutcomeName
 from gateway.domain.errors import NotFound
 from gateway.domain.notification import Kind, Notification, Progress, Status
+from gateway.domain.page import Page
 from gateway.domain.schedule import DEVICE_ZONE
 from gateway.push.endpoints import vendor_name
 from gateway.records import jobs, notifications
@@ -101,13 +102,6 @@ def notification_view(
     }
 
 
-class NotificationPage(NamedTuple):
-    """One page of notifications, and the id of the last of them."""
-
-    items: list[views.Notification]
-    last_id: UUID | None
-
-
 async def list_page(
     conn: Connection,
     application_id: UUID,
@@ -116,15 +110,15 @@ async def list_page(
     status: Status | None,
     before: UUID | None,
     limit: int,
-) -> NotificationPage:
+) -> Page[views.Notification]:
     """Return a page of notifications, newest first; `before` is the last id of the previous page.
 
     The estimated end of sending (`progress.eta`) ignores jobs that are due later; `get_notification` includes them.
     """
-    rows = await notifications.list_page(conn, application_id, kind=kind, status=status, before=before, limit=limit)
-    counts = await notifications.load_variant_counts(conn, [row.id for row, _ in rows])
-    items = [notification_view(row, progress, counts.get(row.id, ())) for row, progress in rows]
-    return NotificationPage(items, rows[-1][0].id if rows else None)
+    page = await notifications.list_page(conn, application_id, kind=kind, status=status, before=before, limit=limit)
+    counts = await notifications.load_variant_counts(conn, [row.id for row, _ in page.items])
+    items = [notification_view(row, progress, counts.get(row.id, ())) for row, progress in page.items]
+    return Page(items, page.next_after)
 
 
 async def get_notification(

@@ -269,6 +269,9 @@ async def _resolve_policy(
     too_long = "exceeds the lifetime of the notification; use a longer ttl"
     if policy.throttle is not None and policy.throttle.spread is not None and policy.throttle.spread > lifetime:
         errors.append(FieldError("/throttle/spread", too_long))
+    rate = None if policy.throttle is None else policy.throttle.per_second
+    if rate is not None and rate * lifetime.total_seconds() < 1:
+        errors.append(FieldError("/throttle/per_second", "allows no message within the lifetime of the notification"))
     if policy.winner is not None:
         if not policy.variants:
             errors.append(FieldError("/winner", "needs variants"))

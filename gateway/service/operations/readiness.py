@@ -1,14 +1,16 @@
 """Check whether the database is ready: reachable, and with every migration of this version of the gateway."""
 
+from gateway.domain.database_work import LOOKUP
+from gateway.domain.errors import ShareExhausted
 from gateway.records.postgres import migrate
-from gateway.records.postgres.engine import DATABASE_ERRORS, Engine
+from gateway.service.context import DATABASE_ERRORS, Context
 
 
-async def check_database(engine: Engine) -> dict[str, str]:
+async def check_database(context: Context) -> dict[str, str]:
     """Return `ok` or a description of the problem, for the database and for its migrations."""
     try:
-        async with engine.connect() as conn:
-            is_current = await migrate.is_current(conn, engine.url.render_as_string(hide_password=False))
-    except DATABASE_ERRORS:
+        async with context.connections.share(LOOKUP, "readiness").connect() as conn:
+            is_current = await migrate.is_current(conn, context.engine.url.render_as_string(hide_password=False))
+    except (*DATABASE_ERRORS, ShareExhausted):
         return {"database": "cannot be reached", "migrations": "unknown"}
     return {"database": "ok", "migrations": "ok" if is_current else "missing: run `gateway migrate`"}

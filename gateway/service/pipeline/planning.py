@@ -20,7 +20,7 @@ from gateway.records.audiences import raise_work_mem
 from gateway.records.postgres.engine import Connection
 from gateway.service.audience import segments
 from gateway.service.automation import reminders
-from gateway.service.context import Context
+from gateway.service.context import Context, Engine
 
 # How long planning waits for requests in flight of a cancelled notification to end.
 IN_FLIGHT_DELAY = timedelta(milliseconds=250)
@@ -28,8 +28,13 @@ IN_FLIGHT_DELAY = timedelta(milliseconds=250)
 log = structlog.get_logger(__name__)
 
 
-async def plan(context: Context, job: Job) -> int:
+async def plan(context: Context, job: Job, engine: Engine | None = None) -> int:
     """Replace a plan job by send jobs.
+
+    Args:
+        context: the services of the process.
+        job: the claimed plan job.
+        engine: has the connection for it; None takes the context's for the job's lane.
 
     Returns:
         The number of devices in the send jobs.
@@ -38,7 +43,7 @@ async def plan(context: Context, job: Job) -> int:
         LeaseLost: another worker has planned the notification.
     """
     started_ns = time.time_ns()
-    async with context.engine.begin() as conn:
+    async with (engine or context.engine_for(job.lane)).begin() as conn:
         is_in_time = await reminders.schedule_next_occurrence(conn, context, job)
         rows = await notifications.load(conn, [job.notification_id], lock=True)
         if not rows:  # a change of the reminder has deleted this occurrence meanwhile

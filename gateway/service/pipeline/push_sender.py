@@ -14,12 +14,12 @@ import structlog
 from gateway import metrics
 from gateway.domain import clock
 from gateway.domain.bounded_cache import put
-from gateway.domain.delivery import Accepted, Cancelled, Expired, Final, Gone, Outcome, Rejected, Retry
+from gateway.domain.delivery import Accepted, Cancelled, Deferred, Expired, Final, Gone, Outcome, Rejected, Retry
 from gateway.domain.device import DeviceStatus
 from gateway.domain.errors import EndpointNotAllowed, PayloadTooLarge, TemplateFailed
 from gateway.domain.job_payload import Recipient, SigningKey
 from gateway.domain.notification import Notification, Status, Urgency
-from gateway.domain.retry import next_attempt
+from gateway.domain.retry import defer, next_attempt
 from gateway.push.client import PushClient
 from gateway.push.encryption import encrypt
 from gateway.push.endpoints import EndpointPolicy
@@ -37,6 +37,9 @@ KEY_PAUSE = timedelta(minutes=5)
 # If a host refuses a VAPID key this often for one device, but accepted the key for other devices within KEY_PAUSE, the
 # device's subscription was created with another key.
 MAX_DEVICE_REFUSALS = 4
+# After a template has exceeded its time limit, no template of its application is rendered for this long: a rendering
+# that times out occupies the event loop for 0.1 s, and so no application gets more than a twentieth of its time.
+RENDERING_PAUSE = timedelta(seconds=2)
 # Maximum number of cached keys, and of cached states of keys at hosts. Claimed jobs need far fewer, so the entries that
 # they need are not evicted. An evicted state starts anew.
 MAX_CACHED = 10_000
@@ -110,6 +113,8 @@ class PushSender:
         self._signer = VapidSigner()
         self._keys: dict[UUID, tuple[VapidKey, str]] = {}
         self._key_health: dict[tuple[UUID, str], _VapidKeyHealth] = {}
+        # By application: its slow templates use up its own rendering time.
+        self._rendering_paused_until: dict[UUID, float] = {}
 
     def load_keys(self, keys: Sequence[SigningKey]) -> None:
         """Decrypt and cache the VAPID keys of a job. Called for every job, so that a changed subject takes effect."""
@@ -144,11 +149,18 @@ class PushSender:
             retry = Retry("the push service refuses the VAPID key; sending with it is paused", pause)
             return self._schedule_retry(prepared, retry, attempts, SendResult(retry))
         variant = prepared.notification.variant_for(recipient.bucket)
+        application_id = prepared.notification.application_id
+        if self._rendering_paused_until.get(application_id, 0.0) > now and prepared.notification.templating is not None:
+            due = defer(RENDERING_PAUSE, clock.now(), prepared.notification.delivery.expires_at)
+            return SendResult(Deferred(due), variant=variant)
         try:
             context = prepared.template_context.get(recipient.device_id, {}) if prepared.template_context else {}
             payload, topic = prepared.renderer.render_payload(recipient.device_id, recipient.locale, variant, context)
             body = encrypt(payload, recipient)
         except (PayloadTooLarge, TemplateFailed) as error:
+            if isinstance(error, TemplateFailed) and error.timed_out:
+                until = now + RENDERING_PAUSE.total_seconds()
+                put(self._rendering_paused_until, application_id, until, MAX_CACHED)
             return SendResult(Rejected(error.detail), variant=variant)
         key, subject = self._keys[recipient.vapid_key_id]
         response = await self._client.post(

@@ -31,7 +31,8 @@ async def has_slot(conn: Connection, job: Job) -> bool:
     [notification] = await notifications.load(conn, [job.notification_id], lock=True)
     if notification.status is not Status.SENDING:
         return True
-    slot = await notifications.reserve_slot(conn, job.notification_id, len(job.device_ids))
+    expires_at = notification.delivery.expires_at
+    slot = await notifications.reserve_slot(conn, job.notification_id, len(job.device_ids), expires_at)
     if slot <= now + SLOT_TOLERANCE:
         return True
     await jobs.reschedule(conn, job, slot)

@@ -10,7 +10,7 @@ from uuid import UUID
 
 from gateway.records.delivery_log import reader
 from gateway.records.postgres import notifier
-from gateway.records.postgres.engine import Engine
+from gateway.records.postgres.connection_shares import ConnectionShare
 
 # Maximum number of entries that are read at once.
 BATCH = 500
@@ -19,7 +19,7 @@ HEARTBEAT_S = 15.0
 
 
 async def follow(
-    engine: Engine,
+    share: ConnectionShare,
     notifier_: notifier.Notifier,
     application_id: UUID,
     filters: reader.LogFilters,
@@ -31,7 +31,7 @@ async def follow(
     """
     with notifier_.subscribe(notifier.LOG) as subscription:
         while True:
-            async with engine.connect() as conn:
+            async with share.connect() as conn:
                 last_position = await reader.last_position(conn, application_id)
                 position = last_position if position is None else position
                 entries = await reader.read_between(

@@ -365,7 +365,9 @@ export function clientDetails() {
     .map(([name, pattern]) => [name, userAgent.match(pattern)?.[1]])
     .filter(([, version]) => version)
     .map(([name, version]) => `${name} ${version}`);
-  return { platform, browser, locale: language, timezone: Intl.DateTimeFormat().resolvedOptions().timeZone };
+  const { timeZone } = Intl.DateTimeFormat().resolvedOptions();
+  // Browsers name a zone that they cannot determine Etc/Unknown, which is no time zone.
+  return { platform, browser, locale: language, timezone: timeZone === "Etc/Unknown" ? undefined : timeZone };
 }
 
 /** Register the service worker. A different worker at the scope is the application's own and is not replaced. */

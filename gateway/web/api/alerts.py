@@ -24,6 +24,7 @@ from gateway.domain.alert import (
     MessageType,
     Severity,
 )
+from gateway.domain.database_work import ALERT
 from gateway.domain.errors import Conflict, FieldError, ValidationError
 from gateway.domain.json_object import JsonObject
 from gateway.domain.notification import Urgency
@@ -216,6 +217,7 @@ NWS = MediaType(read_nws, MAX_DOCUMENT_OCTETS, "A GeoJSON Feature or FeatureColl
     },
     creates=True,
     conflicts=True,
+    work=ALERT,
     responses={
         200: views.Notification | views.AlertIngestion,
         201: views.Notification | views.AlertIngestion,

@@ -5,6 +5,7 @@ from typing import Annotated, Literal, cast
 from pydantic import Field, StringConstraints
 
 from gateway.domain import ids
+from gateway.domain.database_work import LIST
 from gateway.domain.errors import NotFound
 from gateway.service import views
 from gateway.service.access import applications
@@ -101,6 +102,7 @@ async def create_application(request: TransactionalRequest[NewApplication]) -> R
     "/v1/applications",
     scopes=(ADMIN,),
     query=PageQuery,
+    work=LIST,
     responses={200: responses.Page[views.ListedApplication]},
 )
 async def list_applications(request: TransactionalRequest[None, PageQuery]) -> Response:

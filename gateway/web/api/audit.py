@@ -11,6 +11,7 @@ from uuid import UUID
 from pydantic import Field
 
 from gateway.domain import ids
+from gateway.domain.database_work import LIST
 from gateway.domain.errors import FieldError, ValidationError
 from gateway.domain.json_object import JsonObject
 from gateway.service import views
@@ -67,7 +68,12 @@ def _visible_fields(action: str, body: Body | None) -> JsonObject:
 
 
 @routes.add(
-    "GET", "/v1/audit", scopes=(ADMIN, MANAGE), query=AuditQuery, responses={200: responses.Page[views.AuditEntry]}
+    "GET",
+    "/v1/audit",
+    scopes=(ADMIN, MANAGE),
+    query=AuditQuery,
+    work=LIST,
+    responses={200: responses.Page[views.AuditEntry]},
 )
 async def list_actions(request: TransactionalRequest[None, AuditQuery]) -> Response:
     """List administrative actions, newest first. With an API key, only actions of its application are listed.

@@ -5,13 +5,14 @@ from typing import Annotated, Any
 from pydantic import Field, StringConstraints
 
 from gateway.domain import ids
+from gateway.domain.database_work import LIST
 from gateway.domain.json_object import JsonObject
 from gateway.domain.send_policy import MAX_CAP_WINDOW
 from gateway.service import views
 from gateway.service.access.authentication import DEVICE, MANAGE, READ, SEND
 from gateway.service.audience import categories
 from gateway.web.api.devices import find_device
-from gateway.web.http.pagination import PageQuery, page
+from gateway.web.http.pagination import PageQuery, bounded_page
 from gateway.web.http.parsing import Body, Topic, example
 from gateway.web.http.routing import Response, Routes, TransactionalRequest
 from gateway.web.schemas import responses
@@ -107,15 +108,15 @@ async def create_category(request: TransactionalRequest[NewCategory]) -> Respons
     "/v1/categories",
     scopes=(READ, SEND, MANAGE),
     query=PageQuery,
+    work=LIST,
     responses={200: responses.Page[views.Category]},
 )
 async def list_categories(request: TransactionalRequest[None, PageQuery]) -> Response:
     """List categories, newest first."""
-    limit = request.query.limit
-    items = await categories.list_page(
-        request.conn, request.application_id, before=request.query.after_id(), limit=limit
+    query = request.query
+    return bounded_page(
+        await categories.list_page(request.conn, request.application_id, before=query.after_id(), limit=query.limit)
     )
-    return page(items, limit, ids.parse(ids.CATEGORY, items[-1]["id"]) if items else None)
 
 
 @routes.add("GET", "/v1/categories/{category_id}", scopes=(READ, SEND, MANAGE), responses={200: views.Category})

@@ -11,6 +11,7 @@ from aiohttp import web
 from pydantic import Field, PlainValidator, StringConstraints, WithJsonSchema
 
 from gateway.domain import ids
+from gateway.domain.database_work import EXPORT, LIST
 from gateway.domain.delivery import OutcomeName
 from gateway.domain.errors import FieldError, NotFound, ValidationError
 from gateway.service import views
@@ -73,7 +74,12 @@ class FollowQuery(DeliveryFilters):
 
 
 @routes.add(
-    "GET", "/v1/deliveries", scopes=(READ,), query=DeliveryQuery, responses={200: responses.Page[views.Delivery]}
+    "GET",
+    "/v1/deliveries",
+    scopes=(READ,),
+    query=DeliveryQuery,
+    work=LIST,
+    responses={200: responses.Page[views.Delivery]},
 )
 async def list_deliveries(request: TransactionalRequest[None, DeliveryQuery]) -> Response:
     """List completed deliveries, newest first."""
@@ -135,7 +141,7 @@ async def _write_events(
     request: Request[None, FollowQuery], position: int | None, response: web.StreamResponse
 ) -> None:
     if position is None:
-        async with request.context.engine.connect() as conn:
+        async with request.context.connections.share(EXPORT, request.application_id).connect() as conn:
             position = await delivery_log.last_position(conn, request.application_id)
     # With this id, a client that is disconnected before the first event can resume.
     await response.write(b": following\n\nid: %d\n\n" % position)
@@ -147,7 +153,8 @@ async def _write_events(
 
 async def _events(request: Request[None, FollowQuery], position: int | None) -> AsyncGenerator[bytes, None]:
     state = request.state
-    batches = follow(state.context.engine, state.notifier, request.application_id, request.query.value(), position)
+    share = state.context.connections.share(EXPORT, request.application_id)
+    batches = follow(share, state.notifier, request.application_id, request.query.value(), position)
     async for entries in batches:
         if not await state.authenticator.is_still_valid(request.principal):
             return

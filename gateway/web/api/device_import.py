@@ -7,6 +7,7 @@ from aiohttp import web
 from pydantic import Field
 
 from gateway.domain import ids
+from gateway.domain.database_work import EXPORT
 from gateway.domain.json_object import JsonObject
 from gateway.service.access.authentication import MANAGE
 from gateway.service.audience.registration import CheckedRegistration, DeviceRegistrar
@@ -34,8 +35,8 @@ async def import_devices(request: Request[None, ImportQuery]) -> web.StreamRespo
     `{"line", "status": "refused", "code", "errors"}`. Its last line has the totals. A refused line does not affect the
     others.
     """
-    engine = request.context.engine
-    async with engine.connect() as conn:
+    share = request.context.connections.share(EXPORT, request.application_id)
+    async with share.connect() as conn:
         registrar = await DeviceRegistrar.open(conn, request.context, request.application_id)
 
     def parse_line(line: bytes) -> CheckedRegistration:
@@ -46,7 +47,7 @@ async def import_devices(request: Request[None, ImportQuery]) -> web.StreamRespo
 
     async def register(registrations: Sequence[CheckedRegistration]) -> list[JsonObject]:
         await check_credential(request)
-        async with engine.begin() as conn:
+        async with share.begin() as conn:
             results = await registrar.register_all(conn, registrations)
         return [
             {"status": "created" if result.created else "refreshed", "id": ids.format_id(ids.DEVICE, result.device_id)}

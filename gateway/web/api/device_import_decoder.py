@@ -13,8 +13,9 @@ from msgspec import Meta, Struct
 from msgspec.json import Decoder
 
 from gateway.domain.device import TOPIC_NAME, ZONE_CODE, ClientDetails, Location, Registration, Subscription
-from gateway.service.audience.registration import MAX_TOPICS
-from gateway.web.api.devices import MAX_ATTRIBUTES, MAX_ITEMS, MAX_ZONES, NewDevice
+from gateway.domain.schedule import find_zone
+from gateway.service.audience.registration import MAX_ATTRIBUTES, MAX_TOPICS
+from gateway.web.api.devices import MAX_ITEMS, MAX_ZONES, NewDevice
 from gateway.web.http.parsing import MAX_NUMBER, read_body
 
 # Translates base64url to base64. Characters that base64url does not have become an invalid character.
@@ -91,6 +92,8 @@ def _decode_line(raw: bytes) -> Registration | None:
         line = _decode(raw)
         subscription, client, location = line.subscription, line.client, line.location
         keys, key = subscription.keys, line.vapid_public_key
+        if client.timezone is not None and find_zone(client.timezone) is None:
+            return None
         return Registration(
             Subscription(subscription.endpoint, _decode_octets(keys.p256dh, b"="), _decode_octets(keys.auth, b"==")),
             line.user_id,

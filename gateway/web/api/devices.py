@@ -5,29 +5,30 @@ from typing import Annotated, Any, cast
 from pydantic import AfterValidator, Field, StringConstraints
 
 from gateway.domain import device, ids
+from gateway.domain.database_work import ERASURE, LIST
 from gateway.domain.device import DeviceStatus
 from gateway.domain.errors import FieldError, GatewayError, NotFound, ValidationError
 from gateway.domain.json_object import JsonObject
+from gateway.domain.schedule import find_zone
 from gateway.service import views
 from gateway.service.access.authentication import DEVICE, MANAGE, READ, REGISTER
 from gateway.service.audience import devices, registration
 from gateway.service.operations import erasure
-from gateway.web.http.pagination import PageQuery, page
+from gateway.web.http.pagination import PageQuery, bounded_page, page
 from gateway.web.http.parsing import MAX_NUMBER, Body, Octets, Topic, Zone, example
 from gateway.web.http.routing import Request, Response, Routes, TransactionalRequest
 from gateway.web.schemas import responses
 
 routes = Routes("devices")
 
-# Limits of one device: attributes, items in an attribute that is a list, and zones.
-MAX_ATTRIBUTES = 100
+# Limits of one device: items in an attribute that is a list, and zones.
 MAX_ITEMS = 100
 MAX_ZONES = 100
 
 
 def _check_attributes(values: JsonObject, *, allow_null: bool = False) -> JsonObject:
-    if len(values) > MAX_ATTRIBUTES:
-        raise ValueError(f"has more than {MAX_ATTRIBUTES} attributes")
+    if len(values) > registration.MAX_ATTRIBUTES:
+        raise ValueError(f"has more than {registration.MAX_ATTRIBUTES} attributes")
     for name, value in values.items():
         if not 0 < len(name) <= 100:
             raise ValueError(f"{name[:40]!r} is not an attribute's name of 1 to 100 characters")
@@ -45,6 +46,12 @@ def _is_scalar(value: object) -> bool:
     if isinstance(value, str):
         return len(value) <= 1000
     return isinstance(value, bool) or (isinstance(value, int | float) and -MAX_NUMBER <= value < MAX_NUMBER)
+
+
+def _check_time_zone(name: str) -> str:
+    if find_zone(name) is None:
+        raise ValueError("must be an IANA time zone such as Europe/Vienna")
+    return name
 
 
 Short = Annotated[str, StringConstraints(min_length=1, max_length=100)]
@@ -78,7 +85,7 @@ class Client(Body):
     platform: Short | None = None
     browser: Short | None = None
     locale: Short | None = None
-    timezone: Short | None = None
+    timezone: Annotated[Short, AfterValidator(_check_time_zone)] | None = None
     app_version: Short | None = None
 
 
@@ -222,16 +229,22 @@ def _to_response(request: Request[NewDevice], result: registration.Registered) -
 
 
 @routes.add(
-    "GET", "/v1/devices", scopes=(READ, MANAGE), query=DeviceQuery, responses={200: responses.Page[views.Device]}
+    "GET",
+    "/v1/devices",
+    scopes=(READ, MANAGE),
+    query=DeviceQuery,
+    work=LIST,
+    responses={200: responses.Page[views.Device]},
 )
 async def list_devices(request: TransactionalRequest[None, DeviceQuery]) -> Response:
     """List devices, newest first."""
     query = request.query
     filters = devices.DeviceFilters(query.user_id, query.topic, query.status)
-    items, last_id = await devices.list_page(
-        request.conn, request.application_id, filters, before=query.after_id(), limit=query.limit
+    return bounded_page(
+        await devices.list_page(
+            request.conn, request.application_id, filters, before=query.after_id(), limit=query.limit
+        )
     )
-    return page(items, query.limit, last_id)
 
 
 @routes.add(
@@ -264,7 +277,7 @@ async def change_device(request: TransactionalRequest[DeviceChange]) -> Response
         changed |= patch.client.model_dump(exclude_none=True)
     for name in changed.keys() & {"topics", "zones"}:
         changed[name] = list(dict.fromkeys(changed[name]))
-    await devices.change(request.conn, target, cast("device.DeviceChange", changed))
+    await devices.change(request.conn, request.context, target, cast("device.DeviceChange", changed))
     if patch.location is not None:
         await devices.set_location(request.conn, target, patch.location.value())
     return Response(registration.to_view(await find_device(request)))
@@ -321,7 +334,9 @@ async def remove_topic(request: TransactionalRequest) -> Response:
     return Response(status=204)
 
 
-@routes.add("GET", "/v1/topics", scopes=(READ, MANAGE), query=PageQuery, responses={200: responses.Page[views.Topic]})
+@routes.add(
+    "GET", "/v1/topics", scopes=(READ, MANAGE), query=PageQuery, work=LIST, responses={200: responses.Page[views.Topic]}
+)
 async def list_topics(request: TransactionalRequest[None, PageQuery]) -> Response:
     """List topics with their numbers of active devices, ordered by name."""
     limit = request.query.limit
@@ -336,6 +351,7 @@ async def list_topics(request: TransactionalRequest[None, PageQuery]) -> Respons
     "/v1/users/{user_id}",
     scopes=(MANAGE,),
     audit="users.remove",
+    work=ERASURE,
     responses={200: views.ErasureResult},
 )
 async def erase_user(request: TransactionalRequest) -> Response:

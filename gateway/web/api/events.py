@@ -8,6 +8,7 @@ from aiohttp import web
 from pydantic import AfterValidator, Field, StringConstraints
 
 from gateway.domain import ids
+from gateway.domain.database_work import EXPORT, LIST
 from gateway.domain.errors import GatewayError
 from gateway.domain.json_object import JsonObject
 from gateway.service import views
@@ -15,7 +16,7 @@ from gateway.service.access.authentication import READ, SEND
 from gateway.service.automation import events
 from gateway.service.automation.events import Event
 from gateway.web.http.ndjson import NDJSON, check_credential, respond
-from gateway.web.http.pagination import PageQuery, page
+from gateway.web.http.pagination import PageQuery, bounded_page
 from gateway.web.http.parsing import Body, Moment, example, read_body
 from gateway.web.http.routing import Request, Response, Routes, TransactionalRequest, encode_json
 from gateway.web.schemas import responses
@@ -97,7 +98,7 @@ async def record_events(request: Request) -> web.StreamResponse:
 
     async def record(lines: Sequence[NewEvent]) -> list[JsonObject | GatewayError]:
         await check_credential(request)
-        async with request.context.engine.begin() as conn:
+        async with request.context.connections.share(EXPORT, request.application_id).begin() as conn:
             results = await events.record(
                 conn, request.context, request.application_id, [line.value() for line in lines]
             )
@@ -116,19 +117,22 @@ async def record_events(request: Request) -> web.StreamResponse:
     return await respond(request, partial(read_body, NewEvent), record, key_of, ("stored", "repeated"))
 
 
-@routes.add("GET", "/v1/events", scopes=(READ, SEND), query=EventQuery, responses={200: responses.Page[views.Event]})
+@routes.add(
+    "GET", "/v1/events", scopes=(READ, SEND), query=EventQuery, work=LIST, responses={200: responses.Page[views.Event]}
+)
 async def list_events(request: TransactionalRequest[None, EventQuery]) -> Response:
     """List events with the results of their triggers, newest first."""
     query = request.query
-    items = await events.list_page(
-        request.conn,
-        request.application_id,
-        name=query.name,
-        user_id=query.user_id,
-        before=query.after_id(),
-        limit=query.limit,
+    return bounded_page(
+        await events.list_page(
+            request.conn,
+            request.application_id,
+            name=query.name,
+            user_id=query.user_id,
+            before=query.after_id(),
+            limit=query.limit,
+        )
     )
-    return page(items, query.limit, ids.parse(ids.EVENT, items[-1]["id"]) if items else None)
 
 
 @routes.add("GET", "/v1/events/{event_id}", scopes=(READ, SEND), responses={200: views.Event})

@@ -6,10 +6,11 @@ from typing import Annotated, Literal, cast
 from pydantic import Field, StringConstraints
 
 from gateway.domain import ids
+from gateway.domain.database_work import LIST
 from gateway.service import views
 from gateway.service.access.authentication import MANAGE, READ
 from gateway.service.alerts import feeds
-from gateway.web.http.pagination import PageQuery, page
+from gateway.web.http.pagination import PageQuery, bounded_page
 from gateway.web.http.parsing import Body, example
 from gateway.web.http.routing import Response, Routes, TransactionalRequest
 from gateway.web.schemas import responses
@@ -83,12 +84,15 @@ async def create_feed(request: TransactionalRequest[NewFeed]) -> Response:
     return Response(created, 201, {"Location": f"/v1/feeds/{created['id']}"})
 
 
-@routes.add("GET", "/v1/feeds", scopes=(READ, MANAGE), query=PageQuery, responses={200: responses.Page[views.Feed]})
+@routes.add(
+    "GET", "/v1/feeds", scopes=(READ, MANAGE), query=PageQuery, work=LIST, responses={200: responses.Page[views.Feed]}
+)
 async def list_feeds(request: TransactionalRequest[None, PageQuery]) -> Response:
     """List feeds with their status, newest first."""
-    limit = request.query.limit
-    items = await feeds.list_page(request.conn, request.application_id, before=request.query.after_id(), limit=limit)
-    return page(items, limit, ids.parse(ids.FEED, items[-1]["id"]) if items else None)
+    query = request.query
+    return bounded_page(
+        await feeds.list_page(request.conn, request.application_id, before=query.after_id(), limit=query.limit)
+    )
 
 
 @routes.add("GET", "/v1/feeds/{feed_id}", scopes=(READ, MANAGE), responses={200: views.Feed})

@@ -1,7 +1,8 @@
-"""Health checks and metrics.
+"""Health checks, and the metrics with a listener of their own.
 
-`metrics_app` serves them in processes without an API: workers and relays. They have no `/readyz`, since they receive no
-requests that a load balancer routes.
+`metrics_app` serves `/metrics` and `/healthz` in every process that has a metrics port. The API's port serves no
+metrics: they describe the tenants and the load to whoever reads them. `metrics_app` has no `/readyz`, since no traffic
+is routed to it.
 """
 
 import hmac
@@ -37,12 +38,6 @@ async def check_readiness(request: Request) -> web.Response:
     is_ready = set(checks.values()) == {"ok"}
     body = {"status": "ready" if is_ready else "not ready", "checks": checks}
     return web.Response(body=encode_json(body), status=200 if is_ready else 503, content_type=JSON)
-
-
-@routes.add("GET", "/metrics", streams="text/plain", responses={200: str})
-async def get_metrics(request: Request) -> web.Response:
-    """Get the metrics of this process for Prometheus. A token is required if GATEWAY_METRICS_TOKEN is set."""
-    return _metrics_response(request.http, request.state.metrics_token)
 
 
 def metrics_app(token: str | None) -> web.Application:

@@ -7,6 +7,7 @@ from typing import Annotated, Any
 from pydantic import Field
 
 from gateway.domain import ids
+from gateway.domain.database_work import LIVE
 from gateway.domain.errors import NotFound, RateLimited
 from gateway.service import views
 from gateway.service.access.authentication import DEVICE, MANAGE, READ
@@ -67,7 +68,7 @@ async def wait_for_inbox_item(request: Request[None, InboxQuery]) -> Mapping[str
         state.inbox_notifier.subscribe(request.application_id, device_id) as subscription,
     ):
         while not state.inbox_notifier.closed and (remaining := deadline - clock()) > 0:
-            async with state.context.engine.connect() as conn:
+            async with state.context.connections.share(LIVE, request.application_id).connect() as conn:
                 last_position = await read_marks.newest_position(conn, request.application_id, device_id)
             if last_position > query.after:
                 break

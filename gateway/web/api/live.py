@@ -15,6 +15,7 @@ from aiohttp import WSMsgType, web
 from pydantic import Field
 
 from gateway.domain import ids
+from gateway.domain.database_work import LOOKUP
 from gateway.domain.device import Device
 from gateway.domain.errors import GatewayError, MalformedBody, RateLimited, Unauthenticated, UpgradeRequired
 from gateway.service.access import applications
@@ -152,7 +153,7 @@ async def _authenticate(request: Request, hello: Hello) -> Device:
     Raises:
         Unauthenticated: the token belongs to another device, or the origin is not allowed.
     """
-    async with request.context.engine.connect() as conn:
+    async with request.context.connections.share(LOOKUP, "pages").connect() as conn:
         principal = await request.state.authenticator.identify(hello.token, conn)
         id_ = request.id(ids.DEVICE, "device_id")
         if principal.scopes != {DEVICE} or principal.device_id != id_ or principal.application_id is None:

@@ -8,14 +8,15 @@ from uuid import UUID
 from pydantic import Field
 
 from gateway.domain import ids
-from gateway.domain.notification import Kind, Progress, Status
+from gateway.domain.database_work import LIST, PREVIEW, REQUEST, URGENT, WorkKind
+from gateway.domain.notification import Kind, Lane, Progress, Status
 from gateway.service import views
 from gateway.service.access.authentication import READ, SEND
-from gateway.service.context import Connection, Engine
+from gateway.service.context import Connection, ConnectionShare
 from gateway.service.notifications import lifecycle, representations, submission
 from gateway.service.notifications.submission import NotificationRequest
 from gateway.web.api.devices import parse_topic
-from gateway.web.http.pagination import PageQuery, page
+from gateway.web.http.pagination import PageQuery, bounded_page
 from gateway.web.http.parsing import Body, example
 from gateway.web.http.routing import Response, Routes, TransactionalRequest
 from gateway.web.schemas import responses
@@ -25,8 +26,8 @@ routes = Routes("notifications")
 
 # Pause, resume or cancel, called with (connection, application id, notification id, kind).
 Transition = Callable[[Connection, UUID, UUID, Kind | None], Awaitable[None]]
-# Awaited before the response to a transition is sent, with (engine, notification id).
-Wait = Callable[[Engine, UUID], Awaitable[None]]
+# Awaited before the response to a transition is sent, with (connections, notification id).
+Wait = Callable[[ConnectionShare, UUID], Awaitable[None]]
 
 
 class NewNotification(Sendable):
@@ -57,6 +58,11 @@ class NotificationQuery(PageQuery):
     status: Status | None = None
 
 
+def work_of(new: Sendable) -> WorkKind:
+    """Return the kind of database work of accepting a notification."""
+    return URGENT if new.delivery.lane == Lane.URGENT.label else REQUEST
+
+
 async def submit(request: TransactionalRequest[Any, Any], new: NotificationRequest) -> Response:
     """Submit a notification of any kind, and return the response."""
     notification = await submission.submit_request(request.conn, request.context, request.application_id, new)
@@ -70,6 +76,7 @@ async def submit(request: TransactionalRequest[Any, Any], new: NotificationReque
     scopes=(SEND,),
     body=NewNotification,
     creates=True,
+    work=work_of,
     responses={201: views.Notification},
 )
 async def send_notification(request: TransactionalRequest[NewNotification]) -> Response:
@@ -84,6 +91,7 @@ async def send_notification(request: TransactionalRequest[NewNotification]) -> R
     scopes=(SEND,),
     body=Sendable,
     creates=True,
+    work=work_of,
     responses={201: views.Notification},
 )
 async def publish_to_topic(request: TransactionalRequest[Sendable]) -> Response:
@@ -96,23 +104,32 @@ async def publish_to_topic(request: TransactionalRequest[Sendable]) -> Response:
     "/v1/notifications",
     scopes=(READ, SEND),
     query=NotificationQuery,
+    work=LIST,
     responses={200: responses.Page[views.Notification]},
 )
 async def list_notifications(request: TransactionalRequest[None, NotificationQuery]) -> Response:
     """List notifications, newest first."""
     query = request.query
-    items, last_id = await representations.list_page(
-        request.conn,
-        request.application_id,
-        kind=query.kind,
-        status=query.status,
-        before=query.after_id(),
-        limit=query.limit,
+    return bounded_page(
+        await representations.list_page(
+            request.conn,
+            request.application_id,
+            kind=query.kind,
+            status=query.status,
+            before=query.after_id(),
+            limit=query.limit,
+        )
     )
-    return page(items, query.limit, last_id)
 
 
-@routes.add("POST", "/v1/audiences/preview", scopes=(SEND, READ), body=PreviewRequest, responses={200: views.Preview})
+@routes.add(
+    "POST",
+    "/v1/audiences/preview",
+    scopes=(SEND, READ),
+    body=PreviewRequest,
+    work=PREVIEW,
+    responses={200: views.Preview},
+)
 async def preview_audience(request: TransactionalRequest[PreviewRequest]) -> Response:
     """Count the devices and users of an audience, and return a sample of the devices. Nothing is sent."""
     return Response(await representations.preview_audience(request.conn, request.application_id, request.body.audience))
@@ -148,7 +165,8 @@ def add_kind(collection: str, kind: Kind | None) -> None:
             id_ = request.id(ids.NOTIFICATION, "notification_id")
             await apply(request.conn, request.application_id, id_, kind)
             if wait is not None:
-                request.after_commit.append(partial(wait, request.context.engine, id_))
+                share = request.context.connections.share(REQUEST, request.application_id)
+                request.after_commit.append(partial(wait, share, id_))
             return await get_notification(request)
 
         change_status.__doc__ = f"{name.title()} a {label}: {effect}"

@@ -5,6 +5,7 @@ from typing import Annotated, Literal
 from pydantic import AfterValidator, Field, StringConstraints
 
 from gateway.domain import ids
+from gateway.domain.database_work import LIST
 from gateway.domain.notification import Kind
 from gateway.domain.schedule import Recurrence
 from gateway.service import views
@@ -12,7 +13,7 @@ from gateway.service.access.authentication import MANAGE, READ, SEND
 from gateway.service.automation import reminders
 from gateway.service.notifications import submission
 from gateway.service.notifications.spec_codec import PolicyChange
-from gateway.web.http.pagination import PageQuery, page
+from gateway.web.http.pagination import PageQuery, bounded_page
 from gateway.web.http.parsing import Moment, example
 from gateway.web.http.routing import Response, Routes, TransactionalRequest
 from gateway.web.schemas import responses
@@ -133,15 +134,15 @@ async def create_reminder(request: TransactionalRequest[NewReminder]) -> Respons
     "/v1/reminders",
     scopes=(READ, SEND, MANAGE),
     query=PageQuery,
+    work=LIST,
     responses={200: responses.Page[views.Reminder]},
 )
 async def list_reminders(request: TransactionalRequest[None, PageQuery]) -> Response:
     """List reminders, newest first."""
-    limit = request.query.limit
-    items = await reminders.list_page(
-        request.conn, request.application_id, before=request.query.after_id(), limit=limit
+    query = request.query
+    return bounded_page(
+        await reminders.list_page(request.conn, request.application_id, before=query.after_id(), limit=query.limit)
     )
-    return page(items, limit, ids.parse(ids.REMINDER, items[-1]["id"]) if items else None)
 
 
 @routes.add("GET", "/v1/reminders/{reminder_id}", scopes=(READ, SEND, MANAGE), responses={200: views.Reminder})

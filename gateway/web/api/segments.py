@@ -1,10 +1,11 @@
 """Segments: named audiences."""
 
 from gateway.domain import ids
+from gateway.domain.database_work import LIST
 from gateway.service import views
 from gateway.service.access.authentication import MANAGE, READ, SEND
 from gateway.service.audience import segments
-from gateway.web.http.pagination import PageQuery, page
+from gateway.web.http.pagination import PageQuery, bounded_page
 from gateway.web.http.parsing import Body, example
 from gateway.web.http.routing import Response, Routes, TransactionalRequest
 from gateway.web.schemas import responses
@@ -61,13 +62,15 @@ async def create_segment(request: TransactionalRequest[NewSegment]) -> Response:
     "/v1/segments",
     scopes=(READ, SEND, MANAGE),
     query=PageQuery,
+    work=LIST,
     responses={200: responses.Page[views.Segment]},
 )
 async def list_segments(request: TransactionalRequest[None, PageQuery]) -> Response:
     """List segments, newest first."""
-    limit = request.query.limit
-    items = await segments.list_page(request.conn, request.application_id, before=request.query.after_id(), limit=limit)
-    return page(items, limit, ids.parse(ids.SEGMENT, items[-1]["id"]) if items else None)
+    query = request.query
+    return bounded_page(
+        await segments.list_page(request.conn, request.application_id, before=query.after_id(), limit=query.limit)
+    )
 
 
 @routes.add("GET", "/v1/segments/{segment_id}", scopes=(READ, SEND, MANAGE), responses={200: views.Segment})

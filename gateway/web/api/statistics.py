@@ -7,6 +7,7 @@ from typing import Annotated
 from pydantic import Field
 
 from gateway.domain import clock
+from gateway.domain.database_work import LIST
 from gateway.domain.errors import FieldError, ValidationError
 from gateway.service import views
 from gateway.service.access.authentication import READ
@@ -40,7 +41,7 @@ class StatisticsQuery(Query):
     until: Annotated[QueryMoment | None, Field(description="End of the last step; defaults to now.")] = None
 
 
-@routes.add("GET", "/v1/stats", scopes=(READ,), query=StatisticsQuery, responses={200: views.Statistics})
+@routes.add("GET", "/v1/stats", scopes=(READ,), query=StatisticsQuery, work=LIST, responses={200: views.Statistics})
 async def get_statistics(request: TransactionalRequest[None, StatisticsQuery]) -> Response:
     """Get the deliveries of each minute, hour or day by outcome and push service, their latencies, and queued jobs.
 

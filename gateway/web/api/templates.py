@@ -5,10 +5,11 @@ from typing import Annotated
 from pydantic import Field
 
 from gateway.domain import ids
+from gateway.domain.database_work import LIST
 from gateway.service import views
 from gateway.service.access.authentication import MANAGE, READ, SEND
 from gateway.service.notifications import templates
-from gateway.web.http.pagination import PageQuery, page
+from gateway.web.http.pagination import PageQuery, bounded_page
 from gateway.web.http.parsing import Body, Query, example
 from gateway.web.http.routing import Response, Routes, TransactionalRequest
 from gateway.web.schemas import responses
@@ -84,15 +85,15 @@ async def create_template(request: TransactionalRequest[NewTemplate]) -> Respons
     "/v1/templates",
     scopes=(READ, SEND, MANAGE),
     query=PageQuery,
+    work=LIST,
     responses={200: responses.Page[views.Template]},
 )
 async def list_templates(request: TransactionalRequest[None, PageQuery]) -> Response:
     """List templates with their newest versions, newest template first."""
-    limit = request.query.limit
-    items = await templates.list_page(
-        request.conn, request.application_id, before=request.query.after_id(), limit=limit
+    query = request.query
+    return bounded_page(
+        await templates.list_page(request.conn, request.application_id, before=query.after_id(), limit=query.limit)
     )
-    return page(items, limit, ids.parse(ids.TEMPLATE, items[-1]["id"]) if items else None)
 
 
 @routes.add(

@@ -6,6 +6,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field
 
 from gateway.domain import ids, send_policy
+from gateway.domain.database_work import LIST
 from gateway.domain.json_object import JsonObject
 from gateway.domain.notification import Kind
 from gateway.service import views
@@ -13,7 +14,7 @@ from gateway.service.access.authentication import MANAGE, READ, SEND
 from gateway.service.automation import triggers
 from gateway.service.notifications import submission
 from gateway.web.api.events import Name
-from gateway.web.http.pagination import PageQuery, page
+from gateway.web.http.pagination import PageQuery, bounded_page, page
 from gateway.web.http.parsing import Body, example
 from gateway.web.http.routing import Response, Routes, TransactionalRequest
 from gateway.web.schemas import responses
@@ -138,13 +139,15 @@ async def create_trigger(request: TransactionalRequest[NewTrigger]) -> Response:
     "/v1/triggers",
     scopes=(READ, SEND, MANAGE),
     query=PageQuery,
+    work=LIST,
     responses={200: responses.Page[views.Trigger]},
 )
 async def list_triggers(request: TransactionalRequest[None, PageQuery]) -> Response:
     """List triggers, newest first."""
-    limit = request.query.limit
-    items = await triggers.list_page(request.conn, request.application_id, before=request.query.after_id(), limit=limit)
-    return page(items, limit, ids.parse(ids.TRIGGER, items[-1]["id"]) if items else None)
+    query = request.query
+    return bounded_page(
+        await triggers.list_page(request.conn, request.application_id, before=query.after_id(), limit=query.limit)
+    )
 
 
 @routes.add("GET", "/v1/triggers/{trigger_id}", scopes=(READ, SEND, MANAGE), responses={200: views.Trigger})
@@ -158,6 +161,7 @@ async def get_trigger(request: TransactionalRequest) -> Response:
     "/v1/triggers/{trigger_id}/runs",
     scopes=(READ, SEND, MANAGE),
     query=PageQuery,
+    work=LIST,
     responses={200: responses.Page[views.TriggerRun]},
 )
 async def list_runs(request: TransactionalRequest[None, PageQuery]) -> Response:

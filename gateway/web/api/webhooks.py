@@ -6,11 +6,12 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, Field, StringConstraints, WithJsonSchema
 
 from gateway.domain import ids
+from gateway.domain.database_work import LIST
 from gateway.domain.webhook_event import PATTERNS
 from gateway.service import views
 from gateway.service.access.authentication import MANAGE
 from gateway.service.webhooks import subscriptions
-from gateway.web.http.pagination import PageQuery, page
+from gateway.web.http.pagination import PageQuery, bounded_page
 from gateway.web.http.parsing import Body, Moment, example
 from gateway.web.http.routing import Response, Routes, TransactionalRequest
 from gateway.web.schemas import responses
@@ -105,14 +106,15 @@ async def create_webhook(request: TransactionalRequest[NewWebhook]) -> Response:
     return Response(created, 201, {"Location": f"/v1/webhooks/{created['id']}"})
 
 
-@routes.add("GET", "/v1/webhooks", scopes=(MANAGE,), query=PageQuery, responses={200: responses.Page[views.Webhook]})
+@routes.add(
+    "GET", "/v1/webhooks", scopes=(MANAGE,), query=PageQuery, work=LIST, responses={200: responses.Page[views.Webhook]}
+)
 async def list_webhooks(request: TransactionalRequest[None, PageQuery]) -> Response:
     """List webhooks, newest first."""
-    limit = request.query.limit
-    items = await subscriptions.list_page(
-        request.conn, request.application_id, before=request.query.after_id(), limit=limit
+    query = request.query
+    return bounded_page(
+        await subscriptions.list_page(request.conn, request.application_id, before=query.after_id(), limit=query.limit)
     )
-    return page(items, limit, ids.parse(ids.WEBHOOK, items[-1]["id"]) if items else None)
 
 
 @routes.add("GET", "/v1/webhooks/{webhook_id}", scopes=(MANAGE,), responses={200: views.Webhook})

@@ -8,6 +8,7 @@ from uuid import UUID
 from pydantic import Field
 
 from gateway.domain.errors import FieldError, ValidationError
+from gateway.domain.page import Page
 from gateway.web.http.parsing import Query
 from gateway.web.http.routing import Response
 
@@ -18,7 +19,9 @@ NAME_PREFIX = "="
 class PageQuery(Query):
     """Query parameters of a list."""
 
-    limit: Annotated[int, Field(ge=1, le=1000, description="Maximum number of items in the response.")] = 100
+    limit: Annotated[
+        int, Field(ge=1, le=1000, description="Maximum number of items in the response, limited in size too.")
+    ] = 100
     cursor: Annotated[str | None, Field(description="`next_cursor` of the previous page.")] = None
 
     def after_id(self) -> UUID | None:
@@ -74,6 +77,12 @@ def page(items: Sequence[Any], limit: int, last: UUID | int | str | None) -> Res
     has_next = len(items) == limit and last is not None
     last = f"{NAME_PREFIX}{last}" if isinstance(last, str) else last
     return Response({"items": list(items), "next_cursor": _encode(str(last)) if has_next else None})
+
+
+def bounded_page(page: Page[Any]) -> Response:
+    """Return the response of a page that may end before its limit, since it is bounded in octets too."""
+    next_after = page.next_after
+    return Response({"items": page.items, "next_cursor": None if next_after is None else _encode(str(next_after))})
 
 
 def _encode(text: str) -> str:

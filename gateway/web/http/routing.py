@@ -15,6 +15,7 @@ from aiohttp import web
 from typing_extensions import TypeVar
 
 from gateway.domain import ids
+from gateway.domain.database_work import REQUEST, WorkKind
 from gateway.domain.errors import NotFound
 from gateway.service.access.authentication import Authenticator, Principal
 from gateway.service.audience.registration import BatchingRegistrar
@@ -68,7 +69,6 @@ class WebState:
     inbox_notifier: InboxNotifier
     limits: WebLimits
     client_addresses: ClientAddressResolver
-    metrics_token: str | None
     map_tiles: str | None
     open_streams: set[asyncio.Task[Any]]
 
@@ -82,7 +82,6 @@ class WebState:
         in_process_keys: Mapping[str, Principal] = MappingProxyType({}),
         limits: WebLimits | None = None,
         client_addresses: ClientAddressResolver | None = None,
-        metrics_token: str | None = None,
         map_tiles: str | None = None,
     ) -> "WebState":
         """Build the state of a server process.
@@ -94,19 +93,17 @@ class WebState:
             in_process_keys: bearer tokens that are valid in this process only, with their principals.
             limits: the limits of the process; None uses the defaults.
             client_addresses: resolves the client address behind proxies; None trusts no proxy.
-            metrics_token: the bearer token of `/metrics`; with None, `/metrics` needs no token.
             map_tiles: the URL template of the console's map tiles.
         """
         return cls(
             context=context,
             notifier=notifier,
-            authenticator=Authenticator(context.engine, context.keyring, admin_token, in_process_keys),
+            authenticator=Authenticator(context.connections, context.keyring, admin_token, in_process_keys),
             registrar=BatchingRegistrar(context),
-            readiness=Readiness(context.engine),
-            inbox_notifier=InboxNotifier(context.engine, notifier),
+            readiness=Readiness(context),
+            inbox_notifier=InboxNotifier(context.connections, notifier),
             limits=limits or WebLimits(),
             client_addresses=client_addresses or ClientAddressResolver(),
-            metrics_token=metrics_token,
             map_tiles=map_tiles,
             open_streams=set(),
         )
@@ -207,6 +204,7 @@ class Route:
         streams: the content type of a response that the handler itself sends, without a transaction of dispatch.
         media_types: the media types that are accepted besides JSON, with their parsers.
         precondition: is awaited with the Request before the transaction; returns response headers.
+        work: the kind of database work, or a function from the body to it.
         batch_handler: an alternative handler, called with the Request. Concurrent requests may share its transaction.
             Dispatch calls it for requests without an Idempotency-Key.
     """
@@ -227,6 +225,11 @@ class Route:
     media_types: Mapping[str, MediaType]
     precondition: Callable[[Any], Awaitable[Mapping[str, str]]] | None
     batch_handler: Callable[[Any], Awaitable[Response]] | None
+    work: WorkKind | Callable[[Any], WorkKind]
+
+    def work_for(self, body: Any) -> WorkKind:
+        """Return the kind of database work of a request with this body."""
+        return self.work if isinstance(self.work, WorkKind) else self.work(body)
 
 
 class Routes(list[Route]):
@@ -254,6 +257,7 @@ class Routes(list[Route]):
         media_types: Mapping[str, MediaType] = MappingProxyType({}),
         precondition: Callable[[Any], Awaitable[Mapping[str, str]]] | None = None,
         batch_handler: Callable[[Any], Awaitable[Response]] | None = None,
+        work: WorkKind | Callable[[Any], WorkKind] = REQUEST,
     ) -> Callable[[Handler], Handler]:
         """Return a decorator that adds a route with the decorated handler. See `Route` for the arguments."""
 
@@ -275,6 +279,7 @@ class Routes(list[Route]):
                 media_types=media_types,
                 precondition=precondition,
                 batch_handler=batch_handler,
+                work=work,
             )
             self.append(route)
             return handler

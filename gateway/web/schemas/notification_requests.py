@@ -252,7 +252,9 @@ class QuietHours(Body):
 class Throttle(Body):
     """A limit on the sending rate. With both fields the slower rate applies."""
 
-    per_second: Annotated[float | None, Field(gt=0, le=100_000, description="Maximum messages per second.")] = None
+    per_second: Annotated[
+        float | None, Field(ge=send_policy.MIN_PER_SECOND, le=100_000, description="Maximum messages per second.")
+    ] = None
     spread: Annotated[
         int | None, Field(gt=0, le=MAX_TTL_S, description="Seconds over which the messages are spread evenly.")
     ] = None

@@ -292,8 +292,6 @@ def _error_responses(route: Route) -> dict[int, str]:
     statuses = [426, 500, 503] if 101 in route.responses else [500, 503]
     if route.scopes or route.path == "/v1/session":
         statuses += [401, 403]
-    if route.path == "/metrics":
-        statuses += [401]
     if "{" in route.path:
         statuses += [404]
     if route.conflicts:

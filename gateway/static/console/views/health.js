@@ -58,8 +58,8 @@ export async function open(body, { signal, live }) {
       card(
         "Monitoring",
         mutedText(
-          "Prometheus metrics are at ",
-          element("a", { href: "/metrics" }, "/metrics"),
+          "Prometheus metrics have a port of their own, ",
+          element("code", {}, "GATEWAY_METRICS_PORT"),
           ". On the server, ",
           element("code", {}, "gateway doctor"),
           " finds common problems and says how to solve them.",

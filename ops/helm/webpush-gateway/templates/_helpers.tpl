@@ -64,6 +64,8 @@ spec:
         - {name: GATEWAY_MASTER_KEY_FILE, value: /run/secrets/gateway/master-key}
         {{- if $database }}
         - {name: GATEWAY_DATABASE_URL_FILE, value: /run/secrets/gateway/database-url}
+        {{- end }}
+        {{- if eq .role "server" }}
         - {name: GATEWAY_ADMIN_TOKEN_FILE, value: /run/secrets/gateway/admin-token}
         {{- end }}
         {{- if $values.nats }}
@@ -86,7 +88,10 @@ spec:
         {{- end }}
       {{- if $service }}
       ports:
-        - {name: {{ if eq .role "server" }}http{{ else }}metrics{{ end }}, containerPort: {{ if eq .role "server" }}8080{{ else }}9464{{ end }}}
+        {{- if eq .role "server" }}
+        - {name: http, containerPort: 8080}
+        {{- end }}
+        - {name: metrics, containerPort: 9464}
       livenessProbe:
         httpGet: {path: /healthz, port: {{ if eq .role "server" }}http{{ else }}metrics{{ end }}}
         periodSeconds: 10
@@ -116,6 +121,8 @@ spec:
           - {key: master-key, path: master-key}
           {{- if $database }}
           - {key: database-url, path: database-url}
+          {{- end }}
+          {{- if eq .role "server" }}
           - {key: admin-token, path: admin-token}
           {{- end }}
           {{- if $values.nats }}

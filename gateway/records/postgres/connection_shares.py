@@ -1,0 +1,247 @@
+"""Divide the database connections of a server among applications and kinds of work.
+
+Work takes a place before it takes a connection, and waits for the place with no connection in hand. Places are charged
+to the application that the work is for, in total and by kind, so that its slow previews or its flood of requests occupy
+its own share only; a place that becomes free goes to the applications in turn. Urgent work (alerts, urgent
+notifications) has connections of its own besides.
+
+Statements have a time limit by kind of work: what one place can cost is bounded too.
+"""
+
+import asyncio
+from collections import Counter, OrderedDict, deque
+from collections.abc import AsyncIterator, Hashable
+from contextlib import asynccontextmanager
+from typing import NamedTuple, cast
+
+from sqlalchemy import text
+from sqlalchemy.exc import DBAPIError
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
+from sqlalchemy.pool import AsyncAdaptedQueuePool
+
+from gateway.domain.database_work import ALERT, LIVE, LOOKUP, STATEMENT_TIMEOUT_S, URGENT, WorkKind
+from gateway.domain.errors import ShareExhausted, StatementTimeout
+
+# SQLSTATE of a statement that exceeded its time limit.
+QUERY_CANCELLED = "57014"
+
+
+class PoolSizes(NamedTuple):
+    """The division of a pool: connections for requests, open pages, lookups and urgent work."""
+
+    requests: int
+    live: int
+    lookups: int
+    urgent: int
+
+    @property
+    def general(self) -> int:
+        """The connections that are not reserved for urgent work."""
+        return self.requests + self.live + self.lookups
+
+
+def divide_pool(connections: int) -> PoolSizes:
+    """Divide a number of connections, at least 5."""
+    live, urgent = max(1, connections // 5), max(2, connections // 5)
+    return PoolSizes(max(1, connections - live - urgent - 1), live, 1, urgent)
+
+
+class _Gate:
+    """A number of places; charged per key (an application) and kind of work, see the module."""
+
+    def __init__(self, places: int, key_limit: int) -> None:
+        """Create a gate; `key_limit` is the number of places that one key may occupy in total."""
+        self._places = places
+        self._key_limit = max(1, key_limit)
+        self._in_use = 0
+        self._by_kind = Counter[WorkKind]()
+        self._by_key = Counter[Hashable]()
+        self._by_both = Counter[tuple[WorkKind, Hashable]]()
+        # Keys in the order of their next turn.
+        self._waiting: OrderedDict[Hashable, deque[tuple[WorkKind, asyncio.Future[None]]]] = OrderedDict()
+
+    def holds(self, kind: WorkKind, key: Hashable) -> bool:
+        """Return whether a key occupies a place with work of this kind."""
+        return self._by_both[kind, key] > 0
+
+    def try_acquire(self, kind: WorkKind, key: Hashable) -> bool:
+        """Occupy a place if one is free."""
+        if not self._has_place(kind, key):
+            return False
+        self._occupy(kind, key)
+        return True
+
+    async def acquire(self, kind: WorkKind, key: Hashable) -> None:
+        """Occupy a place as soon as one is free.
+
+        Raises:
+            ShareExhausted: none became free in time, or too much work of the key is waiting.
+        """
+        if self.try_acquire(kind, key):
+            return
+        waiting = self._waiting.setdefault(key, deque())
+        if len(waiting) >= kind.max_waiting:
+            raise self._refusal(kind, key)
+        turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        waiting.append((kind, turn))
+        try:
+            async with asyncio.timeout(kind.max_wait_s):
+                await turn
+        except BaseException as error:
+            if turn.done() and not turn.cancelled():
+                self.release(kind, key)  # the place was given at the moment of the timeout or cancellation
+            else:
+                waiting.remove((kind, turn))
+                if not waiting and self._waiting.get(key) is waiting:
+                    del self._waiting[key]
+            if isinstance(error, TimeoutError):
+                raise self._refusal(kind, key) from None
+            raise
+
+    def release(self, kind: WorkKind, key: Hashable) -> None:
+        """Release a place, and give it to the next work that may have it."""
+        self._in_use -= 1
+        self._by_kind[kind] -= 1
+        self._by_key[key] -= 1
+        self._by_both[kind, key] -= 1
+        if not self._by_both[kind, key]:
+            del self._by_both[kind, key]
+        if not self._by_key[key]:
+            del self._by_key[key]
+        for next_key, waiting in list(self._waiting.items()):
+            for entry in waiting:
+                next_kind, turn = entry
+                if not turn.done() and self._has_place(next_kind, next_key):
+                    self._occupy(next_kind, next_key)
+                    turn.set_result(None)
+                    waiting.remove(entry)
+                    self._waiting.move_to_end(next_key)
+                    if not waiting:
+                        del self._waiting[next_key]
+                    break
+            if self._in_use >= self._places:
+                break
+
+    def _has_place(self, kind: WorkKind, key: Hashable) -> bool:
+        return (
+            self._in_use < self._places
+            and self._by_kind[kind] < self._limit(kind.share)
+            and self._by_key[key] < self._key_limit
+            and self._by_both[kind, key] < self._limit(kind.application_share)
+        )
+
+    def _limit(self, share: int) -> int:
+        return max(1, self._places * share // 100)
+
+    def _occupy(self, kind: WorkKind, key: Hashable) -> None:
+        self._in_use += 1
+        self._by_kind[kind] += 1
+        self._by_key[key] += 1
+        self._by_both[kind, key] += 1
+
+    def _refusal(self, kind: WorkKind, key: Hashable) -> ShareExhausted:
+        own = min(self._key_limit, self._limit(kind.application_share))
+        if self._by_both[kind, key] >= own or self._by_key[key] >= self._key_limit:
+            return ShareExhausted(f"the application has its share of database connections in use for {kind.name}")
+        return ShareExhausted(f"all database connections for {kind.name} are in use on this server")
+
+
+class ConnectionShare:
+    """The share of one key in the connections for one kind of work."""
+
+    def __init__(self, shares: "ConnectionShares", kind: WorkKind, key: Hashable) -> None:
+        """Name the share; nothing is occupied yet."""
+        self._shares = shares
+        self._kind = kind
+        self._key = key
+
+    @asynccontextmanager
+    async def begin(self) -> AsyncIterator[AsyncConnection]:
+        """Open a transaction on a connection of the share; it commits when the context ends.
+
+        Raises:
+            ShareExhausted: the share is in use.
+            StatementTimeout: a statement exceeded the time limit of the kind.
+        """
+        timeout_s = self._kind.statement_timeout_s
+        async with self._shares.reserve(self._kind, self._key) as engine:
+            try:
+                async with engine.begin() as conn:
+                    if timeout_s is not None:
+                        await conn.execute(text(f"SET LOCAL statement_timeout = {int(timeout_s * 1000)}"))
+                    yield conn
+            except DBAPIError as error:
+                if getattr(error.orig, "sqlstate", None) != QUERY_CANCELLED:
+                    raise
+                limit_s = STATEMENT_TIMEOUT_S if timeout_s is None else timeout_s
+                raise StatementTimeout(
+                    f"a query took longer than the {limit_s:g} s of database time for {self._kind.name}"
+                ) from None
+
+    @asynccontextmanager
+    async def connect(self) -> AsyncIterator[AsyncConnection]:
+        """Open a connection of the share for single statements, each committed by itself.
+
+        Raises:
+            ShareExhausted: the share is in use.
+        """
+        async with self._shares.reserve(self._kind, self._key) as engine, engine.connect() as connection:
+            yield await connection.execution_options(isolation_level="AUTOCOMMIT")
+
+
+class ConnectionShares:
+    """The connections of one server process. Charged per application and kind of work, see the module."""
+
+    def __init__(
+        self, engine: AsyncEngine, urgent_engine: AsyncEngine | None = None, *, application_share: int = 50
+    ) -> None:
+        """Divide the pools of the engines.
+
+        Args:
+            engine: the connections for everything but urgent work.
+            urgent_engine: the connections for urgent work; None takes them from `engine`.
+            application_share: the percentage of the connections for requests that one application may use.
+        """
+        pool_size = count_pool(engine)
+        sizes = divide_pool(pool_size + (0 if urgent_engine is None else count_pool(urgent_engine)))
+        self._engine = engine
+        self._urgent_engine = urgent_engine or engine
+        self._requests = _Gate(sizes.requests, sizes.requests * application_share // 100)
+        self._live = _Gate(sizes.live, sizes.live)
+        self._lookups = _Gate(sizes.lookups, sizes.lookups)
+        self._urgent = _Gate(sizes.urgent, sizes.urgent - 1)  # an application leaves a place to another one
+
+    def share(self, kind: WorkKind, key: Hashable) -> ConnectionShare:
+        """Return the share of a key, such as an application's id, for a kind of work."""
+        return ConnectionShare(self, kind, key)
+
+    @asynccontextmanager
+    async def reserve(self, kind: WorkKind, key: Hashable) -> AsyncIterator[AsyncEngine]:
+        """Occupy a place until the context ends; yield the engine that has a connection for it.
+
+        Raises:
+            ShareExhausted: the share is in use.
+        """
+        gate, engine = await self._acquire(kind, key)
+        try:
+            yield engine
+        finally:
+            gate.release(kind, key)
+
+    async def _acquire(self, kind: WorkKind, key: Hashable) -> tuple[_Gate, AsyncEngine]:
+        if kind not in (URGENT, ALERT):
+            gate = {LIVE: self._live, LOOKUP: self._lookups}.get(kind, self._requests)
+            await gate.acquire(kind, key)
+            return gate, self._engine
+        has_alert = kind == ALERT and (self._urgent.holds(kind, key) or self._requests.holds(kind, key))
+        if not has_alert and self._urgent.try_acquire(kind, key):
+            return self._urgent, self._urgent_engine
+        if not has_alert and self._requests.try_acquire(kind, key):
+            return self._requests, self._engine
+        await self._urgent.acquire(kind, key)
+        return self._urgent, self._urgent_engine
+
+
+def count_pool(engine: AsyncEngine) -> int:
+    """Return the size of an engine's pool."""
+    return cast(AsyncAdaptedQueuePool, engine.pool).size()
