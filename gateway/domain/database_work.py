@@ -12,11 +12,11 @@ class WorkKind:
 
     Attributes:
         name: plural noun for error messages.
-        share: percentage of the places that work of this kind may occupy.
-        application_share: percentage of the places that one application may occupy with work of this kind.
-        statement_timeout_s: time limit of one statement; None leaves that of the connection.
-        max_wait_s: how long work waits for a place before it is refused.
-        max_waiting: maximum work of one application that waits; more is refused at once.
+        share: the percentage of the slots that work of this kind may take.
+        application_share: the percentage of the slots that one application may take for work of this kind.
+        statement_timeout_s: the time limit of one statement; None keeps the limit of the connection.
+        max_wait_s: how long work waits for a slot before it is refused.
+        max_waiting: how many requests of one application may wait for a slot; further ones are refused at once.
     """
 
     name: str
@@ -33,10 +33,10 @@ PREVIEW = WorkKind("previews", share=40, application_share=20, statement_timeout
 EXPORT = WorkKind("imports and exports", share=60, application_share=40, statement_timeout_s=30.0)
 ERASURE = WorkKind("erasures", share=20, application_share=20, statement_timeout_s=120.0)
 URGENT = WorkKind("urgent notifications")
-# Alerts of one application are ingested one after the other, in the order of its lock: more than one place would only
-# hold connections that wait for that lock.
+# The alerts of an application are ingested one at a time, under a lock. So an application takes at most one slot:
+# further ones would only wait for the lock.
 ALERT = WorkKind("alerts", application_share=0)
 # A notification to many open pages wakes all of them at once.
 LIVE = WorkKind("reads of open pages", application_share=50, max_wait_s=60.0, max_waiting=1_000_000)
-# Charged per kind of credential, as its application is not known yet.
+# Charged per kind of credential, since the application is not known before the lookup.
 LOOKUP = WorkKind("credential lookups", max_waiting=10_000)

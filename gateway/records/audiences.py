@@ -183,8 +183,8 @@ def _match_attribute(name: str, operator: str, value: Scalar | tuple[Scalar, ...
             return equal if operator == "eq" else _negate(equal)
         case "in":
             assert isinstance(value, tuple)  # noqa: S101 - guaranteed by the parser, for the type checker
-            # One jsonpath and not one `@>` per value: a statement takes 32,767 parameters, and each would be planned.
-            # Strict, so that a list as attribute equals no scalar; the GIN index supports the comparison.
+            # One JSON path instead of one `@>` for each value: a statement has at most 32,767 parameters, and planning
+            # takes time for each. In strict mode a list attribute never equals a scalar. The GIN index supports `@?`.
             values = " || ".join(f"@ == {json.dumps(item)}" for item in value)
             path = literal(f"strict $.{json.dumps(name)} ? ({values})", Text)
             return devices.c.attributes.op("@?", is_comparison=True)(cast(path, JSONPATH))

@@ -160,9 +160,13 @@ async def set_expiry(conn: AsyncConnection, id_: UUID, expires_at: datetime) -> 
 
 
 async def reserve_slot(conn: AsyncConnection, id_: UUID, messages: int, expires_at: datetime) -> datetime:
-    """Reserve a time slot of the throttle for a number of messages; return its start, at the latest the expiry."""
+    """Reserve the next free time slot of a notification's throttle for a number of messages.
+
+    Returns:
+        The start of the slot, which is not later than `expires_at`.
+    """
     start = func.least(func.greatest(progress.c.free_at, func.now()), literal(expires_at))
-    # Longer slots than any lifetime would overflow Postgres's interval.
+    # The length is limited, since a very long slot would overflow Postgres's type interval.
     seconds = func.least(messages / progress.c.per_second, MAX_TTL.total_seconds())
     length = func.make_interval(0, 0, 0, 0, 0, 0, seconds)
     statement = update(progress).where(progress.c.notification_id == id_).values(free_at=start + length)

@@ -13,14 +13,14 @@ from gateway.domain import ids
 from gateway.domain.notification import Status
 from gateway.records.postgres.schema import applications, feeds, notifications, reminders, segments, triggers
 
-# Matches the references to segments in a filter, at any depth.
+# JSON path of the references to segments in an audience, at any depth.
 SEGMENT_PATH = "$.**.segment"
-# Rows that a streamed query keeps in memory; each may hold a large filter.
+# Number of rows that a streamed query keeps in memory. Each may contain a large audience.
 STREAM_BUFFER_ROWS = 10
 
 
 class SegmentUse(NamedTuple):
-    """A resource that uses a segment: a description for people, and its filter as JSON."""
+    """A resource that refers to a segment: a description for error messages, and its audience as JSON."""
 
     description: str
     audience: Any
@@ -40,7 +40,7 @@ async def load(conn: AsyncConnection, application_id: UUID, segment_ids: Collect
 
 
 async def count_octets(conn: AsyncConnection, application_id: UUID, segment_ids: Collection[UUID]) -> int:
-    """Return the size of the filters of these segments together, as JSON."""
+    """Return the total size of the audiences of these segments, as JSON, in octets."""
     octets = func.coalesce(func.sum(func.octet_length(cast(segments.c.audience, Text))), 0)
     query = select(octets).where(segments.c.application_id == application_id, segments.c.id.in_(sorted(segment_ids)))
     return int((await conn.execute(query)).scalar_one())
@@ -52,13 +52,13 @@ async def lock_all(conn: AsyncConnection, application_id: UUID) -> None:
 
 
 async def find_use(conn: AsyncConnection, application_id: UUID, id_: UUID) -> SegmentUse | None:
-    """Return a resource that refers to the segment, or None."""
+    """Return a resource that refers to the segment, or None if there is none."""
     row = (await conn.execute(_select_uses(application_id, [id_]).limit(1))).first()
     return None if row is None else _use(*row)
 
 
 async def list_containing(conn: AsyncConnection, application_id: UUID, id_: UUID) -> set[UUID]:
-    """Return the segment and the segments that contain it at any depth."""
+    """Return the ids of the segment, and of the segments that contain it at any depth."""
     contained, pending = {id_}, {id_}
     while pending:
         query = select(segments.c.id).where(
@@ -81,7 +81,7 @@ async def stream_uses(
 
 
 def _select_uses(application_id: UUID, segment_ids: Collection[UUID]) -> CompoundSelect[Any]:
-    """Select (kind, name, filter) of the resources that refer to any of the segments."""
+    """Select (kind, name, audience) of the resources that refer to any of the segments."""
     trigger_audience, reminder_audience = triggers.c.draft["audience"], reminders.c.draft["audience"]
     in_segment = select(literal("the segment"), segments.c.name, segments.c.audience).where(
         segments.c.application_id == application_id, _refers_to(segments.c.audience, segment_ids)

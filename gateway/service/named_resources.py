@@ -93,7 +93,7 @@ class NamedResource(Generic[View]):
         return await self.view(conn, await self.find(conn, application_id, id_))
 
     async def list_page(self, conn: Connection, application_id: UUID, *, before: UUID | None, limit: int) -> Page[View]:
-        """Return the views of one page, newest first; `before` is the last id of the previous page."""
+        """Return a page of views, newest first; `before` is the last id of the previous page."""
         page = await records.list_page(conn, self._table, application_id, before=before, limit=limit)
         return Page(await self._to_views(conn, page.items), page.next_after)
 

@@ -54,7 +54,7 @@ async def test_application_beyond_its_share_is_refused(shares: ConnectionShares)
         pass
 
 
-async def test_kind_of_work_leaves_places_to_others(shares: ConnectionShares) -> None:
+async def test_kind_of_work_leaves_slots_to_others(shares: ConnectionShares) -> None:
     """One preview of an application and two of all applications run at once; lists and requests have places left."""
     async with AsyncExitStack() as stack:
         await stack.enter_async_context(shares.reserve(PREVIEW, "a"))
@@ -67,7 +67,7 @@ async def test_kind_of_work_leaves_places_to_others(shares: ConnectionShares) ->
         await stack.enter_async_context(shares.reserve(REQUEST, "c"))
 
 
-async def test_urgent_work_has_places_of_its_own(shares: ConnectionShares) -> None:
+async def test_urgent_work_has_slots_of_its_own(shares: ConnectionShares) -> None:
     """When every other place is taken, urgent work of two applications still gets one each."""
     async with AsyncExitStack() as stack:
         for application in ("a", "a", "a", "b", "b"):

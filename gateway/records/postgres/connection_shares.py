@@ -1,11 +1,11 @@
 """Divide the database connections of a server among applications and kinds of work.
 
-Work takes a place before it takes a connection, and waits for the place with no connection in hand. Places are charged
-to the application that the work is for, in total and by kind, so that its slow previews or its flood of requests occupy
-its own share only; a place that becomes free goes to the applications in turn. Urgent work (alerts, urgent
-notifications) has connections of its own besides.
+Work takes a slot before it takes a connection, and holds no connection while it waits for a slot. Slots are charged to
+the application of the work, in total and by kind. So the slow previews of an application, or its many requests, use up
+only its own share. Applications that wait get free slots in turn. Urgent work (alerts, urgent notifications) has
+reserved connections.
 
-Statements have a time limit by kind of work: what one place can cost is bounded too.
+Each kind of work has a time limit for statements, which bounds the time that a slot can be occupied.
 """
 
 import asyncio
@@ -47,35 +47,35 @@ def divide_pool(connections: int) -> PoolSizes:
 
 
 class _Gate:
-    """A number of places; charged per key (an application) and kind of work, see the module."""
+    """A number of slots. They are charged per key (an application) and kind of work, as the module describes."""
 
-    def __init__(self, places: int, key_limit: int) -> None:
-        """Create a gate; `key_limit` is the number of places that one key may occupy in total."""
-        self._places = places
+    def __init__(self, slots: int, key_limit: int) -> None:
+        """Create a gate; `key_limit` is the number of slots that one key may occupy in total."""
+        self._slots = slots
         self._key_limit = max(1, key_limit)
         self._in_use = 0
         self._by_kind = Counter[WorkKind]()
         self._by_key = Counter[Hashable]()
         self._by_both = Counter[tuple[WorkKind, Hashable]]()
-        # Keys in the order of their next turn.
+        # Waiting work by key, in the order in which the keys get free slots.
         self._waiting: OrderedDict[Hashable, deque[tuple[WorkKind, asyncio.Future[None]]]] = OrderedDict()
 
     def holds(self, kind: WorkKind, key: Hashable) -> bool:
-        """Return whether a key occupies a place with work of this kind."""
+        """Return whether a key occupies a slot with work of this kind."""
         return self._by_both[kind, key] > 0
 
     def try_acquire(self, kind: WorkKind, key: Hashable) -> bool:
-        """Occupy a place if one is free."""
-        if not self._has_place(kind, key):
+        """Take a slot if one is free; return whether it was taken."""
+        if not self._has_slot(kind, key):
             return False
         self._occupy(kind, key)
         return True
 
     async def acquire(self, kind: WorkKind, key: Hashable) -> None:
-        """Occupy a place as soon as one is free.
+        """Wait for a free slot and take it.
 
         Raises:
-            ShareExhausted: none became free in time, or too much work of the key is waiting.
+            ShareExhausted: no slot became free in time, or too much work of the key is waiting.
         """
         if self.try_acquire(kind, key):
             return
@@ -89,7 +89,7 @@ class _Gate:
                 await turn
         except BaseException as error:
             if turn.done() and not turn.cancelled():
-                self.release(kind, key)  # the place was given at the moment of the timeout or cancellation
+                self.release(kind, key)  # the slot was assigned just when the wait timed out or was cancelled
             else:
                 waiting.remove((kind, turn))
                 if not waiting and self._waiting.get(key) is waiting:
@@ -99,7 +99,7 @@ class _Gate:
             raise
 
     def release(self, kind: WorkKind, key: Hashable) -> None:
-        """Release a place, and give it to the next work that may have it."""
+        """Release a slot, and assign free slots to waiting work that may take them."""
         self._in_use -= 1
         self._by_kind[kind] -= 1
         self._by_key[key] -= 1
@@ -111,7 +111,7 @@ class _Gate:
         for next_key, waiting in list(self._waiting.items()):
             for entry in waiting:
                 next_kind, turn = entry
-                if not turn.done() and self._has_place(next_kind, next_key):
+                if not turn.done() and self._has_slot(next_kind, next_key):
                     self._occupy(next_kind, next_key)
                     turn.set_result(None)
                     waiting.remove(entry)
@@ -119,19 +119,19 @@ class _Gate:
                     if not waiting:
                         del self._waiting[next_key]
                     break
-            if self._in_use >= self._places:
+            if self._in_use >= self._slots:
                 break
 
-    def _has_place(self, kind: WorkKind, key: Hashable) -> bool:
+    def _has_slot(self, kind: WorkKind, key: Hashable) -> bool:
         return (
-            self._in_use < self._places
+            self._in_use < self._slots
             and self._by_kind[kind] < self._limit(kind.share)
             and self._by_key[key] < self._key_limit
             and self._by_both[kind, key] < self._limit(kind.application_share)
         )
 
     def _limit(self, share: int) -> int:
-        return max(1, self._places * share // 100)
+        return max(1, self._slots * share // 100)
 
     def _occupy(self, kind: WorkKind, key: Hashable) -> None:
         self._in_use += 1
@@ -150,7 +150,7 @@ class ConnectionShare:
     """The share of one key in the connections for one kind of work."""
 
     def __init__(self, shares: "ConnectionShares", kind: WorkKind, key: Hashable) -> None:
-        """Name the share; nothing is occupied yet."""
+        """Create the share. It takes no slot until `begin` or `connect`."""
         self._shares = shares
         self._kind = kind
         self._key = key
@@ -161,7 +161,7 @@ class ConnectionShare:
 
         Raises:
             ShareExhausted: the share is in use.
-            StatementTimeout: a statement exceeded the time limit of the kind.
+            StatementTimeout: a statement exceeded the time limit of the kind of work.
         """
         timeout_s = self._kind.statement_timeout_s
         async with self._shares.reserve(self._kind, self._key) as engine:
@@ -180,7 +180,7 @@ class ConnectionShare:
 
     @asynccontextmanager
     async def connect(self) -> AsyncIterator[AsyncConnection]:
-        """Open a connection of the share for single statements, each committed by itself.
+        """Open a connection of the share in autocommit mode, for single statements.
 
         Raises:
             ShareExhausted: the share is in use.
@@ -190,7 +190,7 @@ class ConnectionShare:
 
 
 class ConnectionShares:
-    """The connections of one server process. Charged per application and kind of work, see the module."""
+    """The database connections of one server process, charged per application and kind of work."""
 
     def __init__(
         self, engine: AsyncEngine, urgent_engine: AsyncEngine | None = None, *, application_share: int = 50
@@ -209,7 +209,7 @@ class ConnectionShares:
         self._requests = _Gate(sizes.requests, sizes.requests * application_share // 100)
         self._live = _Gate(sizes.live, sizes.live)
         self._lookups = _Gate(sizes.lookups, sizes.lookups)
-        self._urgent = _Gate(sizes.urgent, sizes.urgent - 1)  # an application leaves a place to another one
+        self._urgent = _Gate(sizes.urgent, sizes.urgent - 1)  # one application cannot take all slots
 
     def share(self, kind: WorkKind, key: Hashable) -> ConnectionShare:
         """Return the share of a key, such as an application's id, for a kind of work."""
@@ -217,7 +217,7 @@ class ConnectionShares:
 
     @asynccontextmanager
     async def reserve(self, kind: WorkKind, key: Hashable) -> AsyncIterator[AsyncEngine]:
-        """Occupy a place until the context ends; yield the engine that has a connection for it.
+        """Take a slot until the context ends; yield the engine whose pool has a connection for the slot.
 
         Raises:
             ShareExhausted: the share is in use.

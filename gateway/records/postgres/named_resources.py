@@ -39,7 +39,7 @@ _KINDS = {
 }
 
 
-# The size of what the view of a row loads from other tables, by table.
+# By table, the size of the data that the view of a row loads from other tables.
 _OTHER_OCTETS = {
     templates.name: select(func.octet_length(cast(template_versions.c.content, Text)))
     .where(template_versions.c.template_id == templates.c.id, template_versions.c.version == templates.c.version)

@@ -1,7 +1,7 @@
 """Read one page of a list, bounded in rows and in octets.
 
-A row may hold a megabyte (an audience of many user ids), and a thousand of them would exhaust the memory of a server.
-The size of the rows is therefore summed in the database, and only the rows that fit are returned.
+A row may have a megabyte (an audience of many user ids), and a thousand such rows would exhaust the memory of a server.
+So the database sums the sizes of the rows, and returns only the first rows up to MAX_PAGE_OCTETS.
 """
 
 from typing import Any
@@ -12,7 +12,7 @@ from sqlalchemy.types import Text
 
 from gateway.domain.page import Page
 
-# A page ends with the row at which the text of its rows reaches this size.
+# A page ends with the row at which the total size of its rows, as text, reaches this limit.
 MAX_PAGE_OCTETS = 2 * 1024 * 1024
 
 
@@ -24,14 +24,14 @@ async def fetch_page(
     limit: int,
     other_octets: ColumnElement[int] | None = None,
 ) -> Page[Row[Any]]:
-    """Return the first rows of a query by descending id: at most `limit`, and at most about MAX_PAGE_OCTETS.
+    """Return the first rows of a query by descending id, with at most `limit` rows and about MAX_PAGE_OCTETS.
 
     Args:
         conn: the connection.
         query: selects the rows, without order and limit.
         id_: the column of the id, which the query selects as `id`.
         limit: the maximum number of rows.
-        other_octets: the size of what is loaded for a row from other tables.
+        other_octets: the size of the data that is loaded from other tables for a row.
     """
     octets_column = (literal(0) if other_octets is None else other_octets).label("other_octets")
     page = query.add_columns(octets_column).order_by(id_.desc()).limit(limit).cte("page")

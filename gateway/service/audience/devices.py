@@ -16,7 +16,7 @@ from gateway.service.context import Context
 async def list_page(
     conn: Connection, application_id: UUID, filters: DeviceFilters, *, before: UUID | None, limit: int
 ) -> Page[views.Device]:
-    """Return the devices of an application, newest first; `before` is the last id of the previous page."""
+    """Return a page of devices, newest first; `before` is the last id of the previous page."""
     page = await devices.list_page(conn, application_id, filters, before=before, limit=limit)
     return Page([registration.to_view(device) for device in page.items], page.next_after)
 
@@ -31,7 +31,7 @@ async def change(conn: Connection, context: Context, device: Device, changed: De
         current = await devices.lock_attributes(conn, device.id)
         merged = {name: value for name, value in {**current, **patch}.items() if value is not None}
         error = registration.find_attributes_error(merged, context.max_attributes)
-        # A device that was stored under a larger limit may lose attributes.
+        # A device that exceeds the limit, because it was stored under a larger one, may still remove attributes.
         if error is not None and registration.measure_attributes(merged) > registration.measure_attributes(current):
             raise ValidationError([error])
     await devices.change(conn, device.id, changed)

@@ -40,7 +40,7 @@ MAX_TOPICS = 100
 MAX_ATTRIBUTES = 100
 # Maximum number of registrations that one transaction stores.
 MAX_BATCH = 200
-# Applications whose registrations are batched; far more than register at the same time.
+# Maximum number of applications with a batcher. It is far more than register devices at the same time.
 MAX_BATCHERS = 10_000
 
 
@@ -132,7 +132,7 @@ class DeviceRegistrar:
 class BatchingRegistrar:
     """Registers devices; concurrent requests of one application share a transaction, in order of arrival.
 
-    Keyed by application: a batch that waits for locked rows, or fails, delays no other application.
+    Keyed by application, so a batch that waits for locked rows, or fails, does not delay other applications.
     """
 
     def __init__(self, context: Context) -> None:
@@ -232,7 +232,7 @@ def measure_attributes(attributes: Mapping[str, Any]) -> int:
 
 
 def find_attributes_error(attributes: Mapping[str, Any], max_octets: int) -> FieldError | None:
-    """Return why a device may not have these attributes, or None."""
+    """Return an error if there are too many attributes or they are too large, otherwise None."""
     if len(attributes) > MAX_ATTRIBUTES:
         return FieldError("/attributes", f"has more than {MAX_ATTRIBUTES} attributes")
     if (octets := measure_attributes(attributes)) > max_octets:

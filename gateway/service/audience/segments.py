@@ -16,7 +16,7 @@ from gateway.records.postgres.schema import segments as table
 from gateway.service import views
 from gateway.service.named_resources import NamedResource, map_rows
 
-# Maximum size of the segments that one audience refers to, together, as JSON.
+# Maximum total size, as JSON, of the segments to which one audience refers.
 MAX_DEFINITION_OCTETS = 4 * 1024 * 1024
 
 
@@ -116,7 +116,8 @@ async def update(
 async def _check_uses(conn: Connection, application_id: UUID, id_: UUID) -> None:
     """Check that everything that uses a changed segment is still small enough to be sent.
 
-    Whoever accepts something with the segment holds a lock on its row, so after the change nothing is overlooked.
+    A request that accepts something with the segment locks its row. So this check misses nothing that was accepted
+    at the same time.
 
     Raises:
         ValidationError: the segment makes something too large.

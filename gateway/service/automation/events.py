@@ -109,7 +109,7 @@ async def list_page(
     before: UUID | None,
     limit: int,
 ) -> Page[views.Event]:
-    """Return one page, newest first; `before` is the last id of the previous page."""
+    """Return a page of events, newest first; `before` is the last id of the previous page."""
     page = await records.list_page(conn, application_id, name=name, user_id=user_id, before=before, limit=limit)
     return Page(await _to_views(conn, page.items), page.next_after)
 

@@ -37,8 +37,8 @@ KEY_PAUSE = timedelta(minutes=5)
 # If a host refuses a VAPID key this often for one device, but accepted the key for other devices within KEY_PAUSE, the
 # device's subscription was created with another key.
 MAX_DEVICE_REFUSALS = 4
-# After a template has exceeded its time limit, no template of its application is rendered for this long: a rendering
-# that times out occupies the event loop for 0.1 s, and so no application gets more than a twentieth of its time.
+# After a template has exceeded its time limit, no template of its application is rendered for this long. A rendering
+# that times out blocks the event loop for 0.1 s, so the pause limits one application to a twentieth of the time.
 RENDERING_PAUSE = timedelta(seconds=2)
 # Maximum number of cached keys, and of cached states of keys at hosts. Claimed jobs need far fewer, so the entries that
 # they need are not evicted. An evicted state starts anew.
@@ -113,7 +113,7 @@ class PushSender:
         self._signer = VapidSigner()
         self._keys: dict[UUID, tuple[VapidKey, str]] = {}
         self._key_health: dict[tuple[UUID, str], _VapidKeyHealth] = {}
-        # By application: its slow templates use up its own rendering time.
+        # Keyed by application, so slow templates of one application do not pause the rendering for others.
         self._rendering_paused_until: dict[UUID, float] = {}
 
     def load_keys(self, keys: Sequence[SigningKey]) -> None:

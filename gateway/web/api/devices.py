@@ -21,7 +21,7 @@ from gateway.web.schemas import responses
 
 routes = Routes("devices")
 
-# Limits of one device: items in an attribute that is a list, and zones.
+# Limits of one device: the items of an attribute that is a list, and the zones.
 MAX_ITEMS = 100
 MAX_ZONES = 100
 

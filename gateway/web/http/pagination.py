@@ -80,7 +80,7 @@ def page(items: Sequence[Any], limit: int, last: UUID | int | str | None) -> Res
 
 
 def bounded_page(page: Page[Any]) -> Response:
-    """Return the response of a page that may end before its limit, since it is bounded in octets too."""
+    """Return the response for a page that may have fewer items than its limit, because its size is limited too."""
     next_after = page.next_after
     return Response({"items": page.items, "next_cursor": None if next_after is None else _encode(str(next_after))})
 
