@@ -365,7 +365,7 @@ async def _run_worker(
             PushSender(client, context.keyring, context.policy),
             _worker_config(settings),
         )
-        with breakers.add_source(worker.open_breakers):
+        with breakers.add_source(worker):
             async with _background_tasks(settings, context, notifier, stop):
                 await worker.run(stop)
 
@@ -393,7 +393,7 @@ async def _run_broker_worker(
             _worker_config(settings),
         )
         _tune_gc()
-        with breakers.add_source(worker.open_breakers):
+        with breakers.add_source(worker):
             await worker.run(stop)
 
 

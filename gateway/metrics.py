@@ -147,6 +147,11 @@ LIMIT = CallbackGauge(
     "gateway_messages_in_flight_limit", "Current adaptive limit on in-flight messages per push service.", ["host"]
 )
 BREAKER_OPEN = CallbackGauge("gateway_breaker_open", "Push-service hosts with an open circuit breaker.", ["host"])
+APPLICATIONS_LIMITED = CallbackGauge(
+    "gateway_applications_limited",
+    "Applications that a push service limits: their messages to it are held or paced, those of others are not.",
+    ["host"],
+)
 BREAKER_OPENED = Counter("gateway_breaker_opened_total", "Times that a circuit breaker opened.", ["host"])
 DEFERRED = Counter(
     "gateway_deliveries_deferred_total",

@@ -629,15 +629,25 @@ class Step:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class PushServiceLimit:
+    """A limit that a push service puts on the application: messages per second; nothing is sent until `held_until`."""
+
+    per_second: float
+    held_until: datetime | None
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class ServiceStatistics:
     """Deliveries to one push service by outcome, and the state of its circuit breaker.
 
     `breaker` is `open` while workers in the server's own process have paused sending to the push service. It is
-    `closed` if the push service has responded in the last two intervals. Otherwise it is `unknown`.
+    `closed` if the push service has responded in the last two intervals. Otherwise it is `unknown`. `limit` is the
+    limit on the application that these workers have learnt from refusals, null if there is none.
     """
 
     push_service: str
     breaker: str
+    limit: PushServiceLimit | None
     outcomes: Outcomes
 
 

@@ -10,11 +10,23 @@ read decrypted. The package shares no code with `gateway.push`: it is an indepen
         assert device.messages[0].json()["web_push"] == 8030
 """
 
-from gateway.sim.behaviour import DEMO, Rule
+from gateway.sim.behaviour import DEMO, SITE_LIMIT, Limit, Rule
 from gateway.sim.keys import DeviceKeys, Undecryptable
 from gateway.sim.messages import Message
 from gateway.sim.profiles import PROFILES, Vendor
 from gateway.sim.service import Sim
 from gateway.sim.subscribers import Subscriber
 
-__all__ = ["DEMO", "PROFILES", "DeviceKeys", "Message", "Rule", "Sim", "Subscriber", "Undecryptable", "Vendor"]
+__all__ = [
+    "DEMO",
+    "PROFILES",
+    "SITE_LIMIT",
+    "DeviceKeys",
+    "Limit",
+    "Message",
+    "Rule",
+    "Sim",
+    "Subscriber",
+    "Undecryptable",
+    "Vendor",
+]

@@ -1,4 +1,4 @@
-"""Scripted errors of the simulator, reproducible by seed.
+"""Scripted errors and message limits of the simulator. The errors are reproducible by seed.
 
 Whether a rule applies is computed from a hash of the seed, the rule and the endpoint's token instead of a random
 generator, so the arrival order of concurrent requests does not matter.
@@ -45,6 +45,32 @@ class Rule:
     reset: bool = False
 
 
+@dataclass(frozen=True, slots=True, config=ConfigDict(extra="forbid"))
+class Limit:
+    """A limit on the messages of one sender: a bucket of `messages`, refilled within `window_s`.
+
+    Attributes:
+        messages: messages that are accepted at once after a pause.
+        window_s: seconds in which the bucket is refilled, evenly.
+        vendor: restricts the limit to this vendor.
+        site: restricts the limit to the site with this VAPID public key (base64url); every site has its own bucket.
+        per: `site` has a bucket for each VAPID key, `service` one for all of them.
+        status: response status beyond the limit.
+        retry_after: seconds in the Retry-After of the response, if any.
+    """
+
+    messages: Annotated[int, Field(ge=1)]
+    window_s: Annotated[float, Field(gt=0)] = 60
+    vendor: Vendor | None = None
+    site: str | None = None
+    per: Literal["site", "service"] = "site"
+    status: Annotated[int, Field(ge=400, le=599)] = 429
+    retry_after: Annotated[int, Field(ge=0)] | None = None
+
+
+# Chrome's limit on a site that it judges disruptive (developer.chrome.com/blog/web-push-rate-limits).
+SITE_LIMIT = Limit(vendor=Vendor.FCM, messages=1000)
+
 # The errors of a bad day: some subscriptions are gone, and every other error disappears on a retry.
 DEMO = (
     Rule(status=410, share=0.02),
@@ -57,12 +83,15 @@ DEMO = (
 
 
 class Behaviour:
-    """The active rules, and how often each has applied to each endpoint."""
+    """The active rules and limits, and how often each rule has applied to each endpoint."""
 
-    def __init__(self, rules: Sequence[Rule] = (), seed: int = 0) -> None:
-        """Create the behaviour with these rules."""
+    def __init__(self, rules: Sequence[Rule] = (), seed: int = 0, limits: Sequence[Limit] = ()) -> None:
+        """Create the behaviour with these rules and limits."""
         self.rules = tuple(rules)
         self.seed = seed
+        self.limits = tuple(limits)
+        # Messages left in each bucket, and when that was.
+        self._buckets: dict[tuple[int, Vendor, str], tuple[float, float]] = {}
         self._request_counts: Counter[str] = Counter()
         self._rule_counts: Counter[tuple[int, str]] = Counter()
 
@@ -81,6 +110,19 @@ class Behaviour:
             if rule.times is not None:
                 self._rule_counts[index, token] += 1
             return rule
+        return None
+
+    def find_exceeded_limit(self, vendor: Vendor, site: str, now: float) -> Limit | None:
+        """Count a message of a site; return the limit that it exceeds, or None when it is accepted."""
+        for index, limit in enumerate(self.limits):
+            if limit.vendor not in (None, vendor) or limit.site not in (None, site):
+                continue
+            bucket = (index, vendor, site if limit.per == "site" else "")
+            left, at = self._buckets.get(bucket, (limit.messages, now))
+            left = min(limit.messages, left + (now - at) * limit.messages / limit.window_s)
+            if left < 1:
+                return limit
+            self._buckets[bucket] = (left - 1, now)
         return None
 
     def _draw_share(self, index: int, rule: Rule, token: str) -> float:

@@ -10,7 +10,7 @@ from aiohttp import web
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from gateway.sim import base64url
-from gateway.sim.behaviour import DEMO, Rule
+from gateway.sim.behaviour import DEMO, SITE_LIMIT, Limit, Rule
 from gateway.sim.keys import Undecryptable, load_point
 from gateway.sim.messages import Message
 from gateway.sim.profiles import Vendor
@@ -46,8 +46,9 @@ class NewBehaviour(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
 
-    preset: Literal["demo"] | None = None
+    preset: Literal["demo", "site_limit"] | None = None
     rules: tuple[Rule, ...] = ()
+    limits: tuple[Limit, ...] = ()
     seed: int = 0
 
 
@@ -79,7 +80,9 @@ def add_routes(application: web.Application, sim: "Sim") -> None:
 
     async def behave(request: web.Request) -> web.Response:
         body = await _parse_body(request, NewBehaviour)
-        sim.behave(*(DEMO if body.preset == "demo" else ()), *body.rules, seed=body.seed)
+        rules = (*(DEMO if body.preset == "demo" else ()), *body.rules)
+        limits = (*((SITE_LIMIT,) if body.preset == "site_limit" else ()), *body.limits)
+        sim.behave(*rules, seed=body.seed, limits=limits)
         return web.json_response({"rules": len(sim.behaviour.rules), "seed": sim.behaviour.seed})
 
     async def counters(request: web.Request) -> web.Response:

@@ -141,7 +141,7 @@ def _apple(status: int, reason: str) -> SimResponse:
 def _wns(status: int, reason: str) -> SimResponse:
     throttled = status == HTTPStatus.NOT_ACCEPTABLE
     headers = {
-        "X-WNS-Status": "dropped",
+        "X-WNS-Status": "throttled" if throttled else "dropped",
         "X-WNS-NotificationStatus": "channelthrottled" if throttled else "dropped",
         "X-WNS-Error-Description": reason or _phrase(status),
     }

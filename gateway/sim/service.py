@@ -12,7 +12,7 @@ import ssl
 import struct
 import time
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from types import TracebackType
@@ -21,7 +21,7 @@ from typing import Self
 from aiohttp import web
 
 from gateway.sim import control, request_validation
-from gateway.sim.behaviour import Behaviour, Rule
+from gateway.sim.behaviour import Behaviour, Limit, Rule
 from gateway.sim.browser import FirefoxConnections
 from gateway.sim.keys import DeviceKeys
 from gateway.sim.messages import Message, MessageLog, MessageSubscription
@@ -148,9 +148,9 @@ class Sim:
         """Remove a subscription, as when the user revokes the permission: its endpoint is gone."""
         self.subscribers.remove(subscriber)
 
-    def behave(self, *rules: Rule, seed: int = 0) -> None:
-        """Replace the rules for scripted errors."""
-        self.behaviour = Behaviour(rules, seed)
+    def behave(self, *rules: Rule, seed: int = 0, limits: Sequence[Limit] = ()) -> None:
+        """Replace the rules for scripted errors and the limits on senders."""
+        self.behaviour = Behaviour(rules, seed, limits)
 
     def clear(self) -> None:
         """Remove messages and counters; subscriptions and rules stay."""
@@ -225,6 +225,11 @@ class Sim:
         fault = verifier.find_fault(request.headers.get("Authorization"), subscriber.vapid_public_key)
         if fault is not None:
             return profile.refuse(fault)
+        if self.behaviour.limits:
+            site = verifier.site_of(request.headers.get("Authorization"))
+            limit = self.behaviour.find_exceeded_limit(profile.vendor, site, time.monotonic())
+            if limit is not None:
+                return self._limited_response(profile, limit)
         message = self._create_message(subscriber, headers._replace(ttl=profile.limit_ttl(headers.ttl)), request, body)
         status = 201
         if rule is not None and rule.status is not None:
@@ -243,6 +248,12 @@ class Sim:
         if status < 400:
             # A sender that follows the redirect gets a 404 there, which the counters show.
             response.headers["Location"] = f"{self.origins[profile.vendor]}/elsewhere"
+        return response
+
+    def _limited_response(self, profile: Profile, limit: Limit) -> SimResponse:
+        response = profile.respond(limit.status)
+        if limit.retry_after is not None:
+            response.headers["Retry-After"] = str(limit.retry_after)
         return response
 
     def _create_message(

@@ -68,6 +68,11 @@ class VapidVerifier:
             return SimFault.WRONG_KEY
         return None
 
+    def site_of(self, authorization: str | None) -> str:
+        """Return the VAPID public key (base64url) of a verified header; "" without a header."""
+        token = self._verified_tokens.get(authorization or "")
+        return "" if token is None else base64url.encode(token.key)
+
     def _parse(self, authorization: str) -> Token | SimFault:
         scheme, _, parameters = authorization.partition(" ")
         if scheme.lower() != "vapid":

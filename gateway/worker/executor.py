@@ -41,7 +41,7 @@ DATABASE_RETRY_S = 0.5
 class SendTask:
     """One message to one device: the unit that the scheduler and the senders process."""
 
-    __slots__ = ("executor", "host", "lane", "prepared", "recipient")
+    __slots__ = ("application_id", "executor", "host", "lane", "prepared", "recipient")
 
     def __init__(self, executor: "JobExecutor", prepared: PreparedNotification, recipient: Recipient) -> None:
         """Create the task for one recipient of a job."""
@@ -49,6 +49,7 @@ class SendTask:
         self.prepared = prepared
         self.recipient = recipient
         self.lane: Lane = executor.job.lane
+        self.application_id = executor.job.application_id
         self.host = recipient.host
 
     def defer(self, seconds: float) -> None:

@@ -1,9 +1,11 @@
 """Limit the messages in flight to one push-service host, and stop sending to a host that fails.
 
 The limit works like a congestion window of TCP. A round is about as many results as the limit. The limit starts at
-INITIAL_LIMIT. Backpressure (429, for example), or a round with many failures, halves it, at most once a round. Below
-INITIAL_LIMIT, successes increase it by one a round. Above INITIAL_LIMIT, it grows by GROWTH_FACTOR a round, but only if
-it is used up and latency is near its baseline: otherwise more messages in flight would only wait at the host.
+INITIAL_LIMIT, but a new host gets only FIRST_LIMIT messages until it has accepted some. A round with many failures
+halves the limit, at most once a round, and so do refusals of several applications at once. (The refusals of a single
+application are handled by its `ApplicationLimiter`.) Below INITIAL_LIMIT, successes increase the limit by one a round.
+Above INITIAL_LIMIT, it grows by GROWTH_FACTOR a round, but only if it is used up and latency is near its baseline:
+otherwise more messages in flight would only wait at the host.
 
 After FAILURES_TO_OPEN consecutive failures, the circuit breaker opens. Nothing is sent for a pause, which doubles each
 time. Then one message is sent as a probe. After a successful probe, the limit doubles each round, up to half of the
@@ -15,6 +17,10 @@ The module only makes decisions: it does no I/O, and callers pass the time as an
 from enum import Enum
 
 INITIAL_LIMIT = 64
+# Non-urgent messages in flight to a new host, until it has accepted so many: a host that allows few messages (ntfy: 60)
+# would otherwise refuse a full window of them before its first refusal is known. Late responses count for more, so that
+# this costs a second at most.
+FIRST_LIMIT, FIRST_ACCEPTED = 10, 100
 GROWTH_FACTOR = 1.25
 # The limit shrinks if latency exceeds its baseline by this factor.
 LATENCY_TOLERANCE = 1.5
@@ -41,23 +47,25 @@ class Feedback(Enum):
     """The conclusion from a response about its host, independent of the outcome of the message."""
 
     SUCCESS = "the host works"
-    BACKPRESSURE = "the host asks for fewer messages"
+    REFUSAL = "the host works, and asks the application for fewer messages"
     FAILURE = "the host failed or did not respond"
 
 
 class HostLimiter:
     """The limit and the circuit breaker of one host, in one worker.
 
-    Keyed by host and shared by all tenants, since a push service limits the sender as a whole. A refusal that concerns
-    the key of a tenant or a single device does not count as a failure of the host.
+    Keyed by host and shared by all tenants. A refusal that concerns one application, its key or a single device does
+    not count as a failure of the host.
     """
 
     __slots__ = (
+        "_accepted",
         "_baseline_latency",
         "_consecutive_failures",
         "_ignored_responses",
         "_in_flight_before_open",
         "_latency_ewma",
+        "_may_cut",
         "_pause",
         "_round_failures",
         "_round_latency",
@@ -89,8 +97,12 @@ class HostLimiter:
         # When the open breaker allows a probe; 0 while the breaker is closed.
         self.probe_at = 0.0
         self._slow_start_threshold = self.limit
+        # Number of accepted messages, weighted by their latency; counted up to FIRST_ACCEPTED.
+        self._accepted = 0
         # Number of messages in flight that were sent before the last cut of the limit.
         self._ignored_responses = 0
+        # Whether the message that completed last may cut the limit.
+        self._may_cut = True
         self._consecutive_failures = 0
         self._pause = INITIAL_PAUSE_S
         # Number of messages in flight that were sent before the breaker opened; they are no probes.
@@ -115,6 +127,8 @@ class HostLimiter:
             return probes < 1 and now >= self.probe_at
         if urgent:
             return self.in_flight < int(self.limit) + max(1, int(self.limit) // 4)
+        if self._accepted < FIRST_ACCEPTED and self.in_flight >= FIRST_LIMIT:
+            return False
         return self.in_flight < int(self.limit)
 
     def begin(self, now: float) -> None:
@@ -147,14 +161,21 @@ class HostLimiter:
             self._in_flight_before_open -= 1
         # Messages that were in flight at the last cut were sent under the old limit. Their responses must not cause
         # another cut.
-        may_cut = not self._ignored_responses
+        self._may_cut = may_cut = not self._ignored_responses
         if not may_cut:
             self._ignored_responses -= 1
         if feedback is None:
             return
         self._latency_ewma += (seconds - self._latency_ewma) * EWMA_WEIGHT
+        if feedback is Feedback.REFUSAL:
+            self._consecutive_failures = 0
+            if self.probe_at:
+                self._close()
+            return
         self._round_results += 1
         if feedback is Feedback.SUCCESS:
+            if self._accepted < FIRST_ACCEPTED:
+                self._accepted += 1 + int(seconds * FIRST_ACCEPTED / FIRST_LIMIT)
             self._consecutive_failures = 0
             self._round_latency += seconds
             if self.probe_at:
@@ -163,12 +184,6 @@ class HostLimiter:
                 self.limit = min(self._slow_start_threshold, self.limit + 1)
             elif self.limit < INITIAL_LIMIT:
                 self.limit = min(float(self.max_limit), self.limit + 1 / self.limit)
-        elif feedback is Feedback.BACKPRESSURE:
-            self._consecutive_failures = 0
-            if self.probe_at:
-                self._close()
-            if may_cut:
-                self._cut()
         else:
             self._consecutive_failures += 1
             self._round_failures += 1
@@ -176,6 +191,12 @@ class HostLimiter:
                 self._open(now)
         if not self.probe_at and self._round_results >= max(self.limit, MIN_ROUND_RESULTS):
             self._end_round(may_cut=may_cut)
+
+    def throttle(self) -> None:
+        """Halve the limit, at most once a round, because of the message that has just completed."""
+        if self._may_cut:
+            self._may_cut = False
+            self._cut()
 
     def is_late(self, now: float) -> bool:
         """Return whether the host responds so late that its messages in flight cause almost no work in this worker."""

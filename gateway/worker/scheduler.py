@@ -4,7 +4,7 @@ Urgent messages are sent before normal ones, and normal ones before bulk. Within
 the hosts of one tenant. No host has more messages in flight than its limiter allows. The parts are in `scheduling`:
 
 - `FairQueue`: the order of messages, by lane, tenant and host.
-- `HostGates`: the limits of hosts, and the messages that wait for a host or are deferred.
+- `HostGates`: the limits of hosts and of applications at a host, and the messages that wait for them or are deferred.
 - `IdleSenders` and `Backlog`: wake-ups of senders and of claim loops.
 
 The scheduler combines them with a limit on all messages in flight (`ConcurrencyLimit`).
@@ -20,12 +20,14 @@ from uuid import UUID
 import structlog
 
 from gateway import metrics
+from gateway.domain import ids
 from gateway.domain.notification import Lane
 from gateway.push.endpoints import service_label, vendor_name
+from gateway.service.reporting.breakers import ApplicationLimit
 from gateway.worker.concurrency import ConcurrencyLimit
 from gateway.worker.host_limiter import Feedback, HostLimiter
-from gateway.worker.scheduling.fair_queue import FairQueue
-from gateway.worker.scheduling.host_gate import HostGate, HostGates
+from gateway.worker.scheduling.fair_queue import FairQueue, MessageQueue
+from gateway.worker.scheduling.host_gate import ApplicationGate, HostGate, HostGates
 from gateway.worker.scheduling.wakeups import URGENT, Backlog, IdleSenders
 
 log = structlog.get_logger(__name__)
@@ -42,6 +44,11 @@ class Schedulable(Protocol):
     @property
     def host(self) -> str:
         """The push-service host to which the message is sent."""
+        ...
+
+    @property
+    def application_id(self) -> UUID:
+        """The application that sends the message."""
         ...
 
     def defer(self, seconds: float) -> None:
@@ -89,12 +96,24 @@ class SendScheduler(Generic[M]):
             metrics.IN_FLIGHT.set_callback(sum_by_service(lambda limiter: limiter.in_flight)),
             metrics.LIMIT.set_callback(sum_by_service(lambda limiter: int(limiter.limit))),
             metrics.BREAKER_OPEN.set_callback(sum_by_service(lambda limiter: bool(limiter.probe_at))),
+            metrics.APPLICATIONS_LIMITED.set_callback(self._count_limited),
         ):
             yield
 
     def open_breakers(self) -> set[str]:
         """Return the push services with a host whose circuit breaker is open."""
         return {vendor_name(gate.limiter.name) for gate in self.gates.by_host.values() if gate.limiter.probe_at}
+
+    def limits(self, application_id: UUID) -> list[ApplicationLimit]:
+        """Return the limits that push services put on an application: the lowest of each push service."""
+        now = self._clock()
+        by_service: dict[str, ApplicationLimit] = {}
+        for gate in self.gates.by_host.values():
+            if (application := gate.limited(application_id)) is not None:
+                limiter, name = application.limiter, vendor_name(gate.limiter.name)
+                limit = ApplicationLimit(name, round(limiter.rate, 3), max(0.0, limiter.held_until - now))
+                by_service[name] = min(limit, by_service.get(name, limit), key=lambda item: item.per_second)
+        return list(by_service.values())
 
     def host_limit(self, host: str) -> int:
         """Return the number of messages that a host may have in flight."""
@@ -116,6 +135,8 @@ class SendScheduler(Generic[M]):
                     self._add(gate, lane, application_id, host_messages[:probe_count], now)
                 if rest := host_messages[probe_count:]:
                     _defer(rest, gate.breaker_deferral_s(lane, now), "unreachable")
+            elif gate.limited(application_id):
+                self._add(gate, lane, application_id, host_messages, now)
             elif (deferral := gate.deferral_s(lane, application_id, len(host_messages), now)) > 0:
                 _defer(host_messages, deferral, "slow")
             else:
@@ -145,12 +166,20 @@ class SendScheduler(Generic[M]):
         for lane in URGENT if urgent_only or self.backlog.non_urgent_paused else ALL_LANES:
             while (queue := fair_queue.head(lane)) is not None:
                 gate = gates.by_host[queue.host]
-                if not gates.admits(gate, queue, now):
+                application = gate.applications.get(queue.tenant.application_id) if gate.applications else None
+                if (application and not application.admits(queue, now)) or not gates.admits(gate, queue, now):
                     fair_queue.skip(lane)
                     continue
                 message = fair_queue.pop(lane)
                 gates.in_flight += 1
                 gate.limiter.begin(now)
+                if application:
+                    application.limiter.begin(now, urgent=lane is Lane.URGENT)
+                if application and lane in application.queues:
+                    if not queue.messages:
+                        del application.queues[lane]
+                        fair_queue.close(queue)
+                    return message
                 gate.waiting[lane] -= 1
                 if not gate.slow_since:
                     self.backlog.remove(lane, 1)
@@ -160,8 +189,14 @@ class SendScheduler(Generic[M]):
                 return message
         return None
 
-    def complete(self, message: M, feedback: Feedback | None = None, seconds: float = 0.0) -> None:
-        """Free the slot of a message, and pass the feedback to the limiter of its host.
+    def complete(
+        self,
+        message: M,
+        feedback: Feedback | None = None,
+        seconds: float = 0.0,
+        retry_after_s: float | None = None,
+    ) -> None:
+        """Free the slot of a message, and pass the feedback to the limiters of its host and its application.
 
         The caller is expected to take the next message at once.
 
@@ -169,6 +204,7 @@ class SendScheduler(Generic[M]):
             message: a message that `next` has returned.
             feedback: the conclusion from the response about the host; None if no POST was sent.
             seconds: the time until the response.
+            retry_after_s: the Retry-After of a refusal.
         """
         now = self._clock()
         gates = self.gates
@@ -179,7 +215,9 @@ class SendScheduler(Generic[M]):
         limiter.end(now, feedback, seconds, demanded=bool(gate.queues))
         if limiter.probe_at != probe_at:
             self._on_breaker_change(gate, now, was_open=probe_at > 0)
-        if gate.queues:
+        if gate.applications or feedback is Feedback.REFUSAL:
+            self._inform_application(gate, message.application_id, now, feedback, seconds, retry_after_s)
+        if gate.queues or gate.applications:
             # One fewer, since the calling sender takes a message itself.
             self._wake(self._unblock(gate, now) - 1)
         if gates.over_share:
@@ -211,13 +249,19 @@ class SendScheduler(Generic[M]):
         now = self._clock()
         self.gates.measure_slow_hosts(now)
         for gate in list(self.gates.by_host.values()):
-            if gate.queues or gate.slow_since:
+            if gate.applications:
+                self._update_applications(gate, now)
+            if gate.queues or gate.slow_since or gate.applications:
                 self._update_slow_state(gate, now)
                 self._unblock(gate, now)
         if self.fair_queue.has_ready:
             self._wake(self._max_in_flight)
 
     def _add(self, gate: HostGate[M], lane: Lane, application_id: UUID, messages: list[M], now: float) -> None:
+        """Add messages to the queue of their lane and tenant at the host, or at the gate of a limited application."""
+        if (application := gate.limited(application_id)) is not None:
+            self._add_limited(gate, application, lane, messages, now)
+            return
         gate.waiting[lane] += len(messages)
         if not gate.slow_since:
             self.backlog.add(lane, len(messages))
@@ -228,6 +272,121 @@ class SendScheduler(Generic[M]):
             gate.queues[lane, application_id] = self.fair_queue.open(lane, application_id, gate.limiter.name, messages)
         self._wake_for(lane, len(messages))
         self._update_slow_state(gate, now)
+
+    def _add_limited(
+        self, gate: HostGate[M], application: ApplicationGate[M], lane: Lane, messages: list[M], now: float
+    ) -> None:
+        """Add messages of a limited application; defer those that would wait for too long."""
+        queue = application.queues.get(lane)
+        free = max(0, application.waiting_limit(lane, now) - (len(queue.messages) if queue else 0))
+        if added := messages[:free]:
+            if queue:
+                queue.messages.extend(added)
+            else:
+                application_id = added[0].application_id
+                application.queues[lane] = self.fair_queue.open(lane, application_id, gate.limiter.name, added)
+            self._wake_for(lane, len(added))
+        if deferred := messages[free:]:
+            _defer(deferred, application.deferral_s(lane, len(deferred), now), "limited")
+
+    def _inform_application(
+        self,
+        gate: HostGate[M],
+        application_id: UUID,
+        now: float,
+        feedback: Feedback | None,
+        seconds: float,
+        retry_after_s: float | None,
+    ) -> None:
+        """Pass the feedback to the limiter of an application, and handle the beginning or the end of a limit."""
+        if feedback is Feedback.SUCCESS:
+            gate.refused_since_accepted.clear()
+        if feedback is Feedback.REFUSAL:
+            application = gate.get_or_create_application(application_id)
+        elif (existing := gate.applications.get(application_id)) is not None:
+            application = existing
+        else:
+            return
+        limiter = application.limiter
+        was_limited = limiter.is_limited
+        if limiter.end(now, feedback, seconds, retry_after_s):
+            gate.record_held(application_id)
+            if not was_limited:
+                self._limit(gate, application_id, application)
+            application.resume_at = 0.0  # it was estimated with another pace
+            self._defer_excess(application, now)
+            log.warning(
+                "host.limits_application",
+                host=gate.limiter.name,
+                application_id=ids.format_id(ids.APPLICATION, application_id),
+                per_s=round(limiter.rate, 3),
+                held_s=round(limiter.held_until - now, 1),
+            )
+        elif not was_limited and feedback is Feedback.SUCCESS:
+            if limiter.is_clear:
+                del gate.applications[application_id]
+            self._make_ready(application.unblock(now))
+
+    def _limit(self, gate: HostGate[M], application_id: UUID, application: ApplicationGate[M]) -> None:
+        """Move the queues of an application that is limited from now on from the gate of the host to its own gate."""
+        for lane in Lane:
+            queue = gate.queues.pop((lane, application_id), None)
+            if queue is not None:
+                application.queues[lane] = queue
+                gate.waiting[lane] -= len(queue.messages)
+                if not gate.slow_since:
+                    self.backlog.remove(lane, len(queue.messages))
+
+    def _lift(self, gate: HostGate[M], application_id: UUID, application: ApplicationGate[M], now: float) -> None:
+        """Move the queues of an application that is no longer limited back to the gate of the host."""
+        del gate.applications[application_id]
+        gate.refused_since_accepted.discard(application_id)
+        for lane, queue in application.queues.items():
+            gate.queues[lane, application_id] = queue
+            gate.waiting[lane] += len(queue.messages)
+            if not gate.slow_since:
+                self.backlog.add(lane, len(queue.messages))
+        self._make_ready(application.blocked.values())
+        log.warning(
+            "host.limit_lifted",
+            host=gate.limiter.name,
+            application_id=ids.format_id(ids.APPLICATION, application_id),
+            after_s=round(now - application.limiter.limited_at, 1),
+        )
+
+    def _update_applications(self, gate: HostGate[M], now: float) -> None:
+        """Make queues of limited applications ready again, and remove gates that are no longer needed."""
+        for application_id, application in list(gate.applications.items()):
+            if application.limiter.update(now):
+                self._make_ready(application.unblock(now))
+            elif application.limiter.is_limited:
+                self._lift(gate, application_id, application, now)
+            else:
+                del gate.applications[application_id]
+                self._make_ready(application.blocked.values())
+
+    def _make_ready(self, queues: Iterable[MessageQueue[M]]) -> None:
+        for queue in queues:
+            self.fair_queue.make_ready(queue)
+            self._wake_for(queue.lane, len(queue.messages))
+
+    def _defer_excess(self, application: ApplicationGate[M], now: float) -> None:
+        """Defer the messages of an application that would wait for too long."""
+        for lane, queue in list(application.queues.items()):
+            free = application.waiting_limit(lane, now)
+            deferred = [queue.messages.pop() for _ in range(len(queue.messages) - free)][::-1]
+            if not queue.messages:
+                self._remove(queue)
+            if deferred:
+                _defer(deferred, application.deferral_s(lane, len(deferred), now), "limited")
+
+    def _count_limited(self) -> metrics.Reading:
+        counts: dict[metrics.Labels, float] = {}
+        for gate in self.gates.by_host.values():
+            labels = (service_label(gate.limiter.name),)
+            limited = sum(application.limiter.is_limited for application in gate.applications.values())
+            counts[labels] = counts.get(labels, 0) + limited
+        return counts
 
     def _update_slow_state(self, gate: HostGate[M], now: float) -> None:
         if gate.update_slow_state(now):
@@ -250,18 +409,34 @@ class SendScheduler(Generic[M]):
 
     def _defer_all(self, gate: HostGate[M], now: float) -> None:
         """Defer all messages that wait for a host whose breaker has opened."""
-        for queue in gate.queues.values():
-            if not self.fair_queue.remove(queue) and queue in self.gates.over_share:
-                self.gates.over_share.remove(queue)
-            self.fair_queue.close(queue)
+        for queue in list(gate.queues.values()):
             lane, count = queue.lane, len(queue.messages)
+            self._remove(queue)
             gate.waiting[lane] -= count
             if not gate.slow_since:
                 self.backlog.remove(lane, count)
             _defer(queue.messages, gate.breaker_deferral_s(lane, now), "unreachable")
-        gate.queues.clear()
-        for blocked in gate.blocked.values():
-            blocked.clear()
+        for application in gate.applications.values():
+            for queue in list(application.queues.values()):
+                self._remove(queue)
+                _defer(queue.messages, gate.breaker_deferral_s(queue.lane, now), "unreachable")
+
+    def _remove(self, queue: MessageQueue[M]) -> None:
+        """Remove a queue, whether it is ready or blocked."""
+        gate, application_id, lane = self.gates.by_host[queue.host], queue.tenant.application_id, queue.lane
+        application = gate.applications.get(application_id)
+        if not self.fair_queue.remove(queue):
+            waiting_at = [self.gates.over_share, gate.blocked[lane]]
+            for blocked in waiting_at:
+                if queue in blocked:
+                    blocked.remove(queue)
+            if application:
+                application.blocked.pop(lane, None)
+        if application and application.queues.get(lane) is queue:
+            del application.queues[lane]
+        else:
+            del gate.queues[lane, application_id]
+        self.fair_queue.close(queue)
 
     def _unblock(self, gate: HostGate[M], now: float) -> int:
         """Make queues ready that have waited for the host; return the number of free slots of the host."""

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from contextlib import AsyncExitStack, ExitStack
 from dataclasses import dataclass
 from datetime import timedelta
+from uuid import UUID
 
 import structlog
 
@@ -23,6 +24,7 @@ from gateway.queue.protocol import LeaseLost, Queue
 from gateway.records.postgres.engine import DATABASE_ERRORS
 from gateway.service.notifications.rendering import RendererCache
 from gateway.service.pipeline.push_sender import PreparedNotification, PushSender, SendResult
+from gateway.service.reporting.breakers import ApplicationLimit
 from gateway.worker.backends import WorkerBackend
 from gateway.worker.executor import JobExecutor, SendTask
 from gateway.worker.host_limiter import Feedback
@@ -39,7 +41,7 @@ MAX_URGENT_CLAIM_S = 0.1
 # Maximum number of pauses of MAX_URGENT_CLAIM_S for one event, while an urgent job is planned and loaded. It is enough
 # except for very large audiences.
 MAX_URGENT_PAUSES = 4
-# Statuses for throttling. They count as backpressure even if the delivery is not retried (WNS sends 406).
+# Statuses for throttling. They count as refusals even if the delivery is not retried (WNS sends 406).
 THROTTLING_STATUSES = (406, 429)
 
 
@@ -92,6 +94,10 @@ class Worker:
     def open_breakers(self) -> set[str]:
         """Return the push services with an open circuit breaker in this worker."""
         return self._scheduler.open_breakers()
+
+    def limits(self, application_id: UUID) -> list[ApplicationLimit]:
+        """Return the limits that push services put on an application, as this worker has learnt them."""
+        return self._scheduler.limits(application_id)
 
     async def run(self, stop: asyncio.Event) -> None:
         """Work until `stop` is set, then drain.
@@ -227,7 +233,7 @@ class Worker:
                 result = self._push_sender.internal_error_result(task.prepared, attempts)
             if not result.posted:
                 await asyncio.sleep(0)  # `send` has not awaited anything, so let other tasks run
-            self._scheduler.complete(task, _feedback(result), result.duration_ms / 1000)
+            self._scheduler.complete(task, _feedback(result), result.duration_ms / 1000, result.retry_after_s)
             executor.finish(recipient, result)
 
     async def _renew_leases(self) -> None:
@@ -302,7 +308,7 @@ def _feedback(result: SendResult) -> Feedback | None:
     if not result.posted:
         return None
     if (isinstance(result.outcome, Retry) and result.outcome.slow_down) or result.status in THROTTLING_STATUSES:
-        return Feedback.BACKPRESSURE
+        return Feedback.REFUSAL
     if result.status is None or result.status >= 500:
         return Feedback.FAILURE
     return Feedback.SUCCESS

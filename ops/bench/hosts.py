@@ -3,7 +3,8 @@
 The same campaign goes to four push services in turn, device by device. First all four are fast; then one of them
 responds after 5 seconds, never, or always with 503. The figure is the rate of the other three, measured until all their
 messages are in the log. Then a small application sends to its few devices, first on an idle gateway and then during the
-campaign of another application.
+campaign of another application. At last one push service limits one application to 1,000 messages a minute, as Chrome's
+site limit does: the alert of another application to the same service, and one of the limited application itself.
 """
 
 import argparse
@@ -21,6 +22,7 @@ import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 from uuid import UUID
@@ -58,6 +60,11 @@ TIMEOUT_S = 90
 SMALL_COUNT = 200
 # The name of the campaign to four fast services; also part of the endpoints.
 FAST = "fast"
+# The application that a push service limits: devices of its alert, and how long its campaign has run before.
+LIMITED = "limited"
+ALERT_COUNT, LIMITED_S = 500, 75
+# Devices of the application beside it.
+BESIDE_COUNT = 3000
 # The fault of the fourth service, by name: (seconds until it responds, status line).
 FAULTS = {"slow": (5.0, "201 Created"), "silent": (1e6, "201 Created"), "503": (0.0, "503 Service Unavailable")}
 
@@ -79,6 +86,7 @@ def main() -> None:
     parser.add_argument("--devices", type=int, default=20_000, help="devices of each campaign (%(default)s)")
     parser.add_argument("--rounds", type=int, default=2, help="number of rounds (%(default)s)")
     parser.add_argument("--only", choices=list(FAULTS), action="append", help="measure this fault only (default: all)")
+    parser.add_argument("--limited-only", action="store_true", help="measure the limited application only")
     parser.add_argument("--json", type=Path, help="also write the figures to this file")
     options = parser.parse_args()
     faults = {name: FAULTS[name] for name in options.only or FAULTS}
@@ -89,9 +97,17 @@ def main() -> None:
         with ExitStack() as stack:
             fast = [stack.enter_context(sink.run_sink(make_folder(folder, str(number))))[1] for number in range(4)]
             faulty = {name: stack.enter_context(sink.run_faulty(folder, *fault)) for name, fault in faults.items()}
+            limited = stack.enter_context(sink.run_limited(folder, 1000, 60))
             postgres = stack.enter_context(EmbeddedPostgres(folder / "postgres"))
-            figures = asyncio.run(measure(options, folder, fast, faulty, postgres.url))
-        report(options, figures)
+            figures: dict[str, Any] = {}
+            if not options.limited_only:
+                figures = asyncio.run(measure(options, folder, fast, faulty, postgres.url))
+                report(options, figures)
+            if not options.only:
+                figures["limited"] = asyncio.run(measure_limited(options, folder, limited, postgres.url))
+                report_limited(figures["limited"])
+        if options.json:
+            options.json.write_text(json.dumps(figures, indent=2) + "\n")
     finally:
         shutil.rmtree(folder, ignore_errors=True)
 
@@ -136,6 +152,65 @@ async def measure(
     return {"rates": rates, "waits": waits}
 
 
+async def measure_limited(options: argparse.Namespace, folder: Path, origin: str, url: str) -> dict[str, float]:
+    """Measure two applications at a push service that limits one of them; return seconds, rates and shares."""
+    await asyncio.to_thread(migrate.upgrade, url)
+    engine = open_engine(url)
+    context = Context(engine, Keyring(MASTER_KEY.encode()), EndpointPolicy([origin]), "https://push.example.org")
+    tenants = {
+        LIMITED: await create_tenant(context, LIMITED, [origin], options.devices),
+        "beside": await create_tenant(context, "beside", [origin], BESIDE_COUNT),
+    }
+    setup = Setup(context, [origin.partition("://")[2]], tenants)
+    with run_worker(folder, url, [origin]):
+        alone_s = await measure_alert(setup, "beside", {"everyone": True}, BESIDE_COUNT)
+        began = time.time()
+        campaign = await submit_campaign(setup, LIMITED, {"not": {"topic": "weather"}})
+        await wait_until_logged(setup, campaign, 1000)
+        beside_s = [await measure_alert(setup, "beside", {"everyone": True}, BESIDE_COUNT) for _ in range(3)]
+        await asyncio.sleep(max(0.0, began + LIMITED_S - time.time()))  # until the pace is learnt
+        own_s = await measure_alert(setup, LIMITED, {"topic": "weather"}, ALERT_COUNT)
+        accepted, refused = await count_posts(setup, tenants[LIMITED], began, 60)
+        first_accepted, first_refused = await count_posts(setup, tenants[LIMITED], began, 0)
+        await cancel_rest(setup, campaign)
+    await engine.dispose()
+    return {
+        "alone_s": alone_s,
+        "beside_s": statistics.median(beside_s),
+        "own_alert_s": own_s,
+        "refused_after_a_minute": refused / max(1, accepted + refused),
+        "accepted": first_accepted,
+        "refused": first_refused,
+    }
+
+
+async def measure_alert(setup: Setup, name: str, audience: dict[str, Any], count: int) -> float:
+    """Return the seconds until an alert has reached all of its devices."""
+    began = time.perf_counter()
+    async with setup.context.engine.begin() as conn:
+        draft = Draft(Kind.ALERT, dict(CONTENT), audience)
+        alert = await submit(conn, setup.context, setup.tenants[name], draft)
+    await wait_until_logged(setup, alert.id, count)
+    return time.perf_counter() - began
+
+
+async def count_posts(setup: Setup, application_id: UUID, began: float, after_s: float) -> tuple[int, int]:
+    """Return the accepted and the refused posts of an application from `after_s` after `began` on."""
+    since = datetime.fromtimestamp(began + after_s, UTC)
+    accepted = text(
+        "SELECT count(*) FROM deliveries JOIN notifications ON notifications.id = notification_id "
+        "WHERE notifications.application_id = :id AND outcome = 'accepted' AND attempted_at >= :since"
+    )
+    refused = text(
+        "SELECT count(*) FROM attempts JOIN notifications ON notifications.id = notification_id "
+        "WHERE notifications.application_id = :id AND status = 429 AND at >= :since"
+    )
+    values = {"id": application_id, "since": since}
+    async with setup.context.engine.connect() as conn:
+        counts = [(await conn.execute(query, values)).scalar_one() for query in (accepted, refused)]
+    return counts[0], counts[1]
+
+
 async def create_tenant(context: Context, name: str, origins: list[str], count: int) -> UUID:
     """Create an application with devices at these origins."""
     async with context.engine.begin() as conn:
@@ -158,10 +233,21 @@ async def create_tenant(context: Context, name: str, origins: list[str], count: 
                 pair.p256dh,
                 pair.auth,
                 key_id,
+                ["weather"] if n < ALERT_COUNT else [],
             )
             for n, pair, origin in zip(range(count), itertools.cycle(pairs), itertools.cycle(origins), strict=False)
         )
-        columns = ["id", "application_id", "endpoint", "endpoint_digest", "host", "p256dh", "auth", "vapid_key_id"]
+        columns = [
+            "id",
+            "application_id",
+            "endpoint",
+            "endpoint_digest",
+            "host",
+            "p256dh",
+            "auth",
+            "vapid_key_id",
+            "topics",
+        ]
         await copy_rows(conn, "devices", columns, rows)
     return application_id
 
@@ -210,10 +296,10 @@ async def measure_small(setup: Setup) -> float:
     return time.perf_counter() - began
 
 
-async def submit_campaign(setup: Setup, name: str) -> UUID:
-    """Submit a campaign to everyone and return its id."""
+async def submit_campaign(setup: Setup, name: str, audience: dict[str, Any] | None = None) -> UUID:
+    """Submit a campaign, to everyone unless there is an audience, and return its id."""
     async with setup.context.engine.begin() as conn:
-        draft = Draft(Kind.CAMPAIGN, dict(CONTENT), {"everyone": True})
+        draft = Draft(Kind.CAMPAIGN, dict(CONTENT), audience or {"everyone": True})
         return (await submit(conn, setup.context, setup.tenants[name], draft)).id
 
 
@@ -249,6 +335,18 @@ async def cancel_rest(setup: Setup, id_: UUID) -> None:
             await asyncio.sleep(POLL_INTERVAL_S)
 
 
+def report_limited(figures: dict[str, float]) -> None:
+    """Print the figures of the limited application and of the one beside it."""
+    alone_s, beside_s = figures["alone_s"], figures["beside_s"]
+    share = figures["refused_after_a_minute"]
+    console.print("\nOne push service limits one application to 1,000 messages a minute")
+    console.print(f"alert to {BESIDE_COUNT:,} devices of another application, alone: {alone_s:.2f} s")
+    console.print(f"beside the limited campaign: {beside_s:.2f} s (x {beside_s / alone_s:.2f})")
+    console.print(f"alert to {ALERT_COUNT} devices of the limited application: {figures['own_alert_s']:.1f} s")
+    console.print(f"its posts: {figures['accepted']:,} accepted, {figures['refused']:,} refused")
+    console.print(f"refused after the first minute: {share:.1%}")
+
+
 def report(options: argparse.Namespace, figures: dict[str, dict[str, list[float]]]) -> None:
     """Print the figures."""
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
@@ -263,8 +361,7 @@ def report(options: argparse.Namespace, figures: dict[str, dict[str, list[float]
     console.print(table)
     for name, seconds in figures["waits"].items():
         console.print(f"{SMALL_COUNT} messages of another application, {name}: {statistics.median(seconds):.2f} s")
-    if options.json:
-        options.json.write_text(json.dumps(result, indent=2) + "\n")
+    figures["share"] = result["share"]
 
 
 if __name__ == "__main__":

@@ -2,7 +2,8 @@
 
 The sink is nginx over HTTP/2, as real push services speak HTTP/2. Where nginx is not installed, it is a small uvloop
 server over HTTP/1.1. Both take little CPU time, so that a benchmark measures the sender. Each runs as a process of its
-own. `run_delayed` runs a sink that responds late, `run_faulty` one that is slow, silent or returns errors.
+own. `run_delayed` runs a sink that responds late, `run_faulty` one that is slow, silent or returns errors, and
+`run_limited` one that limits one of its senders.
 """
 
 import asyncio
@@ -11,6 +12,7 @@ import socket
 import ssl
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -20,6 +22,8 @@ import uvloop
 
 RESPONSE = "HTTP/1.1 {}\r\nLocation: /m/1\r\nTTL: 60\r\nContent-Length: 0\r\n\r\n"
 START_S = 10
+# Part of the endpoints that `run_limited` limits.
+LIMITED = "/limited/"
 
 NGINX = """
 worker_processes 1;
@@ -109,6 +113,20 @@ def run_faulty(folder: Path, seconds: float, status: str = "201 Created") -> Ite
         process.wait()
 
 
+@contextmanager
+def run_limited(folder: Path, messages: int, window_s: float) -> Iterator[str]:
+    """Run a service that accepts so many messages in `window_s` to endpoints with LIMITED, and all others."""
+    port = _free_port()
+    command = [sys.executable, __file__, str(port), str(folder), "0", "201 Created", str(messages), str(window_s)]
+    process = subprocess.Popen(command)
+    try:
+        asyncio.run(_wait_until_listening(port))
+        yield f"https://localhost:{port}"
+    finally:
+        process.terminate()
+        process.wait()
+
+
 def _free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
@@ -128,12 +146,32 @@ async def _wait_until_listening(port: int) -> None:
                 return
 
 
+class Bucket:
+    """A bucket of messages that is refilled evenly within `window_s`."""
+
+    def __init__(self, messages: float, window_s: float) -> None:
+        self._messages, self._window_s = messages, window_s
+        self._left, self._at = messages, time.monotonic()
+
+    def acquire(self) -> bool:
+        """Take one message; return False when the bucket is empty."""
+        now = time.monotonic()
+        self._left = min(self._messages, self._left + (now - self._at) * self._messages / self._window_s)
+        self._at = now
+        if self._left < 1:
+            return False
+        self._left -= 1
+        return True
+
+
 class Sink(asyncio.Protocol):
     """An HTTP/1.1 server that reads requests by their Content-Length and ignores everything else."""
 
-    def __init__(self, seconds: float, status: str) -> None:
+    def __init__(self, seconds: float, status: str, bucket: Bucket | None = None) -> None:
         self._seconds = seconds
         self._response = RESPONSE.format(status).encode()
+        self._refusal = RESPONSE.format("429 Too Many Requests").encode()
+        self._bucket = bucket
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast(
@@ -150,17 +188,20 @@ class Sink(asyncio.Protocol):
             if len(self._buffer) < end + 4 + length:
                 return
             del self._buffer[: end + 4 + length]
-            if self._seconds:
+            if self._bucket and LIMITED.encode() in head.split(b"\r\n", 1)[0] and not self._bucket.acquire():
+                self._transport.write(self._refusal)
+            elif self._seconds:
                 asyncio.get_running_loop().call_later(self._seconds, self._transport.write, self._response)
             else:
                 self._transport.write(self._response)
 
 
-async def _serve(port: int, folder: Path, seconds: float = 0, status: str = "201 Created") -> None:
+async def _serve(port: int, folder: Path, seconds: float = 0, status: str = "201 Created", *limit: str) -> None:
+    bucket = Bucket(*map(float, limit)) if limit else None
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.load_cert_chain(folder / "server.pem")
     server = await asyncio.get_running_loop().create_server(
-        lambda: Sink(seconds, status), "127.0.0.1", port, ssl=context, backlog=1024
+        lambda: Sink(seconds, status, bucket), "127.0.0.1", port, ssl=context, backlog=1024
     )
     await server.serve_forever()
 

@@ -1,11 +1,27 @@
 """Statistics of recent deliveries: exact for time steps with few deliveries, estimated for steps with many."""
 
+from dataclasses import dataclass
 from datetime import timedelta
+from uuid import UUID
 
 from gateway.domain import clock
 from gateway.records.delivery_log import statistics
+from gateway.service.reporting.breakers import ApplicationLimit
 from gateway.sim import Rule, Vendor
 from tests.support.api import ADMIN, Api
+
+
+@dataclass
+class OpenBreaker:
+    """A worker that sends nothing to a push service, which also limits every application."""
+
+    push_service: str
+
+    def open_breakers(self) -> set[str]:
+        return {self.push_service}
+
+    def limits(self, application_id: UUID) -> list[ApplicationLimit]:
+        return [ApplicationLimit(self.push_service, 2.5, 60)]
 
 
 async def test_statistics_count_steps_services_and_lanes(api: Api) -> None:
@@ -31,9 +47,12 @@ async def test_statistics_count_steps_services_and_lanes(api: Api) -> None:
     other = await api.call_ok(
         "POST", "/v1/applications", {"name": "Other", "subject": "mailto:o@example.org"}, key=ADMIN
     )
-    with api.parts.context.breakers.add_source(lambda: {service["push_service"]}):
-        assert (await api.call_ok("GET", "/v1/stats"))["push_services"][0]["breaker"] == "open"
-    assert (await api.call_ok("GET", "/v1/stats"))["push_services"][0]["breaker"] == "closed"
+    with api.parts.context.breakers.add_source(OpenBreaker(service["push_service"])):
+        [reported] = (await api.call_ok("GET", "/v1/stats"))["push_services"]
+    assert (reported["breaker"], reported["limit"]["per_second"]) == ("open", 2.5)
+    assert reported["limit"]["held_until"]
+    [reported] = (await api.call_ok("GET", "/v1/stats"))["push_services"]
+    assert (reported["breaker"], reported["limit"]) == ("closed", None)
 
     empty = await api.call_ok("GET", "/v1/stats?by=hour", key=other["secret_key"])
     assert (empty["push_services"], sum(lane["later"] for lane in empty["queue"])) == ([], 0)

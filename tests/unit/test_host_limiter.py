@@ -9,6 +9,12 @@ from gateway.worker.concurrency import ConcurrencyLimit
 from gateway.worker.host_limiter import Feedback, HostLimiter
 
 
+@pytest.fixture(autouse=True)
+def _known_hosts(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A host needs not accept messages before it gets a full window."""
+    monkeypatch.setattr(host_limiter, "FIRST_LIMIT", 1000)
+
+
 class SaturatedHost:
     """A host with more messages than its limit; each round begins as many as fit and then completes them."""
 
@@ -16,7 +22,9 @@ class SaturatedHost:
         self.host = HostLimiter("one.example", max_limit)
         self.now = 100.0
 
-    def round(self, feedback: Feedback | None = Feedback.SUCCESS, seconds: float = 0.1) -> int:
+    def round(
+        self, feedback: Feedback | None = Feedback.SUCCESS, seconds: float = 0.1, *, throttle: bool = False
+    ) -> int:
         """Play one round whose messages take this long, and return the number of its messages."""
         count = 0
         while self.host.has_room(self.now, urgent=False):
@@ -26,6 +34,8 @@ class SaturatedHost:
         self.now += seconds
         for _ in range(count):
             self.host.end(self.now, feedback, seconds, demanded=True)
+            if throttle:
+                self.host.throttle()
         return count
 
 
@@ -54,17 +64,39 @@ def test_limit_stays_while_it_is_not_reached() -> None:
     assert host.limit == host_limiter.INITIAL_LIMIT
 
 
-def test_backpressure_halves_the_limit_once_a_round() -> None:
-    """All responses of a round count as one signal of backpressure; the limit never falls below one."""
+def test_refusals_of_one_application_keep_the_limit() -> None:
+    """They are charged to the application; they also prove that the host works."""
     saturated = SaturatedHost()
-    assert [saturated.round(Feedback.BACKPRESSURE) for _ in range(8)] == [64, 32, 16, 8, 4, 2, 1, 1]
+    saturated.round(Feedback.FAILURE)
+    saturated.now = saturated.host.probe_at
+    assert saturated.round(Feedback.REFUSAL) == 1
+    assert not saturated.host.probe_at
+    sizes = [saturated.round(limit_feedback) for limit_feedback in [Feedback.SUCCESS] * 6 + [Feedback.REFUSAL] * 3]
+    assert sizes[-3:] == [sizes[-1]] * 3
+
+
+def test_refusals_of_several_halve_the_limit_once_a_round() -> None:
+    """The limit never falls below one."""
+    saturated = SaturatedHost()
+    assert [saturated.round(Feedback.REFUSAL, throttle=True) for _ in range(8)] == [64, 32, 16, 8, 4, 2, 1, 1]
+
+
+def test_new_host_gets_few_messages_at_first(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A new host has FIRST_LIMIT non-urgent messages in flight until it has accepted some."""
+    monkeypatch.undo()
+    new, slow = SaturatedHost(), SaturatedHost()
+    assert new.host.has_room(0, urgent=True)
+    sizes = [new.round(seconds=0.01) for _ in range(12)]
+    assert sizes[:10] == [host_limiter.FIRST_LIMIT] * 10
+    assert sizes[10] >= host_limiter.INITIAL_LIMIT
+    assert [slow.round(seconds=2) for _ in range(2)] == [host_limiter.FIRST_LIMIT, host_limiter.INITIAL_LIMIT]
 
 
 def test_limit_grows_by_one_a_round_after_a_cut() -> None:
     """Below INITIAL_LIMIT the limit grows by addition, not by doubling."""
     saturated = SaturatedHost()
     for _ in range(3):
-        saturated.round(Feedback.BACKPRESSURE)
+        saturated.round(Feedback.REFUSAL, throttle=True)
     sizes = [saturated.round() for _ in range(9)]
     assert sizes[0] == 8
     assert 15 <= sizes[-1] <= 17

@@ -15,7 +15,8 @@ from hypothesis import strategies as st
 
 from gateway.domain.job import MAX_CHUNK_SIZE
 from gateway.domain.notification import Lane
-from gateway.worker import host_limiter
+from gateway.worker import application_limiter, host_limiter
+from gateway.worker.application_limiter import MAX_CONSECUTIVE
 from gateway.worker.concurrency import INITIAL_LIMIT
 from gateway.worker.host_limiter import Feedback
 from gateway.worker.scheduler import SendScheduler
@@ -31,7 +32,7 @@ class Message:
     lane: Lane
     host: str = "one.example"
     number: int = 0
-    application: UUID = TENANT
+    application_id: UUID = TENANT
     deferrals: list[float] = field(default_factory=list, compare=False)
 
     def defer(self, seconds: float) -> None:
@@ -57,6 +58,12 @@ class Clock:
 
     def __call__(self) -> float:
         return self.now
+
+
+@pytest.fixture(autouse=True)
+def _known_hosts(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A host needs not accept messages before it gets a full window."""
+    monkeypatch.setattr(host_limiter, "FIRST_LIMIT", 1000)
 
 
 @pytest.fixture
@@ -130,8 +137,8 @@ async def test_tenants_take_turns_and_so_do_their_hosts(scheduler: SendScheduler
         )
     scheduler.put(Lane.BULK, OTHER_TENANT, make_messages(Lane.BULK, 10, "a.example", OTHER_TENANT))
     taken = [await next_message(scheduler) for _ in range(20)]
-    assert Counter(message.application for message in taken) == {TENANT: 10, OTHER_TENANT: 10}
-    assert Counter(message.host for message in taken if message.application == TENANT) == {
+    assert Counter(message.application_id for message in taken) == {TENANT: 10, OTHER_TENANT: 10}
+    assert Counter(message.host for message in taken if message.application_id == TENANT) == {
         "a.example": 5,
         "b.example": 5,
     }
@@ -148,7 +155,7 @@ async def test_tenants_take_turns_at_a_full_host(scheduler: SendScheduler[Messag
     for _ in range(20):
         scheduler.complete(taken.pop(0))
         [message] = drain(scheduler)
-        served[message.application] += 1
+        served[message.application_id] += 1
         taken.append(message)
     assert served == {TENANT: 10, OTHER_TENANT: 10}
 
@@ -280,7 +287,7 @@ def idle_s(
         while sent and sent[0][0] <= clock.now:
             _, _, message, feedback, seconds = heapq.heappop(sent)
             scheduler.complete(message, feedback, seconds)
-            if feedback is Feedback.BACKPRESSURE:
+            if feedback is Feedback.REFUSAL:
                 heapq.heappush(due, (clock.now + 2, next(order), [message]))
         if due and due[0][0] <= clock.now and sum(scheduler.backlog.ready.values()) <= 3 * MAX_CHUNK_SIZE:
             _, _, job = heapq.heappop(due)
@@ -303,9 +310,7 @@ def test_short_disturbance_does_not_defer_for_long(seed: int, clock: Clock, sche
     rng = random.Random(seed)  # noqa: S311 - repeatable
 
     def respond() -> tuple[float, Feedback]:
-        return (0.4 if rng.random() < 0.03 else 0.02), (
-            Feedback.BACKPRESSURE if rng.random() < 0.03 else Feedback.SUCCESS
-        )
+        return (0.4 if rng.random() < 0.03 else 0.02), (Feedback.REFUSAL if rng.random() < 0.03 else Feedback.SUCCESS)
 
     assert idle_s(scheduler, clock, 20_000, respond) < 10
 
@@ -318,6 +323,107 @@ def test_deferral_is_capped_at_the_slow_period(clock: Clock, scheduler: SendSche
         return (5.0 if clock.now < started_at + 20 else 0.02), Feedback.SUCCESS
 
     assert idle_s(scheduler, clock, 20_000, respond) < 20 + 5
+
+
+async def test_limited_application_delays_no_other_at_its_host(clock: Clock, scheduler: SendScheduler[Message]) -> None:
+    """A host that refuses one application takes the messages of another as if nothing had happened."""
+    scheduler.put(Lane.BULK, TENANT, make_messages(Lane.BULK, MAX_CHUNK_SIZE))
+    limit = scheduler.host_limit("one.example")
+    refused = drain(scheduler)
+    for message in refused:
+        scheduler.complete(message, Feedback.REFUSAL, 0.1)
+    assert scheduler.host_limit("one.example") == limit
+    assert drain(scheduler) == []
+    assert sum(scheduler.backlog.ready.values()) == 0, "claiming goes on"
+
+    others = make_messages(Lane.BULK, 200, application=OTHER_TENANT)
+    scheduler.put(Lane.BULK, OTHER_TENANT, others)
+    while taken := drain(scheduler):
+        assert {message.application_id for message in taken} == {OTHER_TENANT}
+        clock.now += 0.1
+        for message in taken:
+            scheduler.complete(message, Feedback.SUCCESS, 0.1)
+        scheduler.reassess_hosts()
+    assert not any(message.deferrals for message in others)
+
+
+def refuse(scheduler: SendScheduler[Message], application: UUID = TENANT, retry_after_s: float | None = None) -> None:
+    """Let the host refuse an application until it is held."""
+    messages = make_messages(Lane.BULK, MAX_CONSECUTIVE, application=application)
+    scheduler.put(Lane.BULK, application, messages)
+    for message in drain(scheduler):
+        scheduler.complete(message, Feedback.REFUSAL, 0.1, retry_after_s)
+
+
+async def test_held_application_defers_until_retry_after(clock: Clock, scheduler: SendScheduler[Message]) -> None:
+    """No message waits in the worker for a long hold; after it, the application probes with few."""
+    refuse(scheduler, retry_after_s=600)
+    job = make_messages(Lane.BULK, MAX_CHUNK_SIZE)
+    scheduler.put(Lane.BULK, TENANT, job)
+    assert all(600 <= pause <= 700 for message in job for pause in message.deferrals)
+    assert all(message.deferrals for message in job)
+    clock.now += 660
+    scheduler.reassess_hosts()
+    scheduler.put(Lane.BULK, TENANT, make_messages(Lane.BULK, MAX_CHUNK_SIZE))
+    assert len(drain(scheduler)) == 1
+    assert scheduler.fair_queue.is_empty is False
+
+
+async def test_limited_application_sends_at_its_pace(clock: Clock, scheduler: SendScheduler[Message]) -> None:
+    """A host that accepts 20 messages a second of an application gets about as many, and its alert goes before."""
+    refuse(scheduler)
+    left, sent, refused = 0.0, 0, 0
+    alert: list[Message] = []
+    due = [(0.0, make_messages(Lane.BULK, MAX_CHUNK_SIZE)) for _ in range(8)]
+    for step in range(6000):
+        clock.now += 0.01
+        left = min(100.0, left + 0.2)
+        if step % 10 == 0:
+            scheduler.reassess_hosts()
+        if due and due[0][0] <= clock.now:
+            _, job = due.pop(0)
+            scheduler.put(Lane.BULK, TENANT, job)
+            deferred = [message for message in job if message.deferrals]
+            if deferred:
+                due.append((clock.now + deferred[0].deferrals[-1], deferred))
+                due.sort(key=lambda item: item[0])
+                for message in deferred:
+                    message.deferrals.clear()
+        if step == 4500:
+            alert = make_messages(Lane.URGENT, 20)
+            scheduler.put(Lane.URGENT, TENANT, alert)
+        for message in drain(scheduler):
+            assert message.lane is Lane.URGENT or not alert, "the alert goes first"
+            accepted = left >= 1
+            left -= accepted
+            sent += accepted
+            refused += not accepted
+            alert = [waiting for waiting in alert if waiting is not message]
+            scheduler.complete(message, Feedback.SUCCESS if accepted else Feedback.REFUSAL, 0.0)
+    assert alert == []
+    assert sent > 0.6 * 60 * 20
+    assert refused < 0.05 * sent
+
+
+async def test_host_that_refuses_several_gets_fewer(scheduler: SendScheduler[Message]) -> None:
+    """When two applications are refused and nothing is accepted in between, the host's own limit is halved."""
+    limit = scheduler.host_limit("one.example")
+    refuse(scheduler)
+    assert scheduler.host_limit("one.example") == limit
+    refuse(scheduler, OTHER_TENANT)
+    assert scheduler.host_limit("one.example") == limit // 2
+
+
+async def test_held_application_is_deferred_at_an_open_breaker(clock: Clock, scheduler: SendScheduler[Message]) -> None:
+    """When the host fails too, the messages that waited for the pace go back into the queue."""
+    refuse(scheduler)
+    waiting = make_messages(Lane.BULK, 5)
+    scheduler.put(Lane.BULK, TENANT, waiting)
+    scheduler.put(Lane.BULK, OTHER_TENANT, make_messages(Lane.BULK, 20, application=OTHER_TENANT))
+    for message in drain(scheduler):
+        scheduler.complete(message, Feedback.FAILURE, 1.0)
+    assert all(message.deferrals for message in waiting)
+    assert scheduler.fair_queue.is_empty
 
 
 async def fail_messages(scheduler: SendScheduler[Message], count: int) -> None:
@@ -381,6 +487,10 @@ async def test_every_message_is_sent_once_or_deferred(seed: int, monkeypatch: py
     """Hosts slow down, fail and recover at random: no message is lost, sent twice or stuck."""
     monkeypatch.setattr(host_limiter, "INITIAL_LIMIT", 5)
     monkeypatch.setattr(host_limiter, "INITIAL_PAUSE_S", 0.01)
+    for pause in ("INITIAL_PAUSE_S", "MAX_PAUSE_S", "INITIAL_URGENT_PAUSE_S", "MAX_URGENT_PAUSE_S"):
+        monkeypatch.setattr(application_limiter, pause, 0.01)
+    for rate in ("PROBE_RATE", "FIRST_RATE", "MIN_RATE"):
+        monkeypatch.setattr(application_limiter, rate, 1000.0)
     rng = random.Random(seed)  # noqa: S311 - repeatable
     scheduler: SendScheduler[Message] = SendScheduler(max_in_flight=9)
     names = ["a.example", "b.example", "c.example"]
@@ -417,7 +527,7 @@ async def test_every_message_is_sent_once_or_deferred(seed: int, monkeypatch: py
             for _ in range(rng.randrange(3)):
                 await asyncio.sleep(0)
             end(message)
-            feedbacks = [Feedback.SUCCESS, None, Feedback.BACKPRESSURE, Feedback.FAILURE]
+            feedbacks = [Feedback.SUCCESS, None, Feedback.REFUSAL, Feedback.FAILURE]
             weights = [1, 1, 1, 20 if message.number % 1000 > 900 else 0.5]
             scheduler.complete(message, rng.choices(feedbacks, weights)[0], 0.001)
 
@@ -432,7 +542,7 @@ async def test_every_message_is_sent_once_or_deferred(seed: int, monkeypatch: py
         for start in range(0, len(messages), 100):
             jobs: defaultdict[tuple[Lane, UUID], list[Message]] = defaultdict(list)
             for message in messages[start : start + 100]:
-                jobs[message.lane, message.application].append(message)
+                jobs[message.lane, message.application_id].append(message)
             for (lane, application), job in jobs.items():
                 scheduler.put(lane, application, job)
             await asyncio.sleep(0)
@@ -447,7 +557,7 @@ async def test_every_message_is_sent_once_or_deferred(seed: int, monkeypatch: py
 Action = tuple[str, int, int, int]
 scripts = st.lists(
     st.tuples(
-        st.sampled_from(["put", "take", "urgent", "success", "backpressure", "failure", "unsent", "time"]),
+        st.sampled_from(["put", "take", "urgent", "success", "refusal", "failure", "unsent", "time"]),
         st.integers(0, 2),
         st.integers(0, 2),
         st.integers(1, 30),
@@ -470,7 +580,7 @@ def test_scheduler_keeps_its_invariants(script: list[Action]) -> None:
         messages, in_flight = [], []
         feedbacks: dict[str, Feedback | None] = {
             "success": Feedback.SUCCESS,
-            "backpressure": Feedback.BACKPRESSURE,
+            "refusal": Feedback.REFUSAL,
             "failure": Feedback.FAILURE,
             "unsent": None,
         }

@@ -98,8 +98,9 @@ def test_open_breaker_admits_one_urgent_probe(gate: HostGate[int]) -> None:
     assert not gate.admits_probe(Lane.URGENT, 0)
 
 
-def test_host_over_its_share_waits_for_a_free_slot() -> None:
+def test_host_over_its_share_waits_for_a_free_slot(monkeypatch: pytest.MonkeyPatch) -> None:
     """One host has at most twice as many messages in flight as there are free slots, urgent messages aside."""
+    monkeypatch.setattr(host_limiter, "FIRST_LIMIT", 60)
     gates: HostGates[int] = HostGates(60)
     gate = gates.get_or_create(HOST)
     bulk, urgent = add_waiting(gate, Lane.BULK, 1), add_waiting(gate, Lane.URGENT, 1)
@@ -115,7 +116,7 @@ def test_host_over_its_share_waits_for_a_free_slot() -> None:
 
 
 def test_only_idle_hosts_are_forgotten(monkeypatch: pytest.MonkeyPatch) -> None:
-    """At MAX_HOSTS, gates with messages, in-flight requests or an open breaker stay."""
+    """At MAX_HOSTS, gates with messages stay, and those with an open breaker if that is enough."""
     monkeypatch.setattr(host_gate, "MAX_HOSTS", 4)
     gates: HostGates[int] = HostGates(10)
     add_waiting(gates.get_or_create("waiting.example"), Lane.BULK, 1)
@@ -124,3 +125,16 @@ def test_only_idle_hosts_are_forgotten(monkeypatch: pytest.MonkeyPatch) -> None:
     gates.get_or_create("idle.example")
     gates.get_or_create("new.example")
     assert set(gates.by_host) == {"waiting.example", "sending.example", "open.example", "new.example"}
+    open_breaker(gates.by_host["new.example"])
+    gates.get_or_create("newer.example")
+    assert set(gates.by_host) == {"waiting.example", "sending.example", "newer.example"}, "nothing is lost with them"
+
+
+def test_refused_applications_are_bounded(gate: HostGate[int], monkeypatch: pytest.MonkeyPatch) -> None:
+    """At MAX_REFUSED_APPLICATIONS, those without waiting messages are forgotten."""
+    monkeypatch.setattr(host_gate, "MAX_REFUSED_APPLICATIONS", 2)
+    first = gate.get_or_create_application(TENANT)
+    first.queues[Lane.BULK] = add_waiting(gate, Lane.BULK, 1)
+    gate.get_or_create_application(OTHER_TENANT)
+    gate.get_or_create_application(UUID(int=3))
+    assert set(gate.applications) == {TENANT, UUID(int=3)}

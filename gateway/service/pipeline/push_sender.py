@@ -23,7 +23,7 @@ from gateway.domain.retry import defer, next_attempt
 from gateway.push.client import PushClient
 from gateway.push.encryption import encrypt
 from gateway.push.endpoints import EndpointPolicy
-from gateway.push.responses import classify
+from gateway.push.responses import classify, retry_after
 from gateway.push.vapid import VapidKey, VapidSigner
 from gateway.service.access.secrets import Keyring
 from gateway.service.notifications.rendering import NotificationRenderer
@@ -49,6 +49,7 @@ class SendResult(NamedTuple):
     """The result of one attempt to send a message.
 
     `posted` is False if the attempt ended before a POST. Otherwise the POST was sent at `at` and took `duration_ms`.
+    `retry_after_s` is the Retry-After of a push service that asks for fewer messages.
     """
 
     outcome: Outcome
@@ -58,6 +59,7 @@ class SendResult(NamedTuple):
     posted: bool = False
     retry_at: datetime | None = None
     variant: int | None = None
+    retry_after_s: float | None = None
 
 
 @dataclass(slots=True)
@@ -175,6 +177,8 @@ class PushSender:
         outcome = _classify_key_refusal(health, classify(response, at), recipient.refusals, now, origin)
         result = SendResult(outcome, response.status, at, response.duration_ms, posted=True, variant=variant)
         if isinstance(outcome, Retry):
+            if outcome.slow_down and (wait := retry_after(response.headers.get("retry-after"), at)) is not None:
+                result = result._replace(retry_after_s=wait.total_seconds())
             return self._schedule_retry(prepared, outcome, attempts + 1, result)
         return result
 

@@ -1,25 +1,47 @@
-"""The open circuit breakers of the workers in this process, for the statistics.
+"""The open circuit breakers and the learnt limits of the workers in this process, for the statistics.
 
-Circuit breakers belong to the schedulers of workers. The statistics of a server report them, which is possible only if
-a worker runs in the same process (`gateway up`). The composition root gives server and workers the same
-`BreakerDirectory`: each worker registers a source, and the server reads all sources. A server without workers in its
-process has no source, and reports no open breaker.
+Both belong to the schedulers of workers. The statistics of a server report them, which is possible only if a worker
+runs in the same process (`gateway up`). The composition root gives server and workers the same `BreakerDirectory`: each
+worker registers itself as a source, and the server reads all sources. A server without workers in its process has no
+source, and reports no open breaker and no limit.
 """
 
-from collections.abc import Callable, Iterator, Set
+from collections.abc import Iterator, Set
 from contextlib import contextmanager
+from typing import NamedTuple, Protocol
+from uuid import UUID
+
+
+class ApplicationLimit(NamedTuple):
+    """A push service that limits an application: messages per second, and for how long it still gets none."""
+
+    push_service: str
+    per_second: float
+    held_s: float
+
+
+class BreakerSource(Protocol):
+    """A worker, as far as its breakers and limits are reported."""
+
+    def open_breakers(self) -> Set[str]:
+        """Return the push services whose breaker is open."""
+        ...
+
+    def limits(self, application_id: UUID) -> list[ApplicationLimit]:
+        """Return the limits that push services put on an application."""
+        ...
 
 
 class BreakerDirectory:
-    """The open circuit breakers in this process. The sources are read on demand."""
+    """The open circuit breakers and the learnt limits in this process. The sources are read on demand."""
 
     def __init__(self) -> None:
         """Create a directory without sources."""
-        self._sources: list[Callable[[], Set[str]]] = []
+        self._sources: list[BreakerSource] = []
 
     @contextmanager
-    def add_source(self, source: Callable[[], Set[str]]) -> Iterator[None]:
-        """Add a source until the context ends. A source returns the names of push services with an open breaker."""
+    def add_source(self, source: BreakerSource) -> Iterator[None]:
+        """Add a source until the context ends."""
         self._sources.append(source)
         try:
             yield
@@ -28,4 +50,8 @@ class BreakerDirectory:
 
     def open_breakers(self) -> frozenset[str]:
         """Return the names of push services with an open breaker in any worker of this process."""
-        return frozenset().union(*(source() for source in self._sources))
+        return frozenset().union(*(source.open_breakers() for source in self._sources))
+
+    def limits(self, application_id: UUID) -> list[ApplicationLimit]:
+        """Return the limits on an application that any worker of this process has learnt."""
+        return [limit for source in self._sources for limit in source.limits(application_id)]

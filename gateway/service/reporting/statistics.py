@@ -13,6 +13,7 @@ from gateway.push.endpoints import vendor_name
 from gateway.records.delivery_log import reader, statistics
 from gateway.records.postgres.engine import Connection, Row
 from gateway.service import views
+from gateway.service.reporting.breakers import ApplicationLimit, BreakerDirectory
 
 # Outcomes that are responses of a push service.
 RESPONSE_OUTCOMES = (OutcomeName.ACCEPTED, OutcomeName.GONE, OutcomeName.REJECTED)
@@ -26,12 +27,14 @@ async def summarize(
     since: datetime,
     until: datetime,
     step: timedelta,
-    open_breakers: Collection[str],
+    breakers: BreakerDirectory,
 ) -> views.Statistics:
     """Return the statistics of a period in intervals of `step`.
 
-    `open_breakers` are the names of push services with an open circuit breaker.
+    `breakers` reports the state of the push services.
     """
+    open_breakers = breakers.open_breakers()
+    limits = {limit.push_service: limit for limit in breakers.limits(application_id)}
     rows = await statistics.sample_steps(conn, application_id, since, until, step)
     totals = [row for row in rows if row.is_total]
     settled = await _count_settled(conn, application_id, totals, step)
@@ -50,6 +53,8 @@ async def summarize(
         for (host, outcome), estimated in _scale(counts, settled[at]).items():
             by_step[at][outcome] += estimated
             by_service.setdefault(vendor_name(host), Counter())[outcome] += estimated
+    for name in limits:
+        by_service.setdefault(name, Counter())
     return {
         "since": since,
         "until": until,
@@ -65,7 +70,12 @@ async def summarize(
             for row in totals
         ],
         "push_services": [
-            {"push_service": name, "breaker": _breaker(name, open_breakers, responding), "outcomes": _outcomes(counts)}
+            {
+                "push_service": name,
+                "breaker": _breaker(name, open_breakers, responding),
+                "limit": _limit(limits.get(name)),
+                "outcomes": _outcomes(counts),
+            }
             for name, counts in sorted(by_service.items(), key=lambda item: -item[1].total())
         ],
         "queue": await _queue(conn, application_id),
@@ -138,3 +148,10 @@ def _breaker(service: str, open_breakers: Collection[str], responding: Collectio
     if service in open_breakers:
         return "open"
     return "closed" if service in responding else "unknown"
+
+
+def _limit(limit: ApplicationLimit | None) -> views.PushServiceLimit | None:
+    if limit is None:
+        return None
+    held_until = clock.now() + timedelta(seconds=limit.held_s) if limit.held_s else None
+    return {"per_second": limit.per_second, "held_until": held_until}

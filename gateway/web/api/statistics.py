@@ -55,6 +55,6 @@ async def get_statistics(request: TransactionalRequest[None, StatisticsQuery]) -
     steps = -((since - until) // step)
     if not 1 <= steps <= MAX_STEPS:
         raise ValidationError([FieldError("/query/since", f"must be 1 to {MAX_STEPS} steps before the end")])
-    breakers = request.context.breakers.open_breakers()
+    breakers = request.context.breakers
     until = since + steps * step
     return Response(await statistics.summarize(request.conn, request.application_id, since, until, step, breakers))

@@ -4,6 +4,9 @@ A gate combines the limiter of a host (congestion window and circuit breaker) wi
 Messages for a full host wait at its gate. They delay neither messages for other hosts nor the claiming of more jobs.
 Messages that would wait for too long, or whose host has an open breaker, are deferred: they return to the job queue
 until the host is expected to accept them.
+
+If a host refuses the messages of an application, the application gets a gate of its own in the gate of the host
+(`ApplicationGate`), with a limiter and queues. Its messages wait there, and do not count as waiting for the host.
 """
 
 import random
@@ -12,7 +15,9 @@ from collections.abc import Mapping
 from typing import Generic, NamedTuple, TypeVar
 from uuid import UUID
 
+from gateway.domain.job import MAX_CHUNK_SIZE
 from gateway.domain.notification import Lane
+from gateway.worker.application_limiter import ApplicationLimiter
 from gateway.worker.host_limiter import HostLimiter
 from gateway.worker.scheduling.fair_queue import MessageQueue
 
@@ -28,6 +33,14 @@ MAX_URGENT_PAUSE_S = 15.0
 # Vendors use wildcards, so the number of host names is unbounded. If there are this many gates, those of idle hosts are
 # removed.
 MAX_HOSTS = 1000
+# Gates of applications at one host. If there are this many, those without messages are removed.
+MAX_REFUSED_APPLICATIONS = 1000
+# Minimum number of urgent messages of a limited application that may wait, so that probes are available.
+MIN_WAITING_URGENT = 16
+# Maximum deferral because of the pace of an application, and its relation to the time since it became limited.
+MAX_PACED_DEFERRAL_S, DEFERRAL_GROWTH = 300.0, 4
+# Maximum deferral because of a hold. A Retry-After may be up to a day.
+MAX_HOLD_DEFERRAL_S = 3600.0
 
 M = TypeVar("M")
 
@@ -40,6 +53,72 @@ class Unblocked(NamedTuple, Generic[M]):
     free_slots: int
 
 
+class ApplicationGate(Generic[M]):
+    """The limiter of one application at one host and, while the application is limited, its queues.
+
+    Keyed by (host, application): only refusals of this application make its messages wait, and other applications do
+    not wait for them.
+    """
+
+    __slots__ = ("blocked", "limiter", "queues", "resume_at")
+
+    def __init__(self) -> None:
+        """Create a gate without queues."""
+        self.limiter = ApplicationLimiter()
+        self.queues: dict[Lane, MessageQueue[M]] = {}
+        # Queues that wait until the limiter admits a message, by lane.
+        self.blocked: dict[Lane, MessageQueue[M]] = {}
+        # When the messages that are deferred now are expected to have been sent.
+        self.resume_at = 0.0
+
+    def admits(self, queue: MessageQueue[M], now: float) -> bool:
+        """Return whether a message of the queue may be sent now; if not, add the queue to the blocked ones.
+
+        Other messages wait while urgent ones do.
+        """
+        urgent = queue.lane is Lane.URGENT
+        if (urgent or Lane.URGENT not in self.queues) and self.limiter.admits(now, urgent=urgent):
+            return True
+        self.blocked[queue.lane] = queue
+        return False
+
+    def unblock(self, now: float) -> list[MessageQueue[M]]:
+        """Remove the queues whose next message is admitted from the blocked ones, and return them."""
+        if not self.blocked:
+            return []
+        admitted = [lane for lane in self.blocked if self.limiter.admits(now, urgent=lane is Lane.URGENT)]
+        return [self.blocked.pop(lane) for lane in admitted]
+
+    def waiting_limit(self, lane: Lane, now: float) -> int:
+        """Return the maximum number of messages of a lane that may wait. Others are deferred."""
+        limiter = self.limiter
+        if lane is Lane.URGENT:
+            return max(MIN_WAITING_URGENT, int(limiter.pace(urgent=True) * MAX_HOST_WAIT_S))
+        if limiter.held_until - now > MAX_HOST_WAIT_S:
+            return 0
+        if not limiter.is_learnt:
+            return MAX_CHUNK_SIZE  # it doubles within a second, if it may
+        return max(1, int(limiter.pace(urgent=False) * MAX_HOST_WAIT_S))
+
+    def deferral_s(self, lane: Lane, count: int, now: float) -> float:
+        """Return the number of seconds by which to defer `count` messages of a lane."""
+        limiter = self.limiter
+        if lane is Lane.URGENT:
+            return random.uniform(MAX_DEFERRAL_S[lane] / 2, MAX_DEFERRAL_S[lane])  # noqa: S311 - jitter, not a secret
+        hold_s = min(MAX_HOLD_DEFERRAL_S, max(0.0, limiter.held_until - now))
+        if not limiter.is_learnt:
+            return hold_s + random.uniform(MAX_HOST_WAIT_S / 2, MAX_HOST_WAIT_S)  # noqa: S311 - jitter, not a secret
+        # A short disturbance must not cost minutes, and the deferrals of a long one must not keep the queue busy.
+        limited_s = now - limiter.limited_at
+        longest = hold_s + min(MAX_PACED_DEFERRAL_S, max(MAX_HOST_WAIT_S, limited_s * DEFERRAL_GROWTH))
+        deferral = max(hold_s, MAX_HOST_WAIT_S / 2, self.resume_at - now)
+        if deferral >= longest:
+            return hold_s + (longest - hold_s) * random.uniform(0.9, 1)  # noqa: S311 - jitter, not a secret
+        # Rather early than late: the pace may grow meanwhile.
+        self.resume_at = now + deferral + count / limiter.rate
+        return deferral
+
+
 class HostGate(Generic[M]):
     """The limiter of one host, and the queues of messages for the host.
 
@@ -47,11 +126,24 @@ class HostGate(Generic[M]):
     the length of its own queue, so a tenant with many messages does not delay others.
     """
 
-    __slots__ = ("blocked", "limiter", "queues", "resume_at", "slow_since", "waiting")
+    __slots__ = (
+        "applications",
+        "blocked",
+        "limiter",
+        "queues",
+        "refused_since_accepted",
+        "resume_at",
+        "slow_since",
+        "waiting",
+    )
 
     def __init__(self, limiter: HostLimiter) -> None:
         """Create a gate without queues."""
         self.limiter = limiter
+        # Applications with recent refusals.
+        self.applications: dict[UUID, ApplicationGate[M]] = {}
+        # Applications for which a hold has begun since the host last accepted a message.
+        self.refused_since_accepted: set[UUID] = set()
         self.queues: dict[tuple[Lane, UUID], MessageQueue[M]] = {}
         # The queues that wait for a slot of the host, in the order in which they began to wait.
         self.blocked: dict[Lane, deque[MessageQueue[M]]] = {lane: deque() for lane in Lane}
@@ -116,10 +208,41 @@ class HostGate(Generic[M]):
             return random.uniform(1, max(1, min(pause, MAX_URGENT_PAUSE_S)))  # noqa: S311 - jitter, not a secret
         return self.limiter.probe_at - now + random.uniform(0, pause)  # noqa: S311 - jitter, not a secret
 
+    def limited(self, application_id: UUID) -> ApplicationGate[M] | None:
+        """Return the gate of an application if the host limits the application, else None."""
+        application = self.applications.get(application_id)
+        return application if application is not None and application.limiter.is_limited else None
+
+    def get_or_create_application(self, application_id: UUID) -> ApplicationGate[M]:
+        """Return the gate of an application, or create it."""
+        application = self.applications.get(application_id)
+        if application is None:
+            if len(self.applications) >= MAX_REFUSED_APPLICATIONS:
+                self.applications = {
+                    id_: gate for id_, gate in self.applications.items() if gate.queues or gate.blocked
+                }
+            application = self.applications[application_id] = ApplicationGate()
+        return application
+
+    def record_held(self, application_id: UUID) -> None:
+        """Record that a hold of an application begins.
+
+        If the host refuses two applications and accepts nothing in between, the refusals count for the host.
+        """
+        self.refused_since_accepted.add(application_id)
+        if len(self.refused_since_accepted) > 1:
+            self.limiter.throttle()
+
     @property
     def is_idle(self) -> bool:
-        """Whether the gate has no messages, waiting or in flight, and its breaker is closed."""
-        return not (self.queues or self.limiter.in_flight or self.limiter.probe_at)
+        """Return whether the gate has no messages, its breaker is closed, and no application is limited."""
+        return not (self.is_used or self.limiter.probe_at or any(map(self.limited, self.applications)))
+
+    @property
+    def is_used(self) -> bool:
+        """Return whether the gate has messages, waiting or in flight."""
+        waits_for_pace = any(application.queues for application in self.applications.values())
+        return bool(self.queues or self.limiter.in_flight) or waits_for_pace
 
 
 class HostGates(Generic[M]):
@@ -142,11 +265,17 @@ class HostGates(Generic[M]):
         self.over_share: deque[MessageQueue[M]] = deque()
 
     def get_or_create(self, host: str) -> HostGate[M]:
-        """Return the gate of a host, or create it. If there are MAX_HOSTS gates, first remove those of idle hosts."""
+        """Return the gate of a host, or create it.
+
+        If there are MAX_HOSTS gates, first remove those of idle hosts, and if that is not enough, those of all hosts
+        without messages: invented host names must not fill the memory.
+        """
         gate = self.by_host.get(host)
         if gate is None:
             if len(self.by_host) >= MAX_HOSTS:
                 self.by_host = {name: gate for name, gate in self.by_host.items() if not gate.is_idle}
+            if len(self.by_host) >= MAX_HOSTS:
+                self.by_host = {name: gate for name, gate in self.by_host.items() if gate.is_used}
             gate = self.by_host[host] = HostGate(HostLimiter(host, self._max_in_flight))
         return gate
 

@@ -2,7 +2,7 @@
 
 import { get } from "../lib/api.js";
 import { badge, card, definitionList, element, mutedText, pageHeading, table } from "../lib/elements.js";
-import { formatCount, formatDuration } from "../lib/format.js";
+import { formatCount, formatDateTime, formatDuration } from "../lib/format.js";
 import { poll } from "../lib/updates.js";
 
 const POLL_INTERVAL_MS = 3000;
@@ -22,6 +22,7 @@ const NO_TRAFFIC = ["no recent traffic", "", "No response was received from it r
 const SERVICE_COLUMNS = [
   ["Push service", (service) => service.push_service],
   ["Status", (service) => badge(...(BREAKER_BADGES[service.breaker] ?? NO_TRAFFIC))],
+  ["Limit", (service) => describeLimit(service.limit)],
   ["Accepted", (service) => formatCount(service.outcomes.accepted)],
   ["Gone", (service) => formatCount(service.outcomes.gone)],
   ["Rejected", (service) => formatCount(service.outcomes.rejected)],
@@ -69,6 +70,12 @@ export async function open(body, { signal, live }) {
   }
   await refresh();
   poll(refresh, POLL_INTERVAL_MS, signal);
+}
+
+function describeLimit(limit) {
+  if (!limit) return "–";
+  const pace = `${formatCount(Number(limit.per_second.toPrecision(2)))}/s`;
+  return limit.held_until ? `${pace}, nothing until ${formatDateTime(limit.held_until)}` : pace;
 }
 
 const capitalize = (text) => text[0].toUpperCase() + text.slice(1);
