@@ -146,7 +146,9 @@ IN_FLIGHT = CallbackGauge("gateway_messages_in_flight", "Messages in flight per 
 LIMIT = CallbackGauge(
     "gateway_messages_in_flight_limit", "Current adaptive limit on in-flight messages per push service.", ["host"]
 )
-BREAKER_OPEN = CallbackGauge("gateway_breaker_open", "Push-service hosts with an open circuit breaker.", ["host"])
+BREAKER_OPEN = CallbackGauge(
+    "gateway_breaker_open", "Open circuit breakers of push-service hosts, and of applications at a host.", ["host"]
+)
 APPLICATIONS_LIMITED = CallbackGauge(
     "gateway_applications_limited",
     "Applications that a push service limits: their messages to it are held or paced, those of others are not.",

@@ -146,12 +146,27 @@ class ResultBatch:
 
     `requeued` maps (due time, POSTs so far) to the devices to which the message is sent again at that time. `retries`
     is the number of devices that are requeued after a failed POST; the other requeued devices are deferred.
+    `newly_accepted` are the devices for which a push service accepted a message for the first time, and `reaccepted`
+    those for which it does so again after it had refused the VAPID key.
     """
 
     settled: list[DeliveryResult] = field(default_factory=list)
     attempts: list[Attempt] = field(default_factory=list)
     requeued: dict[tuple[datetime, int], list[UUID]] = field(default_factory=dict)
     retries: int = 0
+    newly_accepted: list[UUID] = field(default_factory=list)
+    reaccepted: list[UUID] = field(default_factory=list)
+
+    def refused_devices(self) -> list[UUID]:
+        """Return the devices for which a push service refuses the VAPID key in words that may mean anything."""
+        return [
+            *(attempt.device_id for attempt in self.attempts if attempt.status in UNAUTHORIZED_STATUSES),
+            *(
+                result.device_id
+                for result in self.settled
+                if result.status in UNAUTHORIZED_STATUSES and isinstance(result.outcome, Expired)
+            ),
+        ]
 
     def count_devices(self) -> int:
         """Return the number of devices in the batch."""
@@ -172,4 +187,6 @@ class ResultBatch:
             attempts,
             {when: ids for when, ids in requeued.items() if ids},
             min(self.retries, len(attempts)),
+            [id_ for id_ in self.newly_accepted if id_ in device_ids],
+            [id_ for id_ in self.reaccepted if id_ in device_ids],
         )

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Any, NamedTuple
 from uuid import UUID
 
@@ -15,10 +16,11 @@ PreSendOutcome = Skipped | Deferred | Expired | Accepted
 class Recipient(NamedTuple):
     """The device of one delivery, with what is needed to send to it.
 
-    `live`: the device has an open page that receives notifications instead of the push service. `bucket` is a number
-    below BUCKETS, computed from the user or device; it selects the variant. `refusals` counts how often the device's
-    push service has refused the VAPID key for this notification. The fields from `timezone` on are loaded only for
-    notifications that need them.
+    `live`: the device has an open page that receives notifications instead of the push service. `was_accepted`: the
+    push service has accepted a message for the device before. `refused_since`: when the push service first refused the
+    VAPID key for the device, if it has not accepted a message since. `bucket` is a number below BUCKETS, computed from
+    the user or device; it selects the variant. `refusals` counts how often the device's push service has refused the
+    VAPID key for this notification. The fields from `timezone` on are loaded only for notifications that need them.
     """
 
     device_id: UUID
@@ -30,6 +32,8 @@ class Recipient(NamedTuple):
     status: str
     user_id: str | None
     live: bool = False
+    was_accepted: bool = False
+    refused_since: datetime | None = None
     timezone: str | None = None
     locale: str | None = None
     muted: Sequence[str] = ()

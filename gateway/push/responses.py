@@ -22,6 +22,8 @@ _SUCCESS_HEADERS = ("location", "ttl")
 _ERROR_HEADERS = ("retry-after", "x-wns-error-description", "x-wns-notificationstatus", "x-wns-status")
 HEADERS = _SUCCESS_HEADERS + _ERROR_HEADERS
 CREATED = 201
+# ntfy (UnifiedPush) answers 507 for an endpoint without a connected subscriber, until the phone has come back.
+NO_SUBSCRIBER = 507
 
 MAX_RETRY_AFTER = timedelta(hours=24)
 # WNS throttles a channel for an hour to a day, and its response does not say how long.
@@ -30,10 +32,13 @@ THROTTLED_WAIT = timedelta(hours=1)
 # Error numbers (errno) of autopush, https://mozilla-push-service.readthedocs.io/en/latest/http.html
 RETRY_NOW, BACK_OFF = 202, 201
 
-# Texts with which FCM and Apple report that a subscription was created with another VAPID key.
+# A subscription belongs to the VAPID key that it was created with (RFC 8292 section 4). With these words, Apple,
+# Mozilla and FCM (three generations of it) report another key, in JSON, plain text or an HTML page. The pages repeat
+# them in the reason phrase of HTTP/1.1, which is not read: HTTP/2 has none.
 _KEY_MISMATCH = re.compile(
-    r"VapidPkHashMismatch|UnauthorizedRegistration|mismatch[\s_-]*sender|sender[\s_-]*(?:id[\s_-]*)?mismatch"
-    r"|do(?:es)? not correspond to the credentials",
+    r"VapidPkHashMismatch|UnauthorizedRegistration|VAPID public key mismatch"
+    r"|mismatch[\s_-]{0,4}sender|sender[\s_-]{0,4}(?:id[\s_-]{0,4})?mismatch"
+    r"|do(?:es)? not (?:correspond to|match) the (?:credentials|sender[\s_-]{0,4}id)",
     re.IGNORECASE,
 )
 _REASONS = ("reason", "message", "error_description", "error", "detail", "title")
@@ -108,7 +113,8 @@ def classify(response: PushResponse, now: datetime) -> Outcome:
 
     if status in (404, 410):
         return Gone(cause("the push service reports that the subscription no longer exists"))
-    if status in (400, *UNAUTHORIZED_STATUSES) and _KEY_MISMATCH.search(reason):
+    if status in (400, *UNAUTHORIZED_STATUSES) and (mismatch := _find_key_mismatch(response)):
+        reason = reason or mismatch
         return Rejected(cause("the subscription was created with another VAPID key"), quarantine=True)
     if status in UNAUTHORIZED_STATUSES:
         return Retry(cause("the push service rejects the VAPID key or token"), after, unauthorized=True)
@@ -121,6 +127,8 @@ def classify(response: PushResponse, now: datetime) -> Outcome:
         return Retry(cause("the push service is overloaded"), after, slow_down=True)
     if status == 503 and errno == RETRY_NOW:
         return Retry(cause("the push service requests an immediate retry"), timedelta(0))
+    if status == NO_SUBSCRIBER:
+        return Retry(cause("no subscriber is connected to the push service for this endpoint"), after)
     if status >= 500:
         return Retry(cause("the push service has a temporary error"), after)
     if status == 408:
@@ -171,6 +179,12 @@ def _explanation(headers: Mapping[str, str], body: bytes) -> tuple[int | None, s
     errno = document.get("errno") if isinstance(document, dict) else None
     reason = _reason(document) or next((headers[name] for name in _WNS_REASONS if headers.get(name)), "")
     return errno if type(errno) is int else None, _plain_text(reason)
+
+
+def _find_key_mismatch(response: PushResponse) -> str:
+    """Return the words of a response that report another VAPID key, or ''."""
+    texts = (response.body.decode("utf-8", "replace"), *(response.headers.get(name, "") for name in _WNS_REASONS))
+    return next((match[0] for match in map(_KEY_MISMATCH.search, texts) if match), "")
 
 
 def _reason(document: Any) -> str:

@@ -32,8 +32,8 @@ from gateway.domain.job_payload import JobPayload, PreSendOutcome, Recipient, Si
 from gateway.domain.json_object import JsonObject
 from gateway.domain.notification import Lane, Notification
 
-# Version 2: jobs and results carry `payload`, `lease_generation` and `attempts` under these names.
-VERSION = b"\x02"
+# Version 3: recipients and results carry what is known of the acceptance of devices.
+VERSION = b"\x03"
 # MessagePack has no integers of more than 64 bits. They become floats, limited to this absolute value.
 MAX_FLOAT = 10**300
 
@@ -97,6 +97,8 @@ class _Result(msgspec.Struct, array_like=True, frozen=True):
     remaining: list[UUID]
     returned: bool
     checks_failure_rate: bool
+    newly_accepted: list[UUID]
+    reaccepted: list[UUID]
 
 
 class Result(msgspec.Struct, frozen=True):
@@ -168,6 +170,8 @@ def write_result(result: Result) -> bytes:
         [*result.remaining],
         result.returned,
         result.checks_failure_rate,
+        settlement.newly_accepted,
+        settlement.reaccepted,
     )
     return VERSION + _encoder.encode(packed)
 
@@ -198,6 +202,8 @@ def read_result(data: bytes) -> Result:
         packed.attempts,
         {(due, attempts): device_ids for due, attempts, device_ids in packed.later},
         packed.retries,
+        packed.newly_accepted,
+        packed.reaccepted,
     )
     return Result(_job(packed.head), settlement, packed.remaining, packed.returned, packed.checks_failure_rate)
 

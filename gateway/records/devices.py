@@ -190,6 +190,39 @@ async def unsubscribe(conn: AsyncConnection, id_: UUID, topic: str) -> None:
     await _change(conn, id_, {"topics": func.array_remove(devices.c.topics, topic)})
 
 
+async def mark_accepted(conn: AsyncConnection, device_ids: Sequence[UUID]) -> None:
+    """Record that a push service accepted a message for these devices, except those that are being changed."""
+    await conn.execute(_MARK_ACCEPTED, {"ids": device_ids})
+
+
+async def mark_refused(conn: AsyncConnection, device_ids: Sequence[UUID]) -> None:
+    """Record that a push service began to refuse the VAPID key, except for devices that are being changed."""
+    await conn.execute(_MARK_REFUSED, {"ids": device_ids})
+
+
+async def release_refused(conn: AsyncConnection, age: timedelta, *, limit: int) -> int:
+    """Make devices active that have been in quarantine for `age` because of refusals; return how many.
+
+    The next message to each shows whether its push service still refuses it.
+    """
+    due = (
+        devices.c.status == DeviceStatus.QUARANTINED,
+        devices.c.refused_since.is_not(None),
+        devices.c.updated_at < func.now() - age,
+    )
+    locked = select(devices.c.id).where(*due).order_by(devices.c.updated_at).limit(limit)
+    released = await conn.execute(
+        update(devices)
+        .where(devices.c.id.in_(locked.with_for_update(skip_locked=True)))
+        .values(status=DeviceStatus.ACTIVE, updated_at=func.now())
+        .returning(devices.c.id)
+    )
+    device_ids = released.scalars().all()
+    if device_ids:
+        await outbox.append_device_events(conn, "device.changed", devices.c.id.in_(device_ids))
+    return len(device_ids)
+
+
 async def remove(conn: AsyncConnection, id_: UUID) -> None:
     """Delete a device."""
     await outbox.append_device_events(conn, "device.unregistered", devices.c.id == id_)
@@ -227,6 +260,8 @@ _WRITE = text("""
         FROM new JOIN devices d USING (application_id, endpoint_digest) ORDER BY endpoint_digest FOR UPDATE OF d
     ), refreshed AS (
         UPDATE devices d SET
+            accepted_at = CASE WHEN d.vapid_key_id = input.vapid_key_id THEN d.accepted_at END,
+            refused_since = CASE WHEN d.vapid_key_id = input.vapid_key_id THEN d.refused_since END,
             p256dh = input.p256dh, auth = input.auth, vapid_key_id = input.vapid_key_id, status = 'active',
             updated_at = now(), last_seen_at = now(),
             user_id = coalesce(input.user_id, d.user_id), platform = coalesce(input.platform, d.platform),
@@ -259,6 +294,23 @@ _WRITE = text("""
     SELECT *, false FROM refreshed UNION ALL SELECT *, true FROM added
 """)
 
+
+# SKIP LOCKED, so that settling never waits for a registration of the same devices, which locks them in another order.
+_MARK_ACCEPTED = text("""
+    UPDATE devices SET accepted_at = coalesce(accepted_at, now()), refused_since = NULL
+    WHERE id IN (
+        SELECT id FROM devices
+        WHERE id = ANY(CAST(:ids AS uuid[])) AND (accepted_at IS NULL OR refused_since IS NOT NULL)
+        FOR NO KEY UPDATE SKIP LOCKED
+    )
+""")
+_MARK_REFUSED = text("""
+    UPDATE devices SET refused_since = now()
+    WHERE id IN (
+        SELECT id FROM devices WHERE id = ANY(CAST(:ids AS uuid[])) AND refused_since IS NULL
+        FOR NO KEY UPDATE SKIP LOCKED
+    )
+""")
 
 _BY_DIGEST = itemgetter(1)
 

@@ -23,7 +23,10 @@ _COLUMNS = ("id", "endpoint", "host", "p256dh", "auth", "vapid_key_id", "status"
 _IDS = any_(bindparam("ids", type_=postgresql.ARRAY(postgresql.UUID)))
 # Prepared once: these statements run for every job, and building one takes longer than running it.
 _RECIPIENTS = select(
-    *(devices.c[name] for name in _COLUMNS), func.coalesce(devices.c.live_until > func.now(), False)
+    *(devices.c[name] for name in _COLUMNS),
+    func.coalesce(devices.c.live_until > func.now(), False),
+    devices.c.accepted_at.is_not(None),
+    devices.c.refused_since,
 ).where(devices.c.id == _IDS)
 _SIGNING_KEYS = (
     select(vapid_keys.c.id, vapid_keys.c.private_key, applications.c.subject)
@@ -50,7 +53,7 @@ async def load_recipients(conn: AsyncConnection, notification: Notification, job
     rows = await conn.execute(query, {"ids": list(job.device_ids)})
     if not extra:
         return [Recipient(*row) for row in rows]
-    common = len(_COLUMNS) + 1
+    common = len(_COLUMNS) + 3
     return [Recipient(*row[:common], **dict(zip(extra, row[common:], strict=True))) for row in rows]
 
 

@@ -21,13 +21,14 @@ class Rule:
 
     Attributes:
         status: response status; None continues normally. A 2xx accepts the message without delivering it, as Apple may
-            do for a removed subscription.
+            do for a removed subscription. 507 is ntfy's (UnifiedPush) for an endpoint without a connected subscriber.
         vendor: restricts the rule to this vendor.
         endpoint: restricts the rule to this endpoint.
         share: share of requests affected, 0 to 1.
         per: `endpoint` always selects the same endpoints, `try` decides again for every request.
         times: how often the rule applies to each endpoint; None for no limit.
-        reason: the vendor's error text (Mozilla: errno), if not the usual one.
+        reason: the vendor's error text, if not the usual one. Mozilla: an errno, and optionally its message. FCM: an
+            HTML page for UnauthorizedRegistration and MismatchSenderId.
         retry_after: seconds, or an HTTP date.
         delay_ms: delay before the response.
         reset: reset the connection instead of responding.

@@ -49,11 +49,12 @@ class SimFault(StrEnum):
 
 
 class SimResponse(NamedTuple):
-    """A response to a POST request."""
+    """A response to a POST request. `phrase` is HTTP/1.1's reason phrase; None for the usual one."""
 
     status: int
     headers: dict[str, str]
     body: str = ""
+    phrase: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,7 +85,9 @@ class Profile:
         return self.build_error(*self.faults[fault])
 
     def respond(self, status: int, reason: str | None = None) -> SimResponse:
-        """Return a response with a scripted status."""
+        """Return a response with a scripted status. 507 is always in the words of ntfy (UnifiedPush)."""
+        if status == HTTPStatus.INSUFFICIENT_STORAGE:
+            return _ntfy(status, reason or "cannot publish to UnifiedPush topic without previously active subscriber")
         return self.build_error(status, self.reasons.get(status, "") if reason is None else reason)
 
     def limit_ttl(self, ttl: int) -> int:
@@ -100,8 +103,23 @@ def _phrase(status: int) -> str:
 
 
 def _fcm(status: int, reason: str) -> SimResponse:
+    """Return plain text, or an HTML page for the one-word errors of FCM's older servers."""
+    if reason in _FCM_PAGES:
+        page = (
+            f"<HTML>\n<HEAD>\n<TITLE>{reason}</TITLE>\n</HEAD>\n"
+            f'<BODY BGCOLOR="#FFFFFF" TEXT="#000000">\n<H1>{reason}</H1>\n<H2>Error {status}</H2>\n</BODY>\n</HTML>\n'
+        )
+        return SimResponse(status, {"Content-Type": "text/html; charset=UTF-8"}, page, reason)
     return SimResponse(status, {"Content-Type": "text/plain; charset=utf-8"}, f"{reason or _phrase(status)}\n")
 
+
+# Errors that FCM sends as an HTML page and as the reason phrase.
+_FCM_PAGES = ("UnauthorizedRegistration", "MismatchSenderId")
+# FCM's words for a mismatch before VAPID, when a subscription belonged to a sender ID.
+FCM_SENDER_ID_TEXT = (
+    "the key in the authorization header does not correspond to the sender ID used to subscribe this user. Please "
+    "ensure you are using the correct sender ID and server Key from the Firebase console."
+)
 
 _ERRNO = {
     "102": "Request did not validate: invalid token",
@@ -120,11 +138,15 @@ _ERRNO = {
 
 
 def _mozilla(status: int, reason: str) -> SimResponse:
+    """Return autopush's JSON. `reason` is an errno, an errno with another message, or a message."""
+    errno, _, message = reason.partition(" ")
+    if not errno.isdecimal():
+        errno, message = "", reason
     problem = {
         "code": status,
-        "errno": int(reason) if reason.isdecimal() else None,
+        "errno": int(errno) if errno else None,
         "error": _phrase(status),
-        "message": _ERRNO.get(reason, reason or _phrase(status)),
+        "message": message or _ERRNO.get(errno, _phrase(status)),
         "more_info": "http://autopush.readthedocs.io/en/latest/http.html#error-codes",
     }
     headers = {"Content-Type": "application/json"}
@@ -146,6 +168,11 @@ def _wns(status: int, reason: str) -> SimResponse:
         "X-WNS-Error-Description": reason or _phrase(status),
     }
     return SimResponse(status, headers)
+
+
+def _ntfy(status: int, reason: str) -> SimResponse:
+    problem = {"code": status * 100 + 1, "http": status, "error": reason}
+    return SimResponse(status, {"Content-Type": "application/json"}, json.dumps(problem))
 
 
 # RFC 8030 section 5.4.
@@ -205,7 +232,7 @@ MOZILLA = Profile(
         SimFault.BAD_VAPID: (401, "109"),
         SimFault.BAD_AUDIENCE: (401, "109"),
         SimFault.BAD_EXPIRY: (401, "109"),
-        SimFault.WRONG_KEY: (401, "109"),
+        SimFault.WRONG_KEY: (401, "109 VAPID public key mismatch"),
     },
     reasons={401: "109", 404: "102", 410: "103", 413: "104", 429: "201", 502: "902", 503: "201"},
     build_error=_mozilla,

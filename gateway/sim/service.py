@@ -196,7 +196,9 @@ class Sim:
                 self.counters[profile.vendor][RESET] += 1
                 return _reset(request)
             self.counters[profile.vendor][response.status] += 1
-            return web.Response(status=response.status, headers=response.headers, body=response.body.encode())
+            return web.Response(
+                status=response.status, reason=response.phrase, headers=response.headers, body=response.body.encode()
+            )
 
         application.router.add_post(profile.path.partition("?")[0], respond)
         application.router.add_post("/{elsewhere:.*}", respond)

@@ -18,7 +18,7 @@ import structlog
 
 from gateway import metrics, tracing
 from gateway.domain import clock
-from gateway.domain.delivery import Attempt, Deferred, DeliveryResult, Gone, ResultBatch, Retry
+from gateway.domain.delivery import Accepted, Attempt, Deferred, DeliveryResult, Gone, ResultBatch, Retry
 from gateway.domain.job import Job
 from gateway.domain.job_payload import JobPayload, Recipient
 from gateway.domain.notification import Lane, Notification, Status
@@ -228,6 +228,11 @@ def _result_batch(job: Job, batch: list[tuple[Recipient, SendResult]]) -> Result
             results.requeued.setdefault((outcome.until, attempts), []).append(recipient.device_id)
             continue
         if not isinstance(outcome, Retry):
+            if isinstance(outcome, Accepted) and result.posted:
+                if recipient.refused_since is not None:
+                    results.reaccepted.append(recipient.device_id)
+                elif not recipient.was_accepted:
+                    results.newly_accepted.append(recipient.device_id)
             results.settled.append(
                 DeliveryResult(
                     device_id=recipient.device_id,

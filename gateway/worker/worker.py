@@ -91,9 +91,9 @@ class Worker:
         # The ids of urgent jobs that are claimed, but not loaded yet.
         self._loading_urgent: set[int] = set()
 
-    def open_breakers(self) -> set[str]:
-        """Return the push services with an open circuit breaker in this worker."""
-        return self._scheduler.open_breakers()
+    def open_breakers(self, application_id: UUID) -> set[str]:
+        """Return the push services with a circuit breaker that is open for the application in this worker."""
+        return self._scheduler.open_breakers() | self._push_sender.open_breakers(application_id)
 
     def limits(self, application_id: UUID) -> list[ApplicationLimit]:
         """Return the limits that push services put on an application, as this worker has learnt them."""
@@ -109,6 +109,7 @@ class Worker:
         async with AsyncExitStack() as stack:
             stack.enter_context(metrics.JOBS_HELD.set_callback(lambda: {(): len(self._executors)}))
             stack.enter_context(self._scheduler.export_metrics())
+            stack.enter_context(self._push_sender.export_metrics())
             background = await stack.enter_async_context(asyncio.TaskGroup())
             loops = [self._renew_leases(), self._follow_statuses(), self._poll_hosts()]
             if Lane.URGENT in config.lanes:
@@ -304,11 +305,16 @@ class Worker:
 
 
 def _feedback(result: SendResult) -> Feedback | None:
-    """Return the conclusion from a result about the push-service host, or None if no POST was sent."""
+    """Return the conclusion from a result about the push-service host, or None if there is none.
+
+    A failed response is no evidence against the host while only one application, or only its new devices, receive it.
+    """
     if not result.posted:
         return None
     if (isinstance(result.outcome, Retry) and result.outcome.slow_down) or result.status in THROTTLING_STATUSES:
         return Feedback.REFUSAL
-    if result.status is None or result.status >= 500:
+    if result.host_failed:
         return Feedback.FAILURE
+    if result.status is None or result.status >= 500:
+        return None
     return Feedback.SUCCESS

@@ -17,9 +17,14 @@ from gateway.sim import Sim
 from gateway.sim.profiles import Profile, SimResponse
 from gateway.sim.vapid import VapidVerifier
 
-# FCM's and Apple's errors for a subscription that was created with another VAPID key. Mozilla uses one error (errno
-# 109) for this and for an invalid token, so its responses never mean a key mismatch.
-KEY_MISMATCH_ERRORS = ("VapidPkHashMismatch", "UnauthorizedRegistration", "do not correspond to the credentials")
+# Errors for a subscription that was created with another VAPID key. Mozilla uses one number (errno 109) for this and
+# for an invalid token; its message distinguishes them.
+KEY_MISMATCH_ERRORS = (
+    "VapidPkHashMismatch",
+    "UnauthorizedRegistration",
+    "VAPID public key mismatch",
+    "do not correspond to the credentials",
+)
 AUTHENTICATION_STATUSES = {400, 401, 403}
 
 

@@ -74,4 +74,6 @@ class Reply:
         if self.headers["Content-Type"].startswith("application/json"):
             problem = json.loads(self.text)
             return problem["errno"] if "errno" in problem else problem["reason"]
+        if self.headers["Content-Type"].startswith("text/html"):
+            return self.text.partition("<TITLE>")[2].partition("</TITLE>")[0]
         return self.text.strip()

@@ -164,5 +164,6 @@ def test_task_keys_and_lock_ids_never_change() -> None:
         "audit_log": 1435588985,
         "erasure_tombstones": 585521456,
         "sessions": 1459185009,
+        "quarantine": 1132060598,
         "queue_gauges": 3805706802,
     }

@@ -17,7 +17,7 @@ class OpenBreaker:
 
     push_service: str
 
-    def open_breakers(self) -> set[str]:
+    def open_breakers(self, application_id: UUID) -> set[str]:
         return {self.push_service}
 
     def limits(self, application_id: UUID) -> list[ApplicationLimit]:

@@ -1,13 +1,17 @@
 """Refused VAPID keys: a device with another key is quarantined, and a key that is refused for all pauses its host."""
 
-from datetime import timedelta
 from typing import Any
+from uuid import UUID
 
 import pytest
+import structlog
+from sqlalchemy import text
 
 from gateway.push.vapid import VapidKey
-from gateway.service.pipeline import push_sender
+from gateway.service.pipeline import key_health, push_sender
 from gateway.sim import Rule, Vendor
+from gateway.worker.maintenance import quarantine
+from gateway.worker.maintenance.retention_policy import RetentionPolicy
 from tests.support.gateway_parts import Parts, quick_config
 
 SENDERS = 4
@@ -16,9 +20,20 @@ SENDERS = 4
 pytestmark = pytest.mark.usefixtures("short_retry_delays")
 
 
-@pytest.mark.parametrize("vendor", Vendor)
+async def shift_refusal(parts: Parts, device_id: UUID, hours: int) -> None:
+    """Move the first refusal of a device into the past."""
+    async with parts.engine.begin() as conn:
+        shift = "UPDATE devices SET refused_since = now() - CAST(:hours AS int) * interval '1 hour' WHERE id = :id"
+        await conn.execute(text(shift), {"hours": hours, "id": device_id})
+
+
+async def wait_until_refused(parts: Parts, notification_id: UUID, count: int) -> None:
+    await parts.wait_until(notification_id, lambda progress: progress.retries >= count)
+
+
+@pytest.mark.parametrize("vendor", [Vendor.FCM, Vendor.MOZILLA, Vendor.APPLE])
 async def test_subscription_with_another_key_is_quarantined(parts: Parts, vendor: Vendor) -> None:
-    """FCM and Apple report the mismatch; Mozilla and WNS repeatedly refuse only the messages of this device."""
+    """After one response that names the mismatch, the device is in quarantine and in no audience."""
     good = await parts.register(parts.subscribe(vendor, 3))
     mismatched = parts.sim.subscribe_many(vendor, 1, VapidKey.generate().public_key)
     [device_id] = await parts.register(mismatched)
@@ -32,9 +47,78 @@ async def test_subscription_with_another_key_is_quarantined(parts: Parts, vendor
     assert await parts.device_status(device_id) == "quarantined"
     assert second.targets == len(good)
     row = (await parts.list_deliveries(sent.id))[device_id]
-    names_mismatch = vendor in (Vendor.FCM, Vendor.APPLE)
-    assert row.attempts == (1 if names_mismatch else push_sender.MAX_DEVICE_REFUSALS)
-    assert row.cause
+    assert row.attempts == 1
+    assert "another VAPID key" in row.cause
+
+
+async def test_device_is_quarantined_after_a_day_of_refusals(parts: Parts) -> None:
+    """WNS does not name a mismatch: the device is refused for a day while others are accepted."""
+    await parts.register(parts.subscribe(Vendor.WNS, 3))
+    [device_id] = await parts.register(parts.sim.subscribe_many(Vendor.WNS, 1, VapidKey.generate().public_key))
+    async with parts.run_worker(quick_config(senders=SENDERS)):
+        sent = await parts.submit()
+        await wait_until_refused(parts, sent.id, push_sender.MAX_DEVICE_REFUSALS + 1)
+        assert await parts.device_status(device_id) == "active"
+        await shift_refusal(parts, device_id, 23)
+        await wait_until_refused(parts, sent.id, (await parts.get_notification(sent.id))[1].retries + 1)
+        assert await parts.device_status(device_id) == "active"
+        await shift_refusal(parts, device_id, 25)
+        progress = await parts.wait_until_done(sent.id)
+    assert (progress.accepted, progress.rejected) == (3, 1)
+    assert await parts.device_status(device_id) == "quarantined"
+    assert "accepts the key for other devices" in (await parts.list_deliveries(sent.id))[device_id].cause
+
+
+async def test_quarantined_device_is_retried_and_released(parts: Parts) -> None:
+    """A device with long refusals is tried again after a day, and acceptance ends its refusals."""
+    stale, mismatched, good = [*parts.subscribe(Vendor.WNS, 3)]
+    stale_id, mismatched_id, _ = await parts.register([stale, mismatched, good])
+    async with parts.engine.begin() as conn:
+        refused = "UPDATE devices SET status = 'quarantined', updated_at = now() - interval '25 hours'"
+        await conn.execute(text(f"{refused} WHERE id IN (:a, :b)"), {"a": stale_id, "b": mismatched_id})
+    await shift_refusal(parts, stale_id, 60)
+    parts.sim.behave(Rule(status=403, endpoint=stale.endpoint))
+
+    async def release() -> int:
+        async with parts.engine.begin() as conn:
+            return await quarantine.release_refused_devices(conn, RetentionPolicy())
+
+    assert await release() == 1
+    assert await release() == 0
+    assert await parts.device_status(mismatched_id) == "quarantined"
+    async with parts.run_worker(quick_config(senders=SENDERS)):
+        refused_again = await parts.wait_until_done((await parts.submit()).id)
+        assert (refused_again.accepted, refused_again.rejected) == (1, 1)
+        assert await parts.device_status(stale_id) == "quarantined"
+        parts.sim.behave()
+        async with parts.engine.begin() as conn:
+            await conn.execute(text("UPDATE devices SET updated_at = now() - interval '25 hours'"))
+        assert await release() == 1
+        assert (await parts.wait_until_done((await parts.submit()).id)).accepted == 2
+    assert await parts.device_status(stale_id) == "active"
+    assert await parts.scalar("SELECT count(*) FROM devices WHERE refused_since IS NOT NULL") == 0
+
+
+async def test_first_acceptance_is_recorded_once(parts: Parts) -> None:
+    """Later messages leave the time of the first acceptance; a subscription with another key starts anew."""
+    [subscriber] = parts.subscribe(Vendor.FCM, 1)
+    [device_id] = await parts.register([subscriber])
+    accepted_at = "SELECT accepted_at FROM devices WHERE id = :id"
+    assert await parts.scalar(accepted_at, id=device_id) is None
+    async with parts.run_worker():
+        await parts.wait_until_done((await parts.submit()).id)
+        first = await parts.scalar(accepted_at, id=device_id)
+        assert first is not None
+        await parts.wait_until_done((await parts.submit()).id)
+    await parts.register([subscriber])
+    assert await parts.scalar(accepted_at, id=device_id) == first
+    async with parts.engine.begin() as conn:
+        old_key = UUID(int=1)
+        add_key = "INSERT INTO vapid_keys SELECT CAST(:id AS uuid), application_id, '', private_key FROM vapid_keys"
+        await conn.execute(text(add_key), {"id": old_key})
+        await conn.execute(text("UPDATE devices SET vapid_key_id = :id"), {"id": old_key})
+    await parts.register([subscriber])
+    assert await parts.scalar(accepted_at, id=device_id) is None
 
 
 async def test_temporary_refusal_quarantines_nobody(parts: Parts) -> None:
@@ -51,15 +135,22 @@ async def test_temporary_refusal_quarantines_nobody(parts: Parts) -> None:
     )
 
 
-async def test_many_mismatched_keys_do_not_pause_the_host(parts: Parts) -> None:
-    """Devices with another key are retried together at the end, and their refusals must not count against the key."""
-    count = 2 * push_sender.MAX_KEY_REFUSALS
-    mismatched = parts.sim.subscribe_many(Vendor.MOZILLA, count, VapidKey.generate().public_key)
-    # Devices are sent to in random order, so messages of other devices are sent between those of mismatched ones.
-    await parts.register([*mismatched, *parts.subscribe(Vendor.MOZILLA, 4 * count)])
+async def test_many_refused_devices_do_not_pause_the_key(parts: Parts) -> None:
+    """Refusals of devices that were never accepted are no evidence while others are accepted."""
+    good = await parts.register(parts.subscribe(Vendor.WNS, 20))
     async with parts.run_worker(quick_config(senders=SENDERS)):
-        progress = await parts.wait_until_done((await parts.submit()).id)
-    assert (progress.accepted, progress.rejected) == (4 * count, count)
+        await parts.wait_until_done((await parts.submit()).id)
+        count = 4 * key_health.FAILURES_TO_OPEN
+        stale = await parts.register(
+            parts.sim.subscribe_many(Vendor.WNS, count, VapidKey.generate().public_key), topics=("stale",)
+        )
+        refused = await parts.submit(audience={"topic": "stale"})
+        await wait_until_refused(parts, refused.id, len(stale))
+        with structlog.testing.capture_logs() as logs:
+            sent = await parts.submit()
+            await parts.wait_until(sent.id, lambda progress: progress.accepted == len(good))
+    assert {row.attempts for row in (await parts.list_deliveries(sent.id)).values()} == {1}
+    assert "host.refuses_our_key" not in {entry["event"] for entry in logs}
 
 
 async def test_new_subscription_ends_the_quarantine(parts: Parts) -> None:
@@ -74,32 +165,38 @@ async def test_new_subscription_ends_the_quarantine(parts: Parts) -> None:
         assert (await parts.wait_until_done((await parts.submit()).id)).accepted == 1
 
 
-async def test_key_refused_for_all_pauses_the_host(parts: Parts) -> None:
-    """Sending to the host is paused, and no device is quarantined."""
+async def test_key_refused_for_all_pauses_the_host(parts: Parts, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Sending with the key to that host is paused, and no device is put into quarantine."""
+    monkeypatch.setattr(key_health, "INITIAL_PAUSE_S", 300.0)
     refused = await parts.register(parts.subscribe(Vendor.MOZILLA, 60))
     accepted_devices = await parts.register(parts.subscribe(Vendor.FCM, 10))
     parts.sim.behave(Rule(status=401, vendor=Vendor.MOZILLA, delay_ms=5))
     sent = await parts.submit()
-    async with parts.run_worker(quick_config(senders=SENDERS)):
-        _, progress = await parts.wait_until(
-            sent.id, lambda progress: progress.accepted == len(accepted_devices) and progress.retries >= len(refused)
-        )
+    with structlog.testing.capture_logs() as logs:
+        async with parts.run_worker(quick_config(senders=SENDERS)):
+            _, progress = await parts.wait_until(
+                sent.id,
+                lambda progress: (
+                    progress.accepted == len(accepted_devices) and progress.retries >= key_health.FAILURES_TO_OPEN
+                ),
+            )
 
     assert progress.pending == len(refused)
-    assert parts.sim.counters[Vendor.MOZILLA][401] <= push_sender.MAX_KEY_REFUSALS + SENDERS
+    assert parts.sim.counters[Vendor.MOZILLA][401] <= key_health.FAILURES_TO_OPEN + SENDERS
     assert await parts.scalar("SELECT count(*) FROM devices WHERE status <> 'active'") == 0
-    delay = await parts.scalar("SELECT min(run_at) - now() FROM jobs WHERE tries = 0 AND attempt = 0")
-    assert delay > push_sender.KEY_PAUSE - timedelta(seconds=30)
+    assert [entry["event"] for entry in logs].count("host.refuses_our_key") == 1
+    waiting = "SELECT count(*) FROM jobs WHERE tries = 0 AND attempt = 0 AND run_at < now() + interval '4 minutes'"
+    assert await parts.scalar(waiting) == 0
 
 
 async def test_sending_resumes_after_the_key_pause(parts: Parts, monkeypatch: pytest.MonkeyPatch) -> None:
-    """After the pause, all devices get the message once."""
-    monkeypatch.setattr(push_sender, "KEY_PAUSE", timedelta(seconds=1))
+    """All devices get their message once."""
+    monkeypatch.setattr(key_health, "INITIAL_PAUSE_S", 1.0)
     devices = await parts.register(parts.subscribe(Vendor.MOZILLA, 30))
     parts.sim.behave(Rule(status=401))
     sent = await parts.submit()
     async with parts.run_worker(quick_config(senders=SENDERS)):
-        await parts.wait_until(sent.id, lambda progress: progress.retries >= len(devices))
+        await wait_until_refused(parts, sent.id, key_health.FAILURES_TO_OPEN)
         parts.sim.behave()
         progress = await parts.wait_until_done(sent.id)
     assert progress.accepted == len(devices)

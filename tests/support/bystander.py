@@ -80,12 +80,12 @@ class Bystander:
         assert progress.accepted == DEVICES, progress
         return duration
 
-    async def check_alert(self) -> float:
+    async def check_alert(self, **fields: Any) -> float:
         """Fail unless an alert is on time during the attack; return its duration in seconds."""
         bound = max(MAX_SLOWDOWN * self.idle_s, ON_TIME_S)
         durations = []
         for _ in range(ALERTS_DURING_ATTACK):
-            durations.append(await self.time_alert())
+            durations.append(await self.time_alert(**fields))
             if durations[-1] <= bound:
                 return durations[-1]
         raise AssertionError(f"alerts took {durations} s during the attack, {self.idle_s:.2f} s on the idle gateway")

@@ -12,7 +12,7 @@ Everything is real except the push services. Tests wait until the delivery log s
 import asyncio
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import timedelta
 from typing import Any
 from uuid import UUID
@@ -75,6 +75,16 @@ class Parts:
 
     def queue(self) -> PostgresQueue:
         return PostgresQueue(self.engine, self.notifier)
+
+    async def add_application(self, name: str = "Other") -> "Parts":
+        """Create another application; return the same gateway with it as its application."""
+        async with self.engine.begin() as conn:
+            application = await applications.create(
+                conn, self.context.keyring, name, "mailto:ops@example.net", [APP_ORIGIN]
+            )
+        application_id = ids.parse(ids.APPLICATION, application["id"])
+        assert application_id is not None
+        return replace(self, application_id=application_id, application=application)
 
     def subscribe(self, vendor: Vendor, count: int, *, share_keys: bool = False) -> list[Subscriber]:
         """Create subscribers that use the application's VAPID key."""

@@ -31,17 +31,19 @@ def test_result_survives_the_round_trip() -> None:
         [Attempt(DEVICES[3], 3, NOW, 20, 503, "busy", due)],
         {(due, 3): [DEVICES[3]]},
         1,
+        [DEVICES[0]],
+        [DEVICES[1]],
     )
     result = wire.Result(JOB, batch, [DEVICES[4]], returned=True, checks_failure_rate=True)
     assert wire.read_result(wire.write_result(result)) == result
 
 
-@pytest.mark.parametrize("version", [b"\x01", b"\x03", b""])
+@pytest.mark.parametrize("version", [b"\x02", b"\x04", b""])
 def test_other_version_is_refused(version: bytes) -> None:
     """A message of another version raises an error that names both versions."""
     data = version and version + wire.write_result(wire.Result(JOB, ResultBatch()))[1:]
     for read in (wire.read_job, wire.read_result):
-        with pytest.raises(wire.DecodeError, match=r"wire version .* is not supported; this gateway reads version 2"):
+        with pytest.raises(wire.DecodeError, match=r"wire version .* is not supported; this gateway reads version 3"):
             read(data)
 
 

@@ -11,6 +11,7 @@ from gateway.domain.delivery import Accepted, Gone, OutcomeName, Rejected, Resul
 from gateway.domain.device import DeviceStatus
 from gateway.domain.job import Job
 from gateway.domain.notification import RATE_WINDOW, Status
+from gateway.records import devices as devices_records
 from gateway.records import outbox, personal_data
 from gateway.records.postgres import notifier
 from gateway.records.postgres.engine import copy_rows
@@ -81,6 +82,11 @@ _RESERVE_POSITIONS = (
 )
 
 
+# Devices whose first acceptance is recorded per batch; the others are recorded with a later message. Each costs a row
+# update, and some of an application's devices are evidence enough.
+MAX_NEWLY_ACCEPTED = 64
+
+
 async def record(conn: AsyncConnection, job: Job, batch: ResultBatch) -> None:
     """Write a batch of results of one job, and update the counters.
 
@@ -92,6 +98,11 @@ async def record(conn: AsyncConnection, job: Job, batch: ResultBatch) -> None:
     counts = Counter(result.outcome.name for result in batch.settled)
     if counts[OutcomeName.GONE] or counts[OutcomeName.REJECTED]:
         await _mark_devices(conn, batch)
+    if batch.newly_accepted or batch.reaccepted:
+        accepted_ids = batch.reaccepted + batch.newly_accepted[:MAX_NEWLY_ACCEPTED]
+        await devices_records.mark_accepted(conn, accepted_ids)
+    if refused_ids := batch.refused_devices():
+        await devices_records.mark_refused(conn, refused_ids)
     await _count(conn, job.notification_id, counts, batch.retries)
     await _count_variants(conn, job.notification_id, batch)
     if batch.settled:

@@ -145,6 +145,9 @@ devices = Table(
     _moment("located_at", nullable=True),
     # Until then, notifications are offered to the device's open page instead of the push service.
     _moment("live_until", nullable=True),
+    # When its push service first accepted a message, and since when it refuses the VAPID key.
+    _moment("accepted_at", nullable=True),
+    _moment("refused_since", nullable=True),
     _moment("created_at", now=True),
     _moment("updated_at", now=True),
     _moment("last_seen_at", now=True),

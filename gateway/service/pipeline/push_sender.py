@@ -3,8 +3,9 @@
 The worker calls this module for each message. The worker also claims jobs from the queue and writes results to the log.
 """
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from typing import Any, NamedTuple
 from uuid import UUID
@@ -12,30 +13,28 @@ from uuid import UUID
 import structlog
 
 from gateway import metrics
-from gateway.domain import clock
+from gateway.domain import clock, ids
 from gateway.domain.bounded_cache import put
-from gateway.domain.delivery import Accepted, Cancelled, Deferred, Expired, Final, Gone, Outcome, Rejected, Retry
+from gateway.domain.delivery import Cancelled, Deferred, Expired, Final, Gone, Outcome, Rejected, Retry
 from gateway.domain.device import DeviceStatus
 from gateway.domain.errors import EndpointNotAllowed, PayloadTooLarge, TemplateFailed
 from gateway.domain.job_payload import Recipient, SigningKey
-from gateway.domain.notification import Notification, Status, Urgency
+from gateway.domain.notification import Lane, Notification, Status, Urgency
 from gateway.domain.retry import defer, next_attempt
 from gateway.push.client import PushClient
 from gateway.push.encryption import encrypt
-from gateway.push.endpoints import EndpointPolicy
-from gateway.push.responses import classify, retry_after
+from gateway.push.endpoints import EndpointPolicy, vendor_name
+from gateway.push.responses import PushResponse, classify, retry_after
 from gateway.push.vapid import VapidKey, VapidSigner
 from gateway.service.access.secrets import Keyring
 from gateway.service.notifications.rendering import NotificationRenderer
+from gateway.service.pipeline.key_health import Evidence, KeyHealth, ServiceEvidence, classify_evidence
 
 log = structlog.get_logger(__name__)
 
-# If a host refuses a VAPID key for this many devices in a row, it refuses the key itself, because of a wrong
-# configuration. Sending with the key to this host is then paused for KEY_PAUSE.
-MAX_KEY_REFUSALS = 10
-KEY_PAUSE = timedelta(minutes=5)
-# If a host refuses a VAPID key this often for one device, but accepted the key for other devices within KEY_PAUSE, the
-# device's subscription was created with another key.
+# A device is put into quarantine when it has been refused for this long by a push service that accepts the key for
+# others, and this often for one notification: refusals of some devices may pass within a day.
+QUARANTINE_AFTER = timedelta(hours=24)
 MAX_DEVICE_REFUSALS = 4
 # After a template has exceeded its time limit, no template of its application is rendered for this long. A rendering
 # that times out blocks the event loop for 0.1 s, so the pause limits one application to a twentieth of the time.
@@ -50,6 +49,8 @@ class SendResult(NamedTuple):
 
     `posted` is False if the attempt ended before a POST. Otherwise the POST was sent at `at` and took `duration_ms`.
     `retry_after_s` is the Retry-After of a push service that asks for fewer messages.
+    `host_failed`: the response is evidence against the push service, and not only against the device or the
+    application.
     """
 
     outcome: Outcome
@@ -60,19 +61,7 @@ class SendResult(NamedTuple):
     retry_at: datetime | None = None
     variant: int | None = None
     retry_after_s: float | None = None
-
-
-@dataclass(slots=True)
-class _VapidKeyHealth:
-    """The state of one VAPID key at one host.
-
-    Keyed by (key, origin): refusals of one tenant's key never pause the sending of other tenants, nor this tenant's
-    sending to other hosts.
-    """
-
-    consecutive_refusals: int = 0
-    accepted_at: float = 0.0
-    paused_until: float = 0.0
+    host_failed: bool = False
 
 
 class PreparedNotification:
@@ -95,6 +84,7 @@ class PreparedNotification:
         self.template_context = template_context
         self.ttl = int(notification.delivery.ttl.total_seconds())
         self.urgency: Urgency = notification.delivery.urgency
+        self.is_urgent = notification.delivery.lane is Lane.URGENT
         self.expires = notification.delivery.expires_at.timestamp()
 
 
@@ -114,7 +104,8 @@ class PushSender:
         self._policy = policy
         self._signer = VapidSigner()
         self._keys: dict[UUID, tuple[VapidKey, str]] = {}
-        self._key_health: dict[tuple[UUID, str], _VapidKeyHealth] = {}
+        self._key_health: dict[tuple[UUID, str], KeyHealth] = {}
+        self._service_evidence: dict[str, ServiceEvidence] = {}
         # Keyed by application, so slow templates of one application do not pause the rendering for others.
         self._rendering_paused_until: dict[UUID, float] = {}
 
@@ -123,6 +114,21 @@ class PushSender:
         for key in keys:
             vapid_key = VapidKey.from_private_bytes(self._keyring.open(key.private_key, "vapid"))
             put(self._keys, key.id, (vapid_key, key.subject), MAX_CACHED)
+
+    def open_breakers(self, application_id: UUID) -> set[str]:
+        """Return the push services with an open breaker of one of the application's keys."""
+        return {service for service, health in self._list_open() if health.application_id == application_id}
+
+    @contextmanager
+    def export_metrics(self) -> Iterator[None]:
+        """Export the open breakers of applications until the context ends."""
+
+        def count_open() -> metrics.Reading:
+            counts: Counter[metrics.Labels] = Counter((service,) for service, _ in self._list_open())
+            return dict(counts)
+
+        with metrics.BREAKER_OPEN.set_callback(count_open):
+            yield
 
     def cache_sizes(self) -> tuple[int, int]:
         """Return the number of cached keys, and the number of cached states of keys at hosts."""
@@ -145,11 +151,13 @@ class PushSender:
             return SendResult(Rejected(error.detail))
         health_key = (recipient.vapid_key_id, origin)
         if (health := self._key_health.get(health_key)) is None:
-            health = put(self._key_health, health_key, _VapidKeyHealth(), MAX_CACHED)
-        if health.paused_until > now:
-            pause = timedelta(seconds=health.paused_until - now)
-            retry = Retry("the push service refuses the VAPID key; sending with it is paused", pause)
-            return self._schedule_retry(prepared, retry, attempts, SendResult(retry))
+            health = KeyHealth(prepared.notification.application_id)
+            put(self._key_health, health_key, health, MAX_CACHED)
+        health.consider_device(was_accepted=recipient.was_accepted)
+        if not health.admits(now, urgent=prepared.is_urgent):
+            metrics.DEFERRED.labels("paused").inc()
+            wait = timedelta(seconds=health.deferral_s(now, urgent=prepared.is_urgent))
+            return SendResult(Deferred(defer(wait, clock.now(), prepared.notification.delivery.expires_at)))
         variant = prepared.notification.variant_for(recipient.bucket)
         application_id = prepared.notification.application_id
         if self._rendering_paused_until.get(application_id, 0.0) > now and prepared.notification.templating is not None:
@@ -165,22 +173,91 @@ class PushSender:
                 put(self._rendering_paused_until, application_id, until, MAX_CACHED)
             return SendResult(Rejected(error.detail), variant=variant)
         key, subject = self._keys[recipient.vapid_key_id]
-        response = await self._client.post(
-            recipient.endpoint,
-            body,
-            ttl=min(prepared.ttl, max(0, int(prepared.expires - now))),
-            urgency=prepared.urgency,
-            topic=topic,
-            authorization=self._signer.authorization_header(key, subject, origin, now),
-        )
+        authorization = self._signer.authorization_header(key, subject, origin, now)
         at = datetime.fromtimestamp(now, UTC)
-        outcome = _classify_key_refusal(health, classify(response, at), recipient.refusals, now, origin)
-        result = SendResult(outcome, response.status, at, response.duration_ms, posted=True, variant=variant)
+        evidence: Evidence | None = None
+        answered_at = now
+        is_probe = health.begin()
+        try:
+            response = await self._client.post(
+                recipient.endpoint,
+                body,
+                ttl=min(prepared.ttl, max(0, int(prepared.expires - now))),
+                urgency=prepared.urgency,
+                topic=topic,
+                authorization=authorization,
+            )
+            outcome = classify(response, at)
+            evidence = classify_evidence(response, outcome)
+            answered_at += response.duration_ms / 1000
+        finally:
+            probe_at = health.probe_at
+            health.end(
+                evidence,
+                answered_at,
+                was_accepted=recipient.was_accepted,
+                was_refused=recipient.refused_since is not None,
+                is_probe=is_probe,
+            )
+        if health.probe_at != probe_at:
+            cause = outcome.cause if isinstance(outcome, Retry) else ""
+            _report_breaker_change(health, origin, cause, answered_at, was_open=probe_at > 0)
+        host_failed = self._is_host_failure(health, origin, recipient, evidence, response, answered_at)
+        if (
+            isinstance(outcome, Retry)
+            and evidence is Evidence.REFUSED
+            and _is_refused_for_good(recipient, at)
+            and health.accepts_others(now)
+        ):
+            cause = f"{outcome.cause}; the push service accepts the key for other devices"
+            outcome = Rejected(cause, quarantine=True)
+        result = SendResult(
+            outcome,
+            response.status,
+            at,
+            response.duration_ms,
+            posted=True,
+            variant=variant,
+            host_failed=host_failed,
+        )
         if isinstance(outcome, Retry):
             if outcome.slow_down and (wait := retry_after(response.headers.get("retry-after"), at)) is not None:
                 result = result._replace(retry_after_s=wait.total_seconds())
             return self._schedule_retry(prepared, outcome, attempts + 1, result)
         return result
+
+    def _list_open(self) -> list[tuple[str, KeyHealth]]:
+        return [
+            (vendor_name(origin.partition("://")[2]), health)
+            for (_, origin), health in self._key_health.items()
+            if health.probe_at
+        ]
+
+    def _is_host_failure(
+        self,
+        health: KeyHealth,
+        origin: str,
+        recipient: Recipient,
+        evidence: Evidence | None,
+        response: PushResponse,
+        now: float,
+    ) -> bool:
+        """Whether a response is evidence against the push service itself, for all applications.
+
+        A failed connection is. A response is when the device was accepted before, and several applications see it.
+        """
+        service = self._service_evidence.get(origin)
+        if evidence is Evidence.FAILED and recipient.was_accepted:
+            if response.status is None:
+                return True
+            if service is None:
+                service = put(self._service_evidence, origin, ServiceEvidence(), MAX_CACHED)
+            if health.probe_at:
+                service.record(health.application_id, now, fails=True)
+            return service.fails_for_several(now)
+        if service is not None and evidence in (Evidence.ACCEPTED, Evidence.WORKS):
+            service.record(health.application_id, now, fails=False)
+        return evidence is Evidence.UNREACHABLE
 
     def internal_error_result(self, prepared: PreparedNotification, attempts: int) -> SendResult:
         """Return the result of an attempt that raised an exception. It is retried until the notification expires."""
@@ -207,25 +284,25 @@ def terminal_outcome(prepared: PreparedNotification, recipient: Recipient, now: 
     return None
 
 
-def _classify_key_refusal(health: _VapidKeyHealth, outcome: Outcome, refusals: int, now: float, origin: str) -> Outcome:
-    """Decide whether the host refuses the VAPID key for all devices, or for this device only.
+def _is_refused_for_good(recipient: Recipient, at: datetime) -> bool:
+    """Whether a refusal of the key at `at` is one of many over a long time for this device."""
+    refused_since = recipient.refused_since
+    return (
+        refused_since is not None
+        and at - refused_since >= QUARANTINE_AFTER
+        and recipient.refusals + 1 >= MAX_DEVICE_REFUSALS
+    )
 
-    In the first case, sending with the key to the host is paused. In the second case, the device is put into
-    quarantine. `refusals` is the number of earlier refusals for this device.
-    """
-    if isinstance(outcome, Accepted):
-        health.consecutive_refusals, health.accepted_at = 0, now
-    if not isinstance(outcome, Retry) or not outcome.unauthorized:
-        return outcome
-    # Only the first refusal for a device counts. Retries of devices that were subscribed with another key are sent
-    # together, and would look like a refusal of the key for all devices.
-    health.consecutive_refusals += refusals == 0
-    if health.consecutive_refusals >= MAX_KEY_REFUSALS:
-        pause_s = KEY_PAUSE.total_seconds()
-        health.consecutive_refusals, health.accepted_at, health.paused_until = 0, 0.0, now + pause_s
+
+def _report_breaker_change(health: KeyHealth, origin: str, cause: str, now: float, *, was_open: bool) -> None:
+    """Log and count a breaker that opened, stays open for another pause, or closed."""
+    host = origin.partition("://")[2]
+    fields = {"host": host, "application_id": ids.format_id(ids.APPLICATION, health.application_id)}
+    if not health.probe_at:
+        log.warning("host.recovered_for_application", **fields, after_s=round(now - health.opened_at, 1))
+    elif health.opened_by is Evidence.REFUSED:
         metrics.KEY_REFUSED.inc()
-        host = origin.partition("://")[2]
-        log.error("host.refuses_our_key", host=host, cause=outcome.cause, paused_s=pause_s)
-    elif refusals + 1 >= MAX_DEVICE_REFUSALS and now - health.accepted_at < KEY_PAUSE.total_seconds():
-        return Rejected(f"{outcome.cause}; the push service accepts the key for other devices", quarantine=True)
-    return outcome
+        log.error("host.refuses_our_key", **fields, cause=cause, paused_s=health.pause_s)
+    elif not was_open:
+        metrics.BREAKER_OPENED.labels(vendor_name(host)).inc()
+        log.error("host.fails_for_application", **fields, cause=cause, paused_s=health.pause_s)

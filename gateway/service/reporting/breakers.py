@@ -23,8 +23,8 @@ class ApplicationLimit(NamedTuple):
 class BreakerSource(Protocol):
     """A worker, as far as its breakers and limits are reported."""
 
-    def open_breakers(self) -> Set[str]:
-        """Return the push services whose breaker is open."""
+    def open_breakers(self, application_id: UUID) -> Set[str]:
+        """Return the push services with a breaker that is open for an application."""
         ...
 
     def limits(self, application_id: UUID) -> list[ApplicationLimit]:
@@ -48,9 +48,9 @@ class BreakerDirectory:
         finally:
             self._sources.remove(source)
 
-    def open_breakers(self) -> frozenset[str]:
-        """Return the names of push services with an open breaker in any worker of this process."""
-        return frozenset().union(*(source.open_breakers() for source in self._sources))
+    def open_breakers(self, application_id: UUID) -> frozenset[str]:
+        """Return the names of push services with a breaker that is open for the application in this process."""
+        return frozenset().union(*(source.open_breakers(application_id) for source in self._sources))
 
     def limits(self, application_id: UUID) -> list[ApplicationLimit]:
         """Return the limits on an application that any worker of this process has learnt."""

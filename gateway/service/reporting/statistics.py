@@ -33,7 +33,7 @@ async def summarize(
 
     `breakers` reports the state of the push services.
     """
-    open_breakers = breakers.open_breakers()
+    open_breakers = breakers.open_breakers(application_id)
     limits = {limit.push_service: limit for limit in breakers.limits(application_id)}
     rows = await statistics.sample_steps(conn, application_id, since, until, step)
     totals = [row for row in rows if row.is_total]

@@ -13,12 +13,18 @@ import structlog
 from gateway import metrics
 from gateway.records.postgres import advisory_locks
 from gateway.records.postgres.engine import DATABASE_ERRORS, Connection, Engine
-from gateway.worker.maintenance import log_partitions, log_retention, pruning, queue_gauges
+from gateway.worker.maintenance import log_partitions, log_retention, pruning, quarantine, queue_gauges
 from gateway.worker.maintenance.retention_policy import RetentionPolicy
 from gateway.worker.maintenance.task import Isolation, MaintenanceTask
 
 # In the order of `run_once`. The partitions come first, since nothing can be sent without the partition of the day.
-TASKS: tuple[MaintenanceTask, ...] = (log_partitions.TASK, log_retention.TASK, *pruning.TASKS, queue_gauges.TASK)
+TASKS: tuple[MaintenanceTask, ...] = (
+    log_partitions.TASK,
+    log_retention.TASK,
+    *pruning.TASKS,
+    quarantine.TASK,
+    queue_gauges.TASK,
+)
 
 # How long a task waits for a lock. A task that waits blocks the writers queued behind it.
 LOCK_TIMEOUT = timedelta(seconds=5)

@@ -84,8 +84,19 @@ def test_404_and_410_mean_gone(response: PushResponse, expected: str) -> None:
         fcm(403, "MismatchSenderId"),
         fcm(403, '{"error": {"code": 403, "message": "SenderId mismatch", "status": "PERMISSION_DENIED"}}'),
         fcm(403, "SENDER_ID_MISMATCH"),
+        fcm(
+            403, "the key in the authorization header does not correspond to the sender ID used to subscribe this user."
+        ),
+        fcm(
+            400,
+            "<HTML>\n<HEAD>\n<TITLE>UnauthorizedRegistration</TITLE>\n</HEAD>\n<H2>Error 400</H2></HTML>",
+        ),
+        fcm(401, "<html><title>MismatchSenderId</title></html>"),
+        autopush(401, 109, "VAPID public key mismatch"),
+        PushResponse(401, {}, b'{"errno":109,"message":"VAPID public key mismatch"}'),
         apple(400, "VapidPkHashMismatch"),
         apple(403, "VapidPkHashMismatch"),
+        wns(403, "VAPID public key mismatch"),
     ],
 )
 def test_key_mismatch_quarantines_the_device(response: PushResponse) -> None:
@@ -101,7 +112,10 @@ def test_key_mismatch_quarantines_the_device(response: PushResponse) -> None:
     [
         fcm(401, "missing authorization"),
         fcm(403, "invalid JWT provided"),
+        fcm(403, "the audience in the JWT does not match the origin"),
+        fcm(401, "<html><title>Unauthorized</title></html>"),
         autopush(401, 109, "Invalid authentication"),
+        autopush(401, 109, "Request did not validate: invalid Authorization"),
         apple(403, "BadJwtToken"),
         apple(403, "ExpiredJwtToken"),
         wns(401),
@@ -160,6 +174,7 @@ def test_autopush_retry_now_is_retried_at_once() -> None:
         apple(503, "ServiceUnavailable"),
         wns(500),
         wns(503),
+        PushResponse(507, {}, b'{"code":50701,"http":507,"error":"topic without previously active subscriber"}'),
         PushResponse(408),
     ],
 )

@@ -1,0 +1,221 @@
+"""What responses are evidence of, and the circuit breaker of one VAPID key at one push service."""
+
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from uuid import UUID
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from gateway.push.responses import NetworkFault, PushResponse, classify
+from gateway.service.pipeline import key_health
+from gateway.service.pipeline.key_health import Evidence, KeyHealth, ServiceEvidence, classify_evidence
+
+NOW = datetime(2026, 12, 1, 9, 0, tzinfo=UTC)
+APPLICATION, OTHER_APPLICATION = UUID(int=1), UUID(int=2)
+
+
+@dataclass
+class KeyAtService:
+    """One key at one push service, at a time of its own."""
+
+    health: KeyHealth = field(default_factory=lambda: KeyHealth(APPLICATION))
+    now: float = 1000.0
+
+    def send(
+        self,
+        evidence: Evidence | None,
+        count: int = 1,
+        *,
+        was_accepted: bool = True,
+        was_refused: bool = False,
+        urgent: bool = False,
+    ) -> int:
+        """Send messages to devices one after the other; return how many were admitted."""
+        admitted = 0
+        for _ in range(count):
+            self.health.consider_device(was_accepted=was_accepted)
+            if self.health.admits(self.now, urgent=urgent):
+                admitted += 1
+                is_probe = self.health.begin()
+                self.health.end(
+                    evidence, self.now, was_accepted=was_accepted, was_refused=was_refused, is_probe=is_probe
+                )
+        return admitted
+
+    @property
+    def is_open(self) -> bool:
+        return bool(self.health.probe_at)
+
+
+@pytest.fixture
+def key() -> KeyAtService:
+    return KeyAtService()
+
+
+@pytest.mark.parametrize(
+    ("response", "expected"),
+    [
+        (PushResponse(201), Evidence.ACCEPTED),
+        (PushResponse(410), Evidence.WORKS),
+        (PushResponse(413), Evidence.WORKS),
+        (PushResponse(429), Evidence.WORKS),
+        (PushResponse(503, {"retry-after": "120"}), Evidence.WORKS),
+        (PushResponse(401, {}, b'{"errno":109,"message":"VAPID public key mismatch"}'), Evidence.WORKS),
+        (PushResponse(401, {}, b'{"errno":109,"message":"Invalid authentication"}'), Evidence.REFUSED),
+        (PushResponse(403), Evidence.REFUSED),
+        (PushResponse(500), Evidence.FAILED),
+        (PushResponse(503), Evidence.FAILED),
+        (PushResponse(507), None),
+        (PushResponse(None, fault=NetworkFault("timeout")), Evidence.FAILED),
+        (PushResponse(None, fault=NetworkFault("reset")), Evidence.FAILED),
+        (PushResponse(None, fault=NetworkFault("connect")), Evidence.UNREACHABLE),
+        (PushResponse(None, fault=NetworkFault("tls")), Evidence.UNREACHABLE),
+        (PushResponse(None, fault=NetworkFault("request")), None),
+    ],
+)
+def test_evidence_of_a_response(response: PushResponse, expected: Evidence | None) -> None:
+    """Each response is evidence of the push service, of the key, or of nothing but the device."""
+    assert classify_evidence(response, classify(response, NOW)) is expected
+
+
+@pytest.mark.parametrize("evidence", [Evidence.REFUSED, Evidence.FAILED])
+def test_failures_of_accepted_devices_open_the_breaker(key: KeyAtService, evidence: Evidence) -> None:
+    """Only one probe at a time follows, after pauses that double."""
+    assert key.send(evidence, 100) == key_health.FAILURES_TO_OPEN
+    pauses = []
+    for _ in range(9):
+        pauses.append(key.health.probe_at - key.now)
+        key.now = key.health.probe_at
+        assert key.send(evidence, 100) == 1
+    assert pytest.approx(pauses) == [5, 10, 20, 40, 80, 160, 300, 300, 300]
+    key.now = key.health.probe_at
+    assert key.send(Evidence.ACCEPTED, 100) == 100
+
+
+@pytest.mark.parametrize("evidence", [Evidence.REFUSED, Evidence.FAILED])
+def test_new_devices_are_no_evidence_beside_accepted_ones(key: KeyAtService, evidence: Evidence) -> None:
+    """However many devices that were never accepted fail, the breaker stays closed."""
+    key.send(Evidence.ACCEPTED)
+    key.now += 10
+    assert key.send(evidence, 1000, was_accepted=False) == 1000
+
+
+@pytest.mark.parametrize("evidence", [Evidence.REFUSED, Evidence.FAILED])
+def test_new_devices_pause_only_new_devices(key: KeyAtService, evidence: Evidence) -> None:
+    """Their failures open the breaker of a new key, until a device comes up that was accepted before."""
+    assert key.send(evidence, 100, was_accepted=False) == key_health.FAILURES_TO_OPEN
+    assert key.send(Evidence.ACCEPTED, 20) == 20
+    assert key.send(evidence, 100, was_accepted=False) == 100
+
+
+@pytest.mark.parametrize("evidence", [Evidence.REFUSED, Evidence.FAILED])
+def test_failures_among_successes_keep_the_key_open(key: KeyAtService, evidence: Evidence) -> None:
+    """Runs of failures with a success within a second are not conclusive."""
+    for _ in range(20):
+        key.send(Evidence.ACCEPTED)
+        key.now += 0.5
+        assert key.send(evidence, key_health.MAX_CONSECUTIVE_FAILURES - 1) == key_health.MAX_CONSECUTIVE_FAILURES - 1
+    key.send(evidence)
+    assert key.is_open
+
+
+def test_gone_device_closes_a_failing_service_only(key: KeyAtService) -> None:
+    """A 410 shows that the push service works, and says nothing of the key."""
+    key.send(Evidence.FAILED, 10)
+    assert key.is_open
+    key.send(Evidence.WORKS, urgent=True)
+    assert not key.is_open
+    key.send(Evidence.REFUSED, 10)
+    key.send(Evidence.WORKS, urgent=True)
+    assert key.is_open
+
+
+def test_device_refused_before_says_nothing_new(key: KeyAtService) -> None:
+    """Repeated refusals of some devices are no evidence while others are accepted."""
+    key.send(Evidence.ACCEPTED)
+    key.now += 60
+    key.send(Evidence.REFUSED, 1000, was_refused=True)
+    assert not key.is_open
+    key.now += key_health.ACCEPTANCE_WINDOW_S
+    key.send(Evidence.REFUSED, 1000, was_refused=True)
+    assert key.is_open
+
+
+def test_urgent_messages_probe_a_few_at_a_time(key: KeyAtService) -> None:
+    """Urgent messages do not wait for the end of the pause, and their failures do not extend it."""
+    key.send(Evidence.FAILED, 10)
+    probe_at = key.health.probe_at
+    probes = 0
+    while key.health.admits(key.now, urgent=True):
+        assert key.health.begin()
+        probes += 1
+    assert probes == key_health.MAX_URGENT_PROBES
+    assert not key.health.admits(key.now, urgent=False)
+    key.health.end(Evidence.FAILED, key.now, was_accepted=True, was_refused=False, is_probe=True)
+    assert key.health.admits(key.now, urgent=True)
+    assert key.health.probe_at == probe_at
+    key.health.end(Evidence.ACCEPTED, key.now, was_accepted=True, was_refused=False, is_probe=True)
+    assert not key.is_open
+
+
+def test_late_failures_do_not_extend_the_pause(key: KeyAtService) -> None:
+    """Messages that were in flight when the breaker opened are no probes."""
+    in_flight = [key.health.begin() for _ in range(64)]
+    for is_probe in in_flight:
+        key.health.end(Evidence.FAILED, key.now + 30, was_accepted=True, was_refused=False, is_probe=is_probe)
+    assert key.health.pause_s == key_health.INITIAL_PAUSE_S
+
+
+@pytest.mark.parametrize("urgent", [True, False])
+def test_deferral_ends_around_the_next_probe(key: KeyAtService, urgent: bool) -> None:
+    """Deferred messages come back soon after the pause, and urgent ones within seconds."""
+    key.send(Evidence.FAILED, 10)
+    for _ in range(100):
+        seconds = key.health.deferral_s(key.now, urgent=urgent)
+        if urgent:
+            assert 1 <= seconds <= key_health.MAX_URGENT_DEFERRAL_S
+        else:
+            assert key.health.pause_s <= seconds <= 2 * key.health.pause_s + 1
+
+
+@given(
+    st.lists(
+        st.tuples(
+            st.sampled_from([*Evidence, None]),
+            st.integers(1, 80),
+            st.booleans(),
+            st.booleans(),
+            st.booleans(),
+            st.floats(0, 400),
+        ),
+        max_size=60,
+    )
+)
+@settings(deadline=None)
+def test_breaker_never_stays_open_after_a_success(
+    script: list[tuple[Evidence | None, int, bool, bool, bool, float]],
+) -> None:
+    """After any sequence of responses the probes are bounded, and one acceptance ends the pause."""
+    key = KeyAtService()
+    for evidence, count, was_accepted, was_refused, urgent, seconds in script:
+        key.send(evidence, count, was_accepted=was_accepted, was_refused=was_refused, urgent=urgent)
+        assert 0 <= key.health.probes <= key_health.MAX_URGENT_PROBES
+        assert key.health.probe_at <= key.now + key_health.MAX_PAUSE_S
+        key.now += seconds
+    assert key.send(Evidence.ACCEPTED, urgent=True) == 1
+    assert key.send(Evidence.ACCEPTED, 10) == 10
+
+
+def test_one_application_is_no_evidence_against_service() -> None:
+    """It takes two applications that the push service fails for at the same time."""
+    service = ServiceEvidence()
+    for second in range(100):
+        service.record(APPLICATION, second, fails=True)
+    assert not service.fails_for_several(100)
+    service.record(OTHER_APPLICATION, 100, fails=True)
+    assert service.fails_for_several(100)
+    assert not service.fails_for_several(100 + key_health.MAX_EVIDENCE_AGE_S)
+    service.record(OTHER_APPLICATION, 101, fails=False)
+    assert not service.fails_for_several(101)
