@@ -15,7 +15,7 @@ would not be checked again. `nak` with a delay is used only for messages that ca
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Iterable, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass, replace
 from datetime import timedelta
@@ -325,7 +325,15 @@ class NatsQueue:
                 elif lease.expires_at + ack_wait_s < now:
                     del self._leases[lease.job.id]  # the broker has redelivered the job to another worker
 
-    async def claim(self, *, lanes: Sequence[Lane], limit: int, lease: timedelta, wait: timedelta) -> list[Job]:
+    async def claim(
+        self,
+        *,
+        lanes: Sequence[Lane],
+        limit: int,
+        lease: timedelta,
+        wait: timedelta,
+        excluded: Collection[UUID] = (),
+    ) -> list[Job]:
         """Claim jobs, see `Queue.claim`."""
         deadline = asyncio.get_running_loop().time() + wait.total_seconds()
         while True:

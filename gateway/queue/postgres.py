@@ -7,7 +7,7 @@ the messages to their devices are sent again.
 """
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from contextlib import AbstractAsyncContextManager, nullcontext, suppress
 from dataclasses import replace
 from datetime import timedelta
@@ -42,7 +42,7 @@ CLAIM = text("""
                 ORDER BY jobs.application_id LIMIT 1)
         FROM present WHERE present.application_id IS NOT NULL
     ), turn AS MATERIALIZED (
-        SELECT application_id FROM present WHERE EXISTS (
+        SELECT application_id FROM present WHERE application_id <> ALL(CAST(:excluded AS uuid[])) AND EXISTS (
             SELECT FROM jobs WHERE lane = :lane AND jobs.application_id = present.application_id AND run_at <= now()
             ORDER BY run_at, id LIMIT 1 FOR UPDATE SKIP LOCKED
         ) LIMIT 1
@@ -89,22 +89,30 @@ class PostgresQueue:
         self._last_served: dict[Lane, UUID] = {}
         self._non_urgent_slots = asyncio.Semaphore(MAX_CONCURRENT_NON_URGENT)
 
-    async def claim(self, *, lanes: Sequence[Lane], limit: int, lease: timedelta, wait: timedelta) -> list[Job]:
+    async def claim(
+        self,
+        *,
+        lanes: Sequence[Lane],
+        limit: int,
+        lease: timedelta,
+        wait: timedelta,
+        excluded: Collection[UUID] = (),
+    ) -> list[Job]:
         """Claim due jobs, see `Queue.claim`."""
         deadline = asyncio.get_running_loop().time() + wait.total_seconds()
         with self._notifier.subscribe(notifier.JOBS) as events:  # subscribe before the query, so that no event is lost
             while True:
-                claimed, next_due_s = await self._claim_shielded(lanes, limit, lease)
+                claimed, next_due_s = await self._claim_shielded(lanes, limit, lease, excluded)
                 remaining_s = deadline - asyncio.get_running_loop().time()
                 if claimed or remaining_s <= 0:
                     return claimed
                 await events.wait(remaining_s if next_due_s is None else min(remaining_s, next_due_s))
 
     async def _claim_shielded(
-        self, lanes: Sequence[Lane], limit: int, lease: timedelta
+        self, lanes: Sequence[Lane], limit: int, lease: timedelta, excluded: Collection[UUID]
     ) -> tuple[list[Job], float | None]:
         """Run `_claim_now`. When cancelled, wait for its end and release the jobs that it claimed."""
-        claim = asyncio.ensure_future(self._claim_now(lanes, limit, lease))
+        claim = asyncio.ensure_future(self._claim_now(lanes, limit, lease, excluded))
         try:
             return await asyncio.shield(claim)
         except asyncio.CancelledError:
@@ -114,20 +122,26 @@ class PostgresQueue:
                     await self.release(job)
             raise
 
-    async def _claim_now(self, lanes: Sequence[Lane], limit: int, lease: timedelta) -> tuple[list[Job], float | None]:
+    async def _claim_now(
+        self, lanes: Sequence[Lane], limit: int, lease: timedelta, excluded: Collection[UUID]
+    ) -> tuple[list[Job], float | None]:
         """Return the claimed jobs and None; or no jobs and the seconds until the next one comes due (None: unknown)."""
         claimed: list[Job] = []
         async with self._reserve_slot(lanes), self._engine_for(lanes).begin() as conn:
             await commit_asynchronously(conn)
             for lane in lanes:
-                claimed += await self._claim_lane(conn, lane, limit - len(claimed), lease)
+                claimed += await self._claim_lane(conn, lane, limit - len(claimed), lease, excluded)
             if claimed:
                 return claimed, None
             due = select(func.extract("epoch", func.min(jobs.c.run_at) - func.now())).where(jobs.c.lane.in_(lanes))
+            if excluded:
+                due = due.where(jobs.c.application_id.not_in(list(excluded)))
             seconds = (await conn.execute(due)).scalar()
         return claimed, None if seconds is None else max(0.0, float(seconds))
 
-    async def _claim_lane(self, conn: Connection, lane: Lane, limit: int, lease: timedelta) -> list[Job]:
+    async def _claim_lane(
+        self, conn: Connection, lane: Lane, limit: int, lease: timedelta, excluded: Collection[UUID]
+    ) -> list[Job]:
         """Claim due jobs of one lane, beginning with the application after the one that was served last.
 
         So a large campaign of one application does not delay another one. Within an application, jobs are claimed in
@@ -137,6 +151,7 @@ class PostgresQueue:
         while len(claimed) < limit:
             after = self._last_served.get(lane, MIN_UUID)
             values = {"lane": lane, "after": after, "limit": limit - len(claimed), "lease": lease}
+            values["excluded"] = list(excluded)
             batch = [_job(row) for row in await conn.execute(CLAIM, values)]
             if not batch and after == MIN_UUID:
                 break

@@ -4,7 +4,7 @@ A claimed job has a lease. Each claim increments the job's `lease_generation`, a
 fencing token. So a worker whose lease has expired can settle nothing after another worker has claimed the job.
 """
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from datetime import timedelta
 from typing import Protocol
 from uuid import UUID
@@ -19,10 +19,19 @@ __all__ = ["LeaseLost", "Queue"]
 class Queue(Protocol):
     """A queue from which workers claim jobs, and to which they report results."""
 
-    async def claim(self, *, lanes: Sequence[Lane], limit: int, lease: timedelta, wait: timedelta) -> list[Job]:
+    async def claim(
+        self,
+        *,
+        lanes: Sequence[Lane],
+        limit: int,
+        lease: timedelta,
+        wait: timedelta,
+        excluded: Collection[UUID] = (),
+    ) -> list[Job]:
         """Return up to `limit` due jobs, in the order of `lanes`. If none is due, wait up to `wait` for one.
 
-        Applications take turns within a lane. The list is empty if no job came due.
+        Applications take turns within a lane. The list is empty if no job came due. Jobs of the `excluded` applications
+        are left in the queue; a queue whose jobs are loaded already may ignore that.
         """
         ...
 

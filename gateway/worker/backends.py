@@ -4,11 +4,13 @@
 the broker.
 """
 
+import asyncio
 from collections.abc import Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import replace
 from typing import Protocol
 from uuid import UUID
+from weakref import WeakValueDictionary
 
 from gateway.domain import clock
 from gateway.domain.job import Job
@@ -67,22 +69,25 @@ class DatabaseBackend:
         self._context = context
         self._renderers = renderers
         self._notifier = notifier
-        # Applications that plan on a connection for urgent work: one plan each, and one connection is left for claims.
-        # Further plans use the other connections, since an audience may take seconds.
-        self._planned_urgently: set[UUID] = set()
-        self._max_urgent_plans = count_pool(context.engine_for(Lane.URGENT)) - 1
+        # Plans in progress on connections for urgent work, and a lock for each application with urgent plans.
+        self._urgent_plans = 0
+        self._plan_locks: WeakValueDictionary[UUID, asyncio.Lock] = WeakValueDictionary()
 
     async def plan(self, job: Job) -> None:
-        """Replace a plan job by send jobs."""
-        is_urgent = job.lane is Lane.URGENT and len(self._planned_urgently) < self._max_urgent_plans
-        if not is_urgent or job.application_id in self._planned_urgently:
-            await planning.plan(self._context, job, self._context.engine)
+        """Replace a plan job by send jobs. Urgent jobs of one application are planned one after the other."""
+        context = self._context
+        if job.lane is not Lane.URGENT:
+            await planning.plan(context, job, context.engine)
             return
-        self._planned_urgently.add(job.application_id)
-        try:
-            await planning.plan(self._context, job, self._context.engine_for(job.lane))
-        finally:
-            self._planned_urgently.discard(job.application_id)
+        lock = self._plan_locks.setdefault(job.application_id, asyncio.Lock())
+        async with lock:
+            # An audience may take seconds, so one connection for urgent work is left for claims and results.
+            has_connection = self._urgent_plans < count_pool(context.engine_for(job.lane)) - 1
+            self._urgent_plans += has_connection
+            try:
+                await planning.plan(context, job, context.engine_for(job.lane) if has_connection else context.engine)
+            finally:
+                self._urgent_plans -= has_connection
 
     async def load(self, job: Job) -> JobPayload | None:
         """Load the payload from the database."""

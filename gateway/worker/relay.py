@@ -6,10 +6,12 @@ broker crashes, and any number of relays can run at once.
 """
 
 import asyncio
+from collections import Counter
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import timedelta
+from functools import partial
 from typing import Any
 from uuid import UUID
 
@@ -39,12 +41,15 @@ log = structlog.get_logger(__name__)
 # Maximum number of jobs of a lane in the broker: enough to keep many workers busy, few enough to be cancelled quickly.
 MAX_PUBLISHED = 256
 # Maximum number of jobs that are claimed at once.
-MAX_CLAIMED = 4
-# Maximum number of plan jobs of one lane that are executed at once.
-MAX_CONCURRENT_PLANS = 4
+MAX_CLAIMED = 2
+# Maximum number of plan jobs of one lane that are executed at once, and of these the maximum of one application: its
+# slow audiences delay no other application.
+MAX_CONCURRENT_PLANS, MAX_APPLICATION_PLANS = 4, 2
 # The broker has no event for a stream that has capacity again, so the relay polls at this interval.
 CAPACITY_POLL_INTERVAL_S = 0.05
 CLAIM_WAIT = timedelta(seconds=15)
+# As CLAIM_WAIT, while jobs of an application are left in the queue because it has its share of the plans.
+EXCLUDED_WAIT = timedelta(milliseconds=100)
 # A fetch does not detect that its stream was deleted or its server restarted, so it ends after this time.
 FETCH_TIMEOUT_S = 5.0
 FETCH_BATCH = 16
@@ -105,7 +110,7 @@ class Relay:
 
     async def run(self, stop: asyncio.Event) -> None:
         """Relay until `stop` is set. Another relay can then take over the published jobs."""
-        queue = postgres.PostgresQueue(self.context.engine, self.notifier)
+        queue = postgres.PostgresQueue(self.context.engine, self.notifier, self.context.urgent_engine)
         renderers = RendererCache(self.context.keyring, self.context.public_url)
         published: dict[int, Job] = {}
         loops = [
@@ -128,6 +133,7 @@ class Relay:
     ) -> None:
         """Execute the due plan jobs of a lane, and publish its due send jobs, up to `max_published`."""
         stream, plan_slots = nats.jobs_stream(lane), asyncio.Semaphore(MAX_CONCURRENT_PLANS)
+        plan_counts = Counter[UUID]()  # by application
         async with asyncio.TaskGroup() as plans:
             while True:
                 try:
@@ -135,12 +141,20 @@ class Relay:
                     if info.state.messages >= self.max_published:
                         await asyncio.sleep(CAPACITY_POLL_INTERVAL_S)
                         continue
-                    jobs = await queue.claim(lanes=(lane,), limit=MAX_CLAIMED, lease=self.lease, wait=CLAIM_WAIT)
+                    excluded = [id_ for id_, count in plan_counts.items() if count >= MAX_APPLICATION_PLANS]
+                    jobs = await queue.claim(
+                        lanes=(lane,),
+                        limit=MAX_CLAIMED,
+                        lease=self.lease,
+                        wait=EXCLUDED_WAIT if excluded else CLAIM_WAIT,
+                        excluded=excluded,
+                    )
                     for position, job in enumerate(jobs):  # one by one, to keep their order
                         if job.kind is JobKind.PLAN:  # in the background, since planning a large audience takes long
                             await plan_slots.acquire()
                             task = plans.create_task(self._plan(job))
-                            task.add_done_callback(lambda _: plan_slots.release())
+                            plan_counts[job.application_id] += 1
+                            task.add_done_callback(partial(_release_plan, plan_slots, plan_counts, job))
                             continue
                         try:
                             await self._publish_job(renderers, job, published)
@@ -164,7 +178,7 @@ class Relay:
             if job.lease_generation > 1 and await self._is_in_broker(job):
                 published[job.id] = job
                 return
-            payload = await job_loading.load(self.context.engine, renderers, job)
+            payload = await job_loading.load(self.context.engine_for(job.lane), renderers, job)
             if payload is None:
                 return
             data = wire.write_job(job, payload)
@@ -316,6 +330,13 @@ class Relay:
                 await apply(conn, job, unrecorded, [id_ for id_ in job.device_ids if id_ not in settled])
             if result.returned and (claimed := await postgres.steal_lease(conn, job)) is not None:
                 await lifecycle.requeue(conn, claimed)
+
+
+def _release_plan(slots: asyncio.Semaphore, counts: Counter[UUID], job: Job, _: object) -> None:
+    slots.release()
+    counts[job.application_id] -= 1
+    if not counts[job.application_id]:
+        del counts[job.application_id]
 
 
 def _resolve_oversize(

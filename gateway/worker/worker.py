@@ -7,10 +7,12 @@ send only urgent messages.
 
 import asyncio
 import time
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Callable, Sequence
 from contextlib import AsyncExitStack, ExitStack
 from dataclasses import dataclass
 from datetime import timedelta
+from functools import partial
 from uuid import UUID
 
 import structlog
@@ -33,6 +35,8 @@ from gateway.worker.scheduler import SendScheduler
 log = structlog.get_logger(__name__)
 
 CLAIM_WAIT = timedelta(seconds=15)
+# As CLAIM_WAIT, while the jobs of an application are left in the queue because it has its share of the loading slots.
+EXCLUDED_WAIT = timedelta(milliseconds=100)
 DATABASE_RETRY_S = 1.0
 # No event reports a stalled host, so hosts are checked at this interval.
 HOST_POLL_INTERVAL_S = 0.1
@@ -137,12 +141,22 @@ class Worker:
         # A job stays open until its last message has completed, so there may be an open job for each message in flight.
         open_jobs = asyncio.Semaphore(self._config.senders + MAX_CHUNK_SIZE)
         loading_slots = asyncio.Semaphore(max_jobs)
+        # Loading slots in use, by application. Each may have half of them. A plan job counts as half, because its
+        # audience may take seconds: the slow audiences of one application leave slots to the others.
+        share, loading = max(1, max_jobs // 2), Counter[UUID]()
         while True:
             await open_jobs.acquire()
             await loading_slots.acquire()
             await self._scheduler.wait_until_below(lanes, (max_jobs - 1) * MAX_CHUNK_SIZE)
+            excluded = [id_ for id_, count in loading.items() if count >= share]
             try:
-                [*claimed] = await self._queue.claim(lanes=lanes, limit=1, lease=self._config.lease, wait=CLAIM_WAIT)
+                [*claimed] = await self._queue.claim(
+                    lanes=lanes,
+                    limit=1,
+                    lease=self._config.lease,
+                    wait=EXCLUDED_WAIT if excluded else CLAIM_WAIT,
+                    excluded=excluded,
+                )
             except DATABASE_ERRORS as error:
                 log.warning("claim.database_unavailable", error=type(error).__name__)
                 await asyncio.sleep(DATABASE_RETRY_S)
@@ -151,13 +165,16 @@ class Worker:
                 open_jobs.release()
                 loading_slots.release()
             for job in claimed:
-                task = group.create_task(self._process(job, loading_slots))
+                slots = share if job.kind is JobKind.PLAN else 1
+                loading[job.application_id] += slots
+                release = partial(_release_loading, loading_slots, loading, job.application_id, slots)
+                task = group.create_task(self._process(job, release))
                 task.add_done_callback(lambda _: open_jobs.release())
 
-    async def _process(self, job: Job, loading_slots: asyncio.Semaphore) -> None:
+    async def _process(self, job: Job, release_loading: Callable[[], None]) -> None:
         """Execute a claimed job. Releases its loading slot once its messages are in the scheduler."""
         with structlog.contextvars.bound_contextvars(**job.log_fields), ExitStack() as loading:
-            loading.callback(loading_slots.release)
+            loading.callback(release_loading)
             if job.lane is Lane.URGENT:
                 self._loading_urgent.add(job.id)
                 loading.callback(self._loading_urgent.discard, job.id)
@@ -318,3 +335,12 @@ def _feedback(result: SendResult) -> Feedback | None:
     if result.status is None or result.status >= 500:
         return None
     return Feedback.SUCCESS
+
+
+def _release_loading(
+    loading_slots: asyncio.Semaphore, loading: Counter[UUID], application_id: UUID, slots: int
+) -> None:
+    loading_slots.release()
+    loading[application_id] -= slots
+    if not loading[application_id]:
+        del loading[application_id]

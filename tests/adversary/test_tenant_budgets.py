@@ -274,6 +274,23 @@ async def test_slow_previews_delay_no_alert(
             assert "previews" in body["detail"]
 
 
+async def test_slow_audiences_of_alerts_delay_no_alert(
+    parts: Parts, origin: str, http: aiohttp.ClientSession, bystander: Bystander
+) -> None:
+    """Ten alerts whose audiences take seconds each leave loading slots and connections to another tenant's alert."""
+    tenant = Tenant(parts, origin, http)
+    async with parts.engine.begin() as conn:
+        values = {"application_id": parts.application_id, "attributes": json.dumps({"text": "wind and rain " * 30})}
+        await conn.execute(FILL_DEVICES, values)
+    leaves = [{"attribute": "text", "contains": f"storm {number}"} for number in range(200)]
+    alert = {"event": "Storm", "headline": "Storm", "severity": "Extreme", "urgency": "Immediate"}
+    alert |= {"certainty": "Observed", "audience": {"any": leaves}}
+    for _ in range(10):
+        await tenant.call_ok("POST", "/v1/alerts", alert)
+    await wait_for_queries(parts, "state = 'active' AND query LIKE '%strpos%'")
+    await bystander.check_alert()
+
+
 async def test_requests_that_wait_for_locks_delay_no_alert(
     parts: Parts, origin: str, http: aiohttp.ClientSession, bystander: Bystander
 ) -> None:

@@ -4,7 +4,7 @@ A new engine is a class with these operations and an entry in `ENGINES`.
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Sequence
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
@@ -258,10 +258,18 @@ class RelayedQueue:
         self._wait_until_relayed = wait_until_relayed
         self.renew, self.settle, self.release = queue.renew, queue.settle, queue.release
 
-    async def claim(self, *, lanes: Sequence[Lane], limit: int, lease: timedelta, wait: timedelta) -> list[Job]:
+    async def claim(
+        self,
+        *,
+        lanes: Sequence[Lane],
+        limit: int,
+        lease: timedelta,
+        wait: timedelta,
+        excluded: Collection[UUID] = (),
+    ) -> list[Job]:
         if not wait:
             await self._wait_until_relayed()
-        return await self._queue.claim(lanes=lanes, limit=limit, lease=lease, wait=wait)
+        return await self._queue.claim(lanes=lanes, limit=limit, lease=lease, wait=wait, excluded=excluded)
 
 
 ENGINES: dict[str, Callable[[str], AbstractAsyncContextManager[Engine]]] = {

@@ -16,6 +16,8 @@ from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
 from sqlalchemy.pool import AsyncAdaptedQueuePool
 
+from gateway.domain.errors import ShareExhausted, StatementTimeout
+
 # Names of SQLAlchemy for other packages. Only gateway.records, gateway.queue and migrations import sqlalchemy, so that
 # SQL cannot appear anywhere else.
 Connection = AsyncConnection
@@ -43,7 +45,10 @@ __all__ = [
 
 # The errors of an unavailable or overloaded database. SQLAlchemy does not wrap the errors that asyncpg raises while a
 # connection is opened ("starting up", "too many clients"), so the list includes asyncpg's classes.
-DATABASE_ERRORS = (DBAPIError, PoolTimeout, asyncpg.PostgresError, asyncpg.InterfaceError, OSError, TimeoutError)
+DATABASE_ERRORS = (
+    *(DBAPIError, PoolTimeout, asyncpg.PostgresError, asyncpg.InterfaceError, OSError, TimeoutError),
+    *(ShareExhausted, StatementTimeout),
+)
 
 # Idle time after which a connection is checked before it is used: firewalls drop idle connections silently.
 MAX_UNCHECKED_IDLE_S = 1.0

@@ -21,7 +21,6 @@ from gateway.domain.errors import (
     IdentityUnproven,
     NotFound,
     Unauthenticated,
-    Unavailable,
     ValidationError,
 )
 from gateway.push.encryption import check_keys
@@ -170,7 +169,7 @@ class BatchingRegistrar:
         try:
             async with self._begin(request.application_id) as conn:
                 [result] = await register(conn, self._context, [request])
-        except (*DATABASE_ERRORS, Unavailable) as error:
+        except DATABASE_ERRORS as error:
             return error
         return result
 

@@ -23,7 +23,7 @@ from gateway.domain.notification import Lane, Notification, Status, Urgency
 from gateway.domain.retry import defer, next_attempt
 from gateway.push.client import PushClient
 from gateway.push.encryption import encrypt
-from gateway.push.endpoints import EndpointPolicy, vendor_name
+from gateway.push.endpoints import EndpointPolicy, service_label, vendor_name
 from gateway.push.responses import PushResponse, classify, retry_after
 from gateway.push.vapid import VapidKey, VapidSigner
 from gateway.service.access.secrets import Keyring
@@ -117,14 +117,14 @@ class PushSender:
 
     def open_breakers(self, application_id: UUID) -> set[str]:
         """Return the push services with an open breaker of one of the application's keys."""
-        return {service for service, health in self._list_open() if health.application_id == application_id}
+        return {vendor_name(host) for host, health in self._list_open() if health.application_id == application_id}
 
     @contextmanager
     def export_metrics(self) -> Iterator[None]:
         """Export the open breakers of applications until the context ends."""
 
         def count_open() -> metrics.Reading:
-            counts: Counter[metrics.Labels] = Counter((service,) for service, _ in self._list_open())
+            counts: Counter[metrics.Labels] = Counter((service_label(host),) for host, _ in self._list_open())
             return dict(counts)
 
         with metrics.BREAKER_OPEN.set_callback(count_open):
@@ -221,16 +221,14 @@ class PushSender:
             host_failed=host_failed,
         )
         if isinstance(outcome, Retry):
-            if outcome.slow_down and (wait := retry_after(response.headers.get("retry-after"), at)) is not None:
-                result = result._replace(retry_after_s=wait.total_seconds())
+            if outcome.slow_down and (delay := retry_after(response.headers.get("retry-after"), at)) is not None:
+                result = result._replace(retry_after_s=delay.total_seconds())
             return self._schedule_retry(prepared, outcome, attempts + 1, result)
         return result
 
     def _list_open(self) -> list[tuple[str, KeyHealth]]:
         return [
-            (vendor_name(origin.partition("://")[2]), health)
-            for (_, origin), health in self._key_health.items()
-            if health.probe_at
+            (origin.partition("://")[2], health) for (_, origin), health in self._key_health.items() if health.probe_at
         ]
 
     def _is_host_failure(
@@ -304,5 +302,5 @@ def _report_breaker_change(health: KeyHealth, origin: str, cause: str, now: floa
         metrics.KEY_REFUSED.inc()
         log.error("host.refuses_our_key", **fields, cause=cause, paused_s=health.pause_s)
     elif not was_open:
-        metrics.BREAKER_OPENED.labels(vendor_name(host)).inc()
+        metrics.BREAKER_OPENED.labels(service_label(host)).inc()
         log.error("host.fails_for_application", **fields, cause=cause, paused_s=health.pause_s)
