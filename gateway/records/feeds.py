@@ -1,7 +1,7 @@
 """State of the polling of alert feeds: leases, results, and the entries that were read already.
 
-Feeds are claimed like jobs: claiming moves `run_at` past the lease and increments `claim`, so that one process at a
-time fetches a feed, and a process that lost its lease cannot write results.
+Feeds are claimed like jobs: claiming moves `run_at`, the time of the next fetch, to the end of the lease and increments
+`claim`. So one process at a time fetches a feed, and a process that lost its lease cannot write results.
 """
 
 import hashlib
@@ -17,7 +17,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from gateway.records.postgres.schema import feed_entries, feeds
 
-# Latest rejected alerts to keep per feed.
+# Refused alerts to keep per feed: the latest ones.
 MAX_REFUSALS = 20
 
 # Column values that make a feed due at once and have it fetched completely. The new claim discards the result of a
@@ -34,7 +34,7 @@ FETCH_NOW: Mapping[str, Any] = {
 
 @dataclass(frozen=True, slots=True)
 class LeasedFeed:
-    """A feed that this process has leased. `claim` is the fencing token."""
+    """A feed that this process has leased. `claim` is the fencing token, `digest` the SHA-256 of the last document."""
 
     id: UUID
     claim: int
@@ -80,21 +80,21 @@ async def next_due(conn: AsyncConnection) -> float | None:
     return None if seconds is None else max(0.0, float(seconds))
 
 
-async def settle(conn: AsyncConnection, lease: LeasedFeed, wait: timedelta, **values: Any) -> bool:
+async def settle(conn: AsyncConnection, feed: LeasedFeed, wait: timedelta, **values: Any) -> bool:
     """Update columns of a leased feed, and make it due again after `wait`.
 
     Returns:
         Whether the feed was updated; False if the lease was lost, or the feed was changed or removed meanwhile.
     """
-    leased = (feeds.c.id == lease.id, feeds.c.claim == lease.claim)
-    settled = update(feeds).where(*leased).values(run_at=func.now() + wait, **values)
+    conditions = (feeds.c.id == feed.id, feeds.c.claim == feed.claim)
+    settled = update(feeds).where(*conditions).values(run_at=func.now() + wait, **values)
     return (await conn.execute(settled)).rowcount == 1
 
 
 async def add_counts(
     conn: AsyncConnection, feed_id: UUID, outcomes: Mapping[str, int], refused: Sequence[Mapping[str, str | None]]
 ) -> None:
-    """Add to the number of a feed's alerts per outcome, and store the latest MAX_REFUSALS refused alerts."""
+    """Add `outcomes` to a feed's counts, and `refused` to its refused alerts; keep the latest MAX_REFUSALS of these."""
     query = select(feeds.c.counts, feeds.c.refusals).where(feeds.c.id == feed_id)
     row = (await conn.execute(query.with_for_update(key_share=True))).first()
     if row is None:

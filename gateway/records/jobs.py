@@ -4,11 +4,11 @@ The service changes jobs in the transactions that accept, plan, pause or cancel 
 jobs through `gateway.queue`.
 
 Columns:
-    run_at: when the job may be claimed next. Claiming a job moves `run_at` past the lease.
+    run_at: when the job may be claimed next. Claiming a job moves `run_at` to the end of the lease.
     parked: the job is suspended because its notification is paused.
     slot: the time that a throttle has assigned to the job.
     attempt: the lease generation.
-    tries: the number of POSTs that each device of the job has had.
+    tries: the number of earlier POSTs to each device of the job. It is the same for all of them.
 """
 
 from collections.abc import Sequence
@@ -24,7 +24,8 @@ from gateway.records.postgres import notifier
 from gateway.records.postgres.engine import Connection
 from gateway.records.postgres.schema import jobs
 
-# Jobs without a lease: never claimed, or waiting for their slot.
+# Jobs without a lease: never claimed, or waiting for their slot. Suspended jobs (`parked`) have no lease either, but
+# need not match.
 _UNLEASED = (jobs.c.attempt == 0) | jobs.c.run_at.is_not_distinct_from(jobs.c.slot)
 
 
@@ -158,7 +159,7 @@ async def is_leased_or_due(conn: Connection, notification_id: UUID) -> bool:
 
 
 async def last_due(conn: Connection, notification_id: UUID) -> datetime | None:
-    """Return when the last unleased job of the notification comes due, or None if none is due later than now."""
+    """Return the latest future time at which an unleased job of the notification comes due; None if there is none."""
     scheduled = (jobs.c.notification_id == notification_id, _UNLEASED, jobs.c.run_at > func.now())
     due: datetime | None = (await conn.execute(select(func.max(jobs.c.run_at)).where(*scheduled))).scalar()
     return due
@@ -195,5 +196,5 @@ async def _exists(conn: Connection, *conditions: ColumnElement[bool]) -> bool:
 
 
 async def _notify(conn: Connection, *lanes: Lane) -> None:
-    """Notify workers that jobs of these lanes may be due."""
+    """Notify workers that jobs of these lanes may be due. The payload is the urgent lane if it is among them."""
     await notifier.notify(conn, notifier.JOBS, Lane.URGENT.label if Lane.URGENT in lanes else "")

@@ -1,7 +1,8 @@
 """State of the dispatch of webhooks: leases, cursors and failures.
 
-Webhooks are claimed like jobs: claiming moves `run_at` past the lease and increments `claim`. Every update requires
-that `claim` is unchanged. So a dispatcher that has lost its lease, or whose webhook was reset, updates nothing.
+Webhooks are claimed like jobs: claiming moves `run_at` to the end of the lease and increments `claim`. Every update
+requires that `claim` is unchanged. So a dispatcher that has lost its lease, or whose webhook was reset, updates
+nothing.
 """
 
 from collections.abc import Mapping

@@ -3,7 +3,7 @@
 The sink is nginx over HTTP/2, as real push services speak HTTP/2. Where nginx is not installed, it is a small uvloop
 server over HTTP/1.1. Both take little CPU time, so that a benchmark measures the sender. Each runs as a process of its
 own. `run_delayed` runs a sink that responds late, `run_faulty` one that is slow, silent or returns errors, and
-`run_limited` one that limits one of its senders.
+`run_limited` one that limits the rate of some of its endpoints.
 """
 
 import asyncio
@@ -22,7 +22,7 @@ import uvloop
 
 RESPONSE = "HTTP/1.1 {}\r\nLocation: /m/1\r\nTTL: 60\r\nContent-Length: 0\r\n\r\n"
 START_S = 10
-# Part of the endpoints that `run_limited` limits.
+# `run_limited` limits the endpoints whose path contains this.
 LIMITED = "/limited/"
 
 NGINX = """
@@ -94,7 +94,7 @@ def run_delayed(folder: Path, seconds: float) -> Iterator[str]:
 
 
 def _nginx(nginx: str, folder: Path, port: int, response: str = IMMEDIATE, upstream_port: int = 9) -> list[str]:
-    """Write nginx's configuration and return the command that runs it."""
+    """Write nginx's configuration and return the command that runs it. Only PROXIED uses the upstream."""
     settings = folder / f"nginx-{port}.conf"
     settings.write_text(NGINX.format(folder=folder, port=port, response=response, upstream_port=upstream_port))
     return [nginx, "-c", str(settings), "-p", str(folder)]
@@ -115,7 +115,10 @@ def run_faulty(folder: Path, seconds: float, status: str = "201 Created") -> Ite
 
 @contextmanager
 def run_limited(folder: Path, messages: int, window_s: float) -> Iterator[str]:
-    """Run a service that accepts so many messages in `window_s` to endpoints with LIMITED, and all others."""
+    """Run a service that accepts at most `messages` per `window_s` for all endpoints with LIMITED together.
+
+    It accepts every message for other endpoints. Yields the origin of the service.
+    """
     port = _free_port()
     command = [sys.executable, __file__, str(port), str(folder), "0", "201 Created", str(messages), str(window_s)]
     process = subprocess.Popen(command)

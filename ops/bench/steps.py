@@ -109,7 +109,7 @@ async def measure(bed: Testbed, devices: int, rows: int, *, nats: bool) -> dict[
 
 
 async def log_octets(bed: Testbed, context: Context, rows: int) -> dict[str, float]:
-    """Return the octets of a log row on disk with its indexes, and in the WAL, when appended as settling does."""
+    """Return the octets of a log row on disk with its indexes, and in the WAL, if appended in batches of BATCH rows."""
     filled_log = await log_rows.fill(bed.postgres.url, rows, 1)
     conn = await asyncpg.connect(plain_url(bed.postgres.url))
     try:
@@ -290,6 +290,7 @@ def read_transactions(log: str) -> dict[str, list[Transaction]]:
         if statement.startswith("statement: COMMIT"):
             del running[pid]
             statements = "\n".join(statement for _, _, statement in transaction.steps)
+            # A claim that found no job has also queried when the next one comes due; it is not counted.
             for kind, marker in KINDS.items():
                 if marker in statements and (kind != "claim" or "min(jobs.run_at)" not in statements):
                     transactions[kind].append(transaction)

@@ -70,7 +70,7 @@ async def real_gateway(sim: Sim, database_url: str) -> AsyncIterator[Gateway]:
 
 
 @pytest.fixture
-async def registered(firefox: Firefox, real_gateway: Gateway) -> AsyncIterator[Tab]:
+async def subscribed_tab(firefox: Firefox, real_gateway: Gateway) -> AsyncIterator[Tab]:
     """Open the sample page of the real gateway and subscribe with a user and a location."""
     async with firefox.tab(f"{real_gateway.origin}/sample/#key={real_gateway.publishable}") as tab:
         await tab.until("!document.getElementById('subscribe').disabled")
@@ -83,7 +83,7 @@ async def registered(firefox: Firefox, real_gateway: Gateway) -> AsyncIterator[T
 
 
 async def test_alert_is_shown_and_logged_with_its_receipts(
-    firefox: Firefox, real_gateway: Gateway, registered: Tab
+    firefox: Firefox, real_gateway: Gateway, subscribed_tab: Tab
 ) -> None:
     """A browser inside the area shows the alert; display and click are in the delivery log."""
     [device] = (await real_gateway.call("GET", "/v1/devices"))["items"]
@@ -112,20 +112,22 @@ async def test_alert_is_shown_and_logged_with_its_receipts(
     await firefox.click_notification(notification)
     clicked = await real_gateway.wait_for_receipt("clicked")
     assert clicked["clicked_at"] >= displayed["displayed_at"]
-    await registered.until("document.querySelector('#log li[data-event=clicked]') !== null")
+    await subscribed_tab.until("document.querySelector('#log li[data-event=clicked]') !== null")
     alert = await real_gateway.call("GET", f"/v1/alerts/{sent['id']}")
     assert (alert["status"], alert["progress"]["displayed"], alert["progress"]["clicked"]) == ("done", 1, 1)
 
 
-async def test_opted_out_browser_receives_no_campaign(firefox: Firefox, real_gateway: Gateway, registered: Tab) -> None:
+async def test_opt_out_excludes_campaigns_of_its_category_only(
+    firefox: Firefox, real_gateway: Gateway, subscribed_tab: Tab
+) -> None:
     """A browser that has opted out of a category still receives campaigns without this category."""
     await real_gateway.call("POST", "/v1/categories", {"name": "offers", "title": "Special offers"})
     key = real_gateway.publishable
-    preferences = await registered.js(sdk("preferences.list()", key=key))
+    preferences = await subscribed_tab.js(sdk("preferences.list()", key=key))
     assert [(item["category"], item["title"], item["enabled"]) for item in preferences] == [
         ("offers", "Special offers", True)
     ]
-    await registered.js(sdk("preferences.set('offers', false)", key=key))
+    await subscribed_tab.js(sdk("preferences.set('offers', false)", key=key))
     request = {"name": "n", "content": {"title": "Sale"}, "audience": {"everyone": True}, "category": "offers"}
     sent = await real_gateway.call("POST", "/v1/campaigns", request)
     other_request = request | {"category": None, "content": {"title": "For all"}}
@@ -135,46 +137,46 @@ async def test_opted_out_browser_receives_no_campaign(firefox: Firefox, real_gat
     assert [campaign["progress"]["targets"] for campaign in campaigns] == [0, 1]
 
 
-async def test_unsubscribed_topic_and_browser_receive_nothing(
-    firefox: Firefox, real_gateway: Gateway, registered: Tab
+async def test_unsubscribing_removes_topic_and_then_device(
+    firefox: Firefox, real_gateway: Gateway, subscribed_tab: Tab
 ) -> None:
-    """After the browser leaves its topic, the topic has no devices; unsubscribing deletes the device."""
-    await registered.click("#topics input[value=offers]")
-    await registered.until("document.body.getAttribute('aria-busy') === null")
+    """Clearing the box of the topic `offers` removes the device from it; unsubscribing deletes the device."""
+    await subscribed_tab.click("#topics input[value=offers]")
+    await subscribed_tab.until("document.body.getAttribute('aria-busy') === null")
     preview = await real_gateway.call("POST", "/v1/audiences/preview", {"audience": {"topic": "offers"}})
     assert preview["devices"] == 0
-    await registered.click("#unsubscribe")
-    await registered.until("document.getElementById('state').dataset.state === 'ready'")
+    await subscribed_tab.click("#unsubscribe")
+    await subscribed_tab.until("document.getElementById('state').dataset.state === 'ready'")
     assert (await real_gateway.call("GET", "/v1/devices"))["items"] == []
 
 
 async def test_live_channel_delivers_notifications_to_open_page(
-    firefox: Firefox, real_gateway: Gateway, registered: Tab
+    firefox: Firefox, real_gateway: Gateway, subscribed_tab: Tab
 ) -> None:
     """The live channel delivers in addition to Web Push, or instead of it.
 
     After a reconnect it delivers what was sent in between, and the inbox has all notifications.
     """
     key = real_gateway.publishable
-    await registered.js("(window.titles = [], window.states = [], true)")
+    await subscribed_tab.js("(window.titles = [], window.states = [], true)")
     live = (
         "live({{mode: '{}', onNotification: (item) => void titles.push(item.content.title), "
         "onState: (state) => void states.push(state)}})"
     )
-    await registered.js(f"{sdk(live.format('additional'), key=key)}.then((stop) => (window.stop = stop, true))")
-    await registered.until("states.includes('open')")
+    await subscribed_tab.js(f"{sdk(live.format('additional'), key=key)}.then((stop) => (window.stop = stop, true))")
+    await subscribed_tab.until("states.includes('open')")
     request = {"content": {"title": "Additional", "url": "/sample/"}, "audience": {"user_id": "u-42"}}
     await real_gateway.call("POST", "/v1/notifications", request)
-    await registered.until("titles.includes('Additional')")
+    await subscribed_tab.until("titles.includes('Additional')")
     await firefox.dismiss(await firefox.wait_for_notification("Additional"))
 
-    await registered.js("(stop(), states.length = 0, true)")
+    await subscribed_tab.js("(stop(), states.length = 0, true)")
     await real_gateway.call("POST", "/v1/notifications", request | {"content": {"title": "Missed", "silent": True}})
     await firefox.dismiss(await firefox.wait_for_notification("Missed"))
-    await registered.js(f"{sdk(live.format('exclusive'), key=key)}.then((stop) => (window.stop = stop, true))")
-    await registered.until("titles.includes('Missed')")
+    await subscribed_tab.js(f"{sdk(live.format('exclusive'), key=key)}.then((stop) => (window.stop = stop, true))")
+    await subscribed_tab.until("titles.includes('Missed')")
     sent = await real_gateway.call("POST", "/v1/notifications", request | {"content": {"title": "Exclusive"}})
-    await registered.until("titles.includes('Exclusive')")
+    await subscribed_tab.until("titles.includes('Exclusive')")
     async with asyncio.timeout(TIMEOUT_S):
         while True:
             notification = await real_gateway.call("GET", f"/v1/notifications/{sent['id']}")
@@ -182,8 +184,8 @@ async def test_live_channel_delivers_notifications_to_open_page(
                 break
     [delivery] = (await real_gateway.call("GET", f"/v1/deliveries?notification_id={sent['id']}"))["items"]
     assert (delivery["outcome"], delivery["status"]) == ("accepted", None)
-    assert await registered.js("titles") == ["Additional", "Missed", "Exclusive"]
-    inbox = await registered.js(sdk("inbox.list()", key=key))
+    assert await subscribed_tab.js("titles") == ["Additional", "Missed", "Exclusive"]
+    inbox = await subscribed_tab.js(sdk("inbox.list()", key=key))
     assert [item["content"]["title"] for item in inbox["items"]] == ["Exclusive", "Missed", "Additional"]
-    await registered.js(sdk(f"inbox.markRead({inbox['position']})", key=key))
-    assert (await registered.js(sdk("inbox.list()", key=key)))["unread"] == 0
+    await subscribed_tab.js(sdk(f"inbox.markRead({inbox['position']})", key=key))
+    assert (await subscribed_tab.js(sdk("inbox.list()", key=key)))["unread"] == 0

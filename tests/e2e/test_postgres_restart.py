@@ -1,4 +1,4 @@
-"""`gateway up` restarts its embedded Postgres when that is killed."""
+"""`gateway up` restarts its embedded Postgres when Postgres is killed."""
 
 import asyncio
 import os
@@ -28,11 +28,13 @@ async def test_killed_postgres_is_restarted(reachable_tmp: Path) -> None:
     """After SIGKILL of Postgres, the gateway is ready again, has its data, and delivers."""
     port = free_ports(6)
     data_dir = reachable_tmp / "killed"
-    where = ("--data-dir", str(data_dir))
-    async with run_in_background("up", "--sim", *where, "--port", str(port), "--sim-port", str(port + 1)) as up:
+    data_dir_option = ("--data-dir", str(data_dir))
+    async with run_in_background(
+        "up", "--sim", *data_dir_option, "--port", str(port), "--sim-port", str(port + 1)
+    ) as up:
         await up.wait_for_output("worker.started")
         application = ("apps", "create", "Shop", "--subject", "mailto:ops@example.org", "--json")
-        created = (await command(*application, *where)).json
+        created = (await command(*application, *data_dir_option)).json
         postmaster = read_pid_file(data_dir / "postgres" / "pgdata")
         assert postmaster is not None
         os.kill(postmaster.pid, signal.SIGKILL)
@@ -44,13 +46,13 @@ async def test_killed_postgres_is_restarted(reachable_tmp: Path) -> None:
             async with http.post("/v1/notifications", json=body) as response:
                 assert response.status == 201, await response.text()
                 sent = await response.json()
-        watched = await command("campaign", "status", sent["id"], "--watch", "--json", *where)
+        watched = await command("campaign", "status", sent["id"], "--watch", "--json", *data_dir_option)
         assert watched.json["status"] == "done"
         assert await up.stop() == 0
 
 
-class EndingPostgres(EmbeddedPostgres):
-    """A Postgres that ends right after each start."""
+class CrashingPostgres(EmbeddedPostgres):
+    """An embedded Postgres that is down again after each restart."""
 
     restarts = 0
 
@@ -62,12 +64,10 @@ class EndingPostgres(EmbeddedPostgres):
         self.restarts += 1
 
 
-async def test_postgres_that_keeps_ending_ends_the_gateway(
-    reachable_tmp: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """The restarts are bounded."""
+async def test_gateway_stops_after_max_postgres_restarts(reachable_tmp: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """If Postgres is still down after MAX_POSTGRES_RESTARTS restarts, the gateway stops with an OperatorError."""
     monkeypatch.setattr(app, "POSTGRES_POLL_S", 0)
-    postgres = EndingPostgres(reachable_tmp / "ending")
+    postgres = CrashingPostgres(reachable_tmp / "crashing")
     with pytest.raises(ExceptionGroup) as raised:
         async with app.keep_running(postgres), asyncio.timeout(TIMEOUT_S):
             await asyncio.Event().wait()

@@ -15,9 +15,9 @@ from tests.support.api import Api, ApiResponse
 CAP, GEOJSON = alerts.CAP, alerts.GEOJSON
 
 
-async def post_file(api: Api, name: str, **moved: Any) -> ApiResponse:
-    """Post a file with its times moved to the present; `moved` are arguments of `alerts.move_to_now`."""
-    return await post(api, alerts.move_to_now(name, **moved), alerts.media_type(name))
+async def post_file(api: Api, name: str, **move_options: Any) -> ApiResponse:
+    """Post a file with its times moved to the present; `move_options` are arguments of `alerts.move_to_now`."""
+    return await post(api, alerts.move_to_now(name, **move_options), alerts.media_type(name))
 
 
 async def post(api: Api, raw: bytes, media_type: str) -> ApiResponse:
@@ -78,7 +78,7 @@ async def test_every_real_alert_is_accepted(api: Api, name: str) -> None:
     assert response.status == 201, response.body
     for item in response.body["items"]:
         assert item["identifier"] in raw.decode()
-        if item["outcome"] == "refused":  # an alert of a collection that expired before the newest one was sent
+        if item["outcome"] == "refused":  # it expired before the newest alert of its collection was sent
             assert (len(response.body["items"]) > 1, item["detail"]) == (
                 True,
                 "/expires: is in the past: the alert has expired",
@@ -103,8 +103,8 @@ async def test_unusable_alert_is_refused_without_side_effects(api: Api, name: st
 async def test_zones_polygons_and_circles_select_devices(api: Api) -> None:
     """Zones, polygons, circles and holes of an alert decide which devices receive it."""
     devices = {
-        "ni": await register_device(api, zones=["UK113"]),
-        "ni by name": await register_device(api, zones=["EMMA_ID:UK114"]),
+        "northern ireland": await register_device(api, zones=["UK113"]),
+        "northern ireland with scheme": await register_device(api, zones=["EMMA_ID:UK114"]),
         "elsewhere": await register_device(api, zones=["UK999"]),
         "in the fire": await register_device(api, location={"lat": -35.4, "lon": 147.1}),
         "in the polygon": await register_device(api, location={"lat": 62.2, "lon": 5.06}),
@@ -117,11 +117,11 @@ async def test_zones_polygons_and_circles_select_devices(api: Api) -> None:
         ):
             await wait_until_delivered(api, await post_file(api, name))
     counts = {name: len(subscriber.messages) for name, (_, subscriber) in devices.items()}
-    assert counts["ni"] == counts["ni by name"] == 1
+    assert counts["northern ireland"] == counts["northern ireland with scheme"] == 1
     assert counts["elsewhere"] == 0
     assert counts["in the polygon"] == 1
     assert counts["in the fire"] == 2  # two infos in one language are two notifications
-    [message] = devices["ni"][1].messages
+    [message] = devices["northern ireland"][1].messages
     assert message.ttl is not None
     assert 0 < message.ttl <= 86_400 * 3
 
@@ -133,10 +133,10 @@ async def test_device_in_a_hole_of_the_polygon_gets_nothing(api: Api) -> None:
     assert subscriber.messages == []
 
 
-async def post_and_deliver(api: Api, name: str, **moved: Any) -> list[Any]:
+async def post_and_deliver(api: Api, name: str, **move_options: Any) -> list[Any]:
     """Post a file, wait until its notifications are delivered, and return them."""
     async with api.parts.run_worker():
-        return await wait_until_delivered(api, await post_file(api, name, **moved))
+        return await wait_until_delivered(api, await post_file(api, name, **move_options))
 
 
 async def test_each_device_gets_its_own_language(api: Api) -> None:
@@ -146,12 +146,12 @@ async def test_each_device_gets_its_own_language(api: Api) -> None:
         locale: await register_device(api, zones=zones, client={"locale": locale})
         for locale in ("es-MX", "en-GB", "fr")
     }
-    unknown = await register_device(api, zones=zones)
+    without_locale = await register_device(api, zones=zones)
     [alert] = await post_and_deliver(api, "cap/oasis-cap12-amber-en-es.xml")
     assert alert["details"]["languages"] == ["en-US", "es-US"]
     assert titles(devices["es-MX"][1]) == ["Alerta Amber en el condado de Los Ángeles"]
     english = "Amber Alert in Los Angeles County"
-    assert titles(devices["en-GB"][1]) == titles(devices["fr"][1]) == titles(unknown[1]) == [english]
+    assert titles(devices["en-GB"][1]) == titles(devices["fr"][1]) == titles(without_locale[1]) == [english]
 
 
 async def test_nine_languages_include_norwegian(api: Api) -> None:
@@ -205,7 +205,7 @@ async def test_application_rules_precede_the_default_table(api: Api) -> None:
     assert {"topic": "weather"} in notification["audience"]["all"]
     [minor] = (await post_file(api, "cap/gb-ea-flood-cdata.xml")).body["items"]
     assert (minor["outcome"], minor["notifications"]) == ("suppressed", [])
-    assert "not `lat,lon`" in minor["ignored"][0]
+    assert "not `lat,lon`" in minor["ignored"][0]  # the polygon of this file ends in "..."
     refused = await api.call("PUT", "/v1/alert-settings", {"audience": {"topic": "!"}})
     assert (refused.status, refused.pointers) == (422, ["/audience/topic"])
 
@@ -233,7 +233,7 @@ async def move_device(api: Api, device: tuple[str, Subscriber], lat: float, lon:
 
 
 async def test_alert_update_and_end_follow_moving_devices(api: Api) -> None:
-    """An alert, its updates and its cancellation reach the devices that are, or were before, in the area."""
+    """Updates and cancellations reach the devices in the area, and end the alert for those that have left it."""
     staying = await register_device(api, location={"lat": 48.5, "lon": 16.5})
     leaving = await register_device(api, location={"lat": 48.5, "lon": 16.6})
     arriving = await register_device(api, location={"lat": 10.0, "lon": 10.0})
@@ -333,6 +333,7 @@ async def test_end_without_references_is_linked_by_event_code(api: Api) -> None:
     cleared = await register_device(api, zones=["MNZ022"])
     unaffected = await register_device(api, zones=["NDZ001"])
     raw = alerts.move_to_now("nws/heat-advisory-alert-allclear.json", age=timedelta(minutes=5))
+    # Make an initial alert of the all-clear: another identifier, and NDZ001 as a second zone.
     first_alert = raw.replace(b"/O.CAN.", b"/O.NEW.").replace(b"allclear", b"").replace(b"AllClear", b"Avoid")
     first_alert = first_alert.replace(b".001.1", b".000.9").replace(b"MNZ022", b'MNZ022", "NDZ001', 1)
     async with api.parts.run_worker():

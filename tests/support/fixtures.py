@@ -58,7 +58,7 @@ def today() -> date:
 
 @pytest.fixture
 def own_clock() -> Iterator[None]:
-    """Reset the gateway's clock offset before and after the test."""
+    """Let the test change the offset of the gateway's clock: reset the offset before and after the test."""
     clock.reset()
     yield
     clock.reset()

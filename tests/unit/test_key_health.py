@@ -18,7 +18,7 @@ APPLICATION, OTHER_APPLICATION = UUID(int=1), UUID(int=2)
 
 @dataclass
 class KeyAtService:
-    """One key at one push service, at a time of its own."""
+    """One key at one push service, with a clock of its own."""
 
     health: KeyHealth = field(default_factory=lambda: KeyHealth(APPLICATION))
     now: float = 1000.0
@@ -76,13 +76,13 @@ def key() -> KeyAtService:
     ],
 )
 def test_evidence_of_a_response(response: PushResponse, expected: Evidence | None) -> None:
-    """Each response is evidence of the push service, of the key, or of nothing but the device."""
+    """A response is evidence about the push service or the key; None if it concerns only the device or request."""
     assert classify_evidence(response, classify(response, NOW)) is expected
 
 
 @pytest.mark.parametrize("evidence", [Evidence.REFUSED, Evidence.FAILED])
-def test_failures_of_accepted_devices_open_the_breaker(key: KeyAtService, evidence: Evidence) -> None:
-    """Only one probe at a time follows, after pauses that double."""
+def test_failures_of_devices_accepted_before_open_breaker(key: KeyAtService, evidence: Evidence) -> None:
+    """Devices that were accepted before open the breaker. Then one probe follows each pause, and the pauses double."""
     assert key.send(evidence, 100) == key_health.FAILURES_TO_OPEN
     pauses = []
     for _ in range(9):
@@ -95,7 +95,7 @@ def test_failures_of_accepted_devices_open_the_breaker(key: KeyAtService, eviden
 
 
 @pytest.mark.parametrize("evidence", [Evidence.REFUSED, Evidence.FAILED])
-def test_new_devices_are_no_evidence_beside_accepted_ones(key: KeyAtService, evidence: Evidence) -> None:
+def test_failures_of_new_devices_do_not_pause_working_key(key: KeyAtService, evidence: Evidence) -> None:
     """However many devices that were never accepted fail, the breaker stays closed."""
     key.send(Evidence.ACCEPTED)
     key.now += 10
@@ -103,16 +103,16 @@ def test_new_devices_are_no_evidence_beside_accepted_ones(key: KeyAtService, evi
 
 
 @pytest.mark.parametrize("evidence", [Evidence.REFUSED, Evidence.FAILED])
-def test_new_devices_pause_only_new_devices(key: KeyAtService, evidence: Evidence) -> None:
-    """Their failures open the breaker of a new key, until a device comes up that was accepted before."""
+def test_device_accepted_before_closes_new_key_breaker(key: KeyAtService, evidence: Evidence) -> None:
+    """Failures of new devices open the breaker of a new key. The first device accepted before closes it."""
     assert key.send(evidence, 100, was_accepted=False) == key_health.FAILURES_TO_OPEN
     assert key.send(Evidence.ACCEPTED, 20) == 20
     assert key.send(evidence, 100, was_accepted=False) == 100
 
 
 @pytest.mark.parametrize("evidence", [Evidence.REFUSED, Evidence.FAILED])
-def test_failures_among_successes_keep_the_key_open(key: KeyAtService, evidence: Evidence) -> None:
-    """Runs of failures with a success within a second are not conclusive."""
+def test_failures_between_successes_open_no_breaker(key: KeyAtService, evidence: Evidence) -> None:
+    """Less than a second after a success, only MAX_CONSECUTIVE_FAILURES failures open the breaker."""
     for _ in range(20):
         key.send(Evidence.ACCEPTED)
         key.now += 0.5
@@ -121,8 +121,8 @@ def test_failures_among_successes_keep_the_key_open(key: KeyAtService, evidence:
     assert key.is_open
 
 
-def test_gone_device_closes_a_failing_service_only(key: KeyAtService) -> None:
-    """A 410 shows that the push service works, and says nothing of the key."""
+def test_gone_device_closes_breaker_opened_by_failures(key: KeyAtService) -> None:
+    """A 410 shows that the push service works, but not that it accepts the key: refusals keep the breaker open."""
     key.send(Evidence.FAILED, 10)
     assert key.is_open
     key.send(Evidence.WORKS, urgent=True)
@@ -132,8 +132,8 @@ def test_gone_device_closes_a_failing_service_only(key: KeyAtService) -> None:
     assert key.is_open
 
 
-def test_device_refused_before_says_nothing_new(key: KeyAtService) -> None:
-    """Repeated refusals of some devices are no evidence while others are accepted."""
+def test_repeated_refusals_of_a_device_are_no_evidence(key: KeyAtService) -> None:
+    """Refusals of a device that was refused before do not count while other devices are accepted."""
     key.send(Evidence.ACCEPTED)
     key.now += 60
     key.send(Evidence.REFUSED, 1000, was_refused=True)
@@ -209,7 +209,7 @@ def test_breaker_never_stays_open_after_a_success(
 
 
 def test_one_application_is_no_evidence_against_service() -> None:
-    """It takes two applications that the push service fails for at the same time."""
+    """A push service counts as failing only while it fails for at least two applications."""
     service = ServiceEvidence()
     for second in range(100):
         service.record(APPLICATION, second, fails=True)

@@ -40,6 +40,6 @@ def find_untyped_signatures(path: Path) -> list[str]:
 
 @pytest.mark.parametrize("package", ["alerting", "content", "domain", "queue", "records", "service", "web"])
 def test_no_untyped_dictionary_crosses_a_layer(package: str) -> None:
-    """Public signatures name what a dictionary holds: a TypedDict, or a JsonObject that applications define."""
+    """Public signatures have a TypedDict, or JsonObject for JSON whose keys are chosen by applications."""
     modules = (ROOT / "gateway" / package).rglob("*.py")
     assert {module.name: names for module in modules if (names := find_untyped_signatures(module))} == {}

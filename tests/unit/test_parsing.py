@@ -37,7 +37,7 @@ def test_invalid_json_or_unstorable_value_is_refused(value: str) -> None:
 
 
 @pytest.mark.parametrize("value", ['"\\u00e4"', '"\\ud83d\\ude00"', '"\\\\u0000"', "1e18", '"1e999 NaN"', '"Infinity"'])
-def test_storable_lookalike_is_accepted(value: str) -> None:
+def test_value_resembling_unstorable_one_is_accepted(value: str) -> None:
     """Values that only resemble unstorable ones are accepted unchanged."""
     assert read_body(Anything, f'{{"value": {value}}}'.encode()).value == json.loads(value)
 

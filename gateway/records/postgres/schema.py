@@ -323,7 +323,7 @@ alerts = Table(
     Index("alerts_tracks_idx", "tracks", postgresql_using="gin"),
 )
 
-# Alert feeds. As with jobs, claiming a feed moves `run_at` past the lease.
+# Alert feeds. As with jobs, claiming a feed moves `run_at` to the end of the lease.
 feeds = Table(
     "feeds",
     metadata,

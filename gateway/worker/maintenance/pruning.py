@@ -38,13 +38,13 @@ async def prune_events(conn: Connection, policy: RetentionPolicy) -> int:
 
 
 async def prune_inbox(conn: Connection, policy: RetentionPolicy) -> int:
-    """Delete read marks whose deliveries are no longer in the log, and handoffs older than the maximum TTL."""
+    """Delete read marks whose deliveries are no longer in the log, and offers to open pages after MAX_TTL."""
     now = clock.now()
     return await inbox.prune(conn, now - policy.log) + await live_handoffs.prune(conn, now - MAX_TTL)
 
 
 async def prune_outbox(conn: Connection, policy: RetentionPolicy) -> int:
-    """Delete webhook events that are older than any retry or replay."""
+    """Delete webhook events that are too old to be retried or replayed."""
     return await outbox.prune(conn, clock.now() - policy.outbox)
 
 

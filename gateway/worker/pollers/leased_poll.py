@@ -1,8 +1,9 @@
 """Poll a table for due rows, and process each row under a lease: the common loop of feeds and webhooks.
 
-A row is claimed in a short transaction, which moves its due time past the lease. Any number of processes can run the
-loop on one table. If a process crashes, the rows that it has claimed come due again. The loop waits for a message of
-Postgres (NOTIFY) or for the next due time, whichever comes first. It retries while the database is unavailable.
+A row is claimed in a short transaction, which moves its due time to the end of the lease. Any number of processes can
+run the loop on one table. If a process crashes, the rows that it has claimed come due again. The loop waits for a
+message of Postgres (NOTIFY) or for the next due time, whichever comes first. It retries while the database is
+unavailable.
 
 Jobs do not use this loop: `Queue.claim` itself waits for jobs, and the relay waits for capacity in the broker.
 """

@@ -1,8 +1,8 @@
 """Send events to webhooks.
 
 One process at a time sends to a webhook. Webhooks are independent of each other: a receiver that is slow or down
-delays only its own events, and takes one of the slots only for the duration of a request. Deliveries never wait for
-webhooks.
+delays only its own events, and counts towards MAX_CONCURRENT only for the duration of a request. Deliveries never wait
+for webhooks.
 """
 
 import asyncio
@@ -26,6 +26,7 @@ from gateway.service.webhooks import signing
 from gateway.service.webhooks.batches import Batch, next_batch
 from gateway.worker.pollers.leased_poll import LeasedPoll
 
+# Webhooks that one process sends to at once.
 MAX_CONCURRENT = 32
 TIMEOUT = timedelta(seconds=15)
 LEASE = timedelta(seconds=45)
@@ -83,7 +84,7 @@ class WebhookDispatcher:
         """
         async with self._context.engine.begin() as conn:
             batch = await next_batch(conn, webhook)
-            if not isinstance(batch, Batch):
+            if not isinstance(batch, Batch):  # nothing to send: it is the cursor to which the webhook can advance
                 await webhooks.advance(conn, webhook, batch, sent=False, lease=timedelta(0))
                 return None
             if not await webhooks.store_pending(conn, webhook, batch.pending, LEASE):
@@ -118,27 +119,27 @@ class WebhookDispatcher:
         error = response if isinstance(response, str) else f"the receiver responded with status {response.status}"
         metrics.WEBHOOK_POSTS.labels("unreachable" if isinstance(response, str) else "refused").inc()
         now = clock.now()
-        failing_since, cause = webhook.failing_since or now, None
+        failing_since, disable_cause = webhook.failing_since or now, None
         wait = backoff(webhook.failures + 1)
         if isinstance(response, OutboundResponse):
             wait = max(wait, retry_after(response.headers.get("Retry-After"), now) or wait)
             if response.status == 410:
-                cause = "the receiver responded that it is gone permanently (410)"
+                disable_cause = "the receiver responded that it is gone permanently (410)"
         if now - failing_since >= MAX_FAILING:
             hours = MAX_FAILING.total_seconds() / 3600
-            cause = f"the receiver accepted nothing for {hours:.0f} hours: {error}"
+            disable_cause = f"the receiver accepted nothing for {hours:.0f} hours: {error}"
         async with self._context.engine.begin() as conn:
-            if cause is None:
+            if disable_cause is None:
                 retry_at = min(now + wait, failing_since + MAX_FAILING)
                 has_lease = await webhooks.record_failure(conn, webhook, error, failing_since, retry_at)
             else:
-                has_lease = await webhooks.disable(conn, webhook, error, cause, failing_since)
-        if has_lease and cause is None:
+                has_lease = await webhooks.disable(conn, webhook, error, disable_cause, failing_since)
+        if has_lease and disable_cause is None:
             failures = webhook.failures + 1
             log.warning("webhook.failing", cause=error, failures=failures, since=failing_since.isoformat())
         elif has_lease:
             metrics.WEBHOOKS_DISABLED.inc()
-            log.error("webhook.disabled", cause=cause)
+            log.error("webhook.disabled", cause=disable_cause)
 
 
 async def _claim(conn: Connection) -> LeasedWebhook | None:

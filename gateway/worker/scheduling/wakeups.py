@@ -12,9 +12,9 @@ from contextlib import suppress
 from gateway.domain.job import MAX_CHUNK_SIZE
 from gateway.domain.notification import Lane
 
-# Delay before the next claim, for each job whose messages were all deferred.
+# Delay before the next claim, per MAX_CHUNK_SIZE messages of jobs whose messages were all deferred.
 UNDELIVERABLE_DELAY_S = 0.1
-# Claim loops are woken each time that so many messages were taken.
+# Number of messages that senders take between two wake-ups of the claim loops.
 WAKE_INTERVAL = 16
 
 URGENT = (Lane.URGENT,)
@@ -108,7 +108,13 @@ class Backlog:
             await self._changed.wait()
 
     async def pause_non_urgent(self, seconds: float) -> bool:
-        """Pause the other lanes until urgent messages arrive, at most for `seconds`; return whether any arrived."""
+        """Pause the non-urgent lanes while an urgent job is loaded.
+
+        The pause ends when urgent messages arrive, at the latest after `seconds`.
+
+        Returns:
+            Whether urgent messages have arrived.
+        """
         self._urgent_arrived.clear()
         self.non_urgent_paused = True
         try:
@@ -125,7 +131,7 @@ def _wake(idle: deque[asyncio.Future[None]], count: int) -> int:
     woken = 0
     while woken < count and idle:
         wakeup = idle.pop()
-        if not wakeup.done():  # a cancelled sender
+        if not wakeup.done():  # the wakeup of a cancelled sender is done
             wakeup.set_result(None)
             woken += 1
     return woken

@@ -73,7 +73,7 @@ def test_public_https_url_becomes_canonical(url: str, canonical: str) -> None:
         "https://hidden.onion/",
     ],
 )
-def test_other_urls_are_rejected(url: str) -> None:
+def test_private_insecure_or_malformed_url_is_rejected(url: str) -> None:
     """The error does not contain the rejected URL."""
     with pytest.raises(AddressNotAllowed) as error:
         PUBLIC_ONLY.check(url)
@@ -121,6 +121,7 @@ def test_other_urls_are_rejected(url: str) -> None:
         "[ff02::1]",
         "[ff0e::1]",
         "[fe80::1%25eth0]",
+        # Not IPv6 addresses.
         "[v1.x]",
         "[127.0.0.1]",
         "[8.8.8.8]",
@@ -142,7 +143,7 @@ def test_public_address_and_its_nat64_form_are_public(address: str) -> None:
     "address", ["::ffff:8.8.8.8", "2002:808:808::1", "2001:0:808:808::1", "64:ff9b::a00:1", "64:ff9b:1::808:808"]
 )
 def test_embedded_ipv4_is_not_public(address: str) -> None:
-    """An IPv6 address that contains a private IPv4 address is not public."""
+    """An IPv6 address that embeds an IPv4 address is not public, except for the NAT64 form of a public one."""
     assert not is_global(ip_address(address))
 
 
