@@ -17,8 +17,8 @@ ZONE_CODE = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.:/~-]{0,63}")
 class DeviceStatus(StrEnum):
     """Whether a device receives messages.
 
-    `gone`: the push service reported that the subscription no longer exists. `quarantined`: the subscription does not
-    accept messages (key mismatch), and the browser must subscribe again.
+    `gone`: the push service reported that the subscription no longer exists. `quarantined`: the push service
+    refuses the VAPID key for the subscription, which the browser must replace if it was created with another key.
     """
 
     ACTIVE = "active"

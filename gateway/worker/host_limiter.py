@@ -7,14 +7,18 @@ application are handled by its `ApplicationLimiter`.) Below INITIAL_LIMIT, succe
 Above INITIAL_LIMIT, it grows by GROWTH_FACTOR a round, but only if it is used up and latency is near its baseline:
 otherwise more messages in flight would only wait at the host.
 
-After FAILURES_TO_OPEN consecutive failures, the circuit breaker opens. Nothing is sent for a pause, which doubles each
+After a run of failures (`is_conclusive`), the circuit breaker opens. Nothing is sent for a pause, which doubles each
 time. Then one message is sent as a probe. After a successful probe, the limit doubles each round, up to half of the
 value that it had when the breaker opened.
 
 The module only makes decisions: it does no I/O, and callers pass the time as an argument.
 """
 
+import math
 from enum import Enum
+from uuid import UUID
+
+from gateway.service.pipeline.key_health import is_conclusive
 
 INITIAL_LIMIT = 64
 # Non-urgent messages in flight to a new host, until it has accepted so many: a host that allows few messages (ntfy: 60)
@@ -30,12 +34,10 @@ BASELINE_DRIFT = 1.001
 MIN_ROUND_RESULTS = 16
 # Share of failures in a round above which the limit is halved.
 MAX_FAILURE_SHARE = 0.1
-# Number of consecutive failures that open the breaker. Fewer failures may be caused by single devices or the network.
-FAILURES_TO_OPEN = 10
 INITIAL_PAUSE_S, MAX_PAUSE_S = 5.0, 300.0
-# Minimum interval between urgent probes while the breaker is open.
+# Minimum interval between urgent probes of one application while the breaker is open.
 URGENT_PROBE_INTERVAL_S = 1.0
-# Maximum number of urgent probes in flight.
+# Maximum number of urgent probes in flight, of one application.
 MAX_URGENT_PROBES = 4
 # Weight of a new value in the moving averages.
 EWMA_WEIGHT = 1 / 64
@@ -72,7 +74,8 @@ class HostLimiter:
         "_round_results",
         "_service_time_ewma",
         "_slow_start_threshold",
-        "_urgent_probe_at",
+        "_urgent_probes",
+        "_worked_at",
         "in_flight",
         "limit",
         "max_limit",
@@ -107,7 +110,10 @@ class HostLimiter:
         self._pause = INITIAL_PAUSE_S
         # Number of messages in flight that were sent before the breaker opened; they are no probes.
         self._in_flight_before_open = 0
-        self._urgent_probe_at = 0.0
+        # While the breaker is open: (urgent probes in flight, when the next may be sent), by application.
+        self._urgent_probes: dict[UUID | None, tuple[int, float]] = {}
+        # When the host last responded without a failure.
+        self._worked_at = -math.inf
         self._round_results = self._round_failures = 0
         self._round_latency = 0.0
         self._baseline_latency = 0.0
@@ -118,28 +124,40 @@ class HostLimiter:
         """Return whether the breaker is open and its pause has not ended."""
         return self.probe_at > now
 
-    def has_room(self, now: float, *, urgent: bool) -> bool:
-        """Return whether a message may be sent. A quarter more slots are reserved for urgent messages."""
+    def has_room(self, now: float, *, urgent: bool, application_id: UUID | None = None) -> bool:
+        """Return whether a message may be sent. A quarter more slots are reserved for urgent messages.
+
+        While the breaker is open, each application has urgent probes of its own.
+        """
         if self.probe_at:
-            probes = self.in_flight - self._in_flight_before_open
             if urgent:
-                return probes < MAX_URGENT_PROBES and (probes < 1 or now >= self._urgent_probe_at)
-            return probes < 1 and now >= self.probe_at
+                probes, next_at = self._urgent_probes.get(application_id, (0, 0.0))
+                return probes < MAX_URGENT_PROBES and (probes < 1 or now >= next_at)
+            return self.in_flight <= self._in_flight_before_open and now >= self.probe_at
         if urgent:
             return self.in_flight < int(self.limit) + max(1, int(self.limit) // 4)
         if self._accepted < FIRST_ACCEPTED and self.in_flight >= FIRST_LIMIT:
             return False
         return self.in_flight < int(self.limit)
 
-    def begin(self, now: float) -> None:
+    def begin(self, now: float, application_id: UUID | None = None) -> None:
         """Record that a message is being sent."""
         self.in_flight += 1
         if self.in_flight == 1:
             self.progress_at = now
         if self.probe_at:
-            self._urgent_probe_at = now + URGENT_PROBE_INTERVAL_S
+            probes, _ = self._urgent_probes.get(application_id, (0, 0.0))
+            self._urgent_probes[application_id] = (probes + 1, now + URGENT_PROBE_INTERVAL_S)
 
-    def end(self, now: float, feedback: Feedback | None, seconds: float = 0.0, *, demanded: bool = False) -> None:
+    def end(
+        self,
+        now: float,
+        feedback: Feedback | None,
+        seconds: float = 0.0,
+        *,
+        demanded: bool = False,
+        application_id: UUID | None = None,
+    ) -> None:
         """Record that a message completed.
 
         Args:
@@ -147,8 +165,11 @@ class HostLimiter:
             feedback: the conclusion from the response about the host; None if no POST was sent.
             seconds: the time until the response.
             demanded: whether other messages wait for the slot.
+            application_id: the application that sent the message.
         """
         self.in_flight -= 1
+        if self._urgent_probes and (probe := self._urgent_probes.get(application_id)):
+            self._urgent_probes[application_id] = (max(0, probe[0] - 1), probe[1])
         if demanded:
             gap = now - self.progress_at
             self._service_time_ewma = (
@@ -167,6 +188,8 @@ class HostLimiter:
         if feedback is None:
             return
         self._latency_ewma += (seconds - self._latency_ewma) * EWMA_WEIGHT
+        if feedback is not Feedback.FAILURE:
+            self._worked_at = now
         if feedback is Feedback.REFUSAL:
             self._consecutive_failures = 0
             if self.probe_at:
@@ -187,7 +210,7 @@ class HostLimiter:
         else:
             self._consecutive_failures += 1
             self._round_failures += 1
-            if self._consecutive_failures >= FAILURES_TO_OPEN and now >= self.probe_at:
+            if now >= self.probe_at and is_conclusive(self._consecutive_failures, now - self._worked_at):
                 self._open(now)
         if not self.probe_at and self._round_results >= max(self.limit, MIN_ROUND_RESULTS):
             self._end_round(may_cut=may_cut)
@@ -250,6 +273,7 @@ class HostLimiter:
         self.probe_at = 0.0
         self._pause = INITIAL_PAUSE_S
         self._in_flight_before_open = self._ignored_responses = 0
+        self._urgent_probes.clear()
         self._start_round()
 
     @property

@@ -130,7 +130,7 @@ class SendScheduler(Generic[M]):
             gate = self.gates.get_or_create(host)
             if gate.limiter.is_open(now):
                 # The first message is sent as a probe, if that is allowed now.
-                probe_count = int(gate.admits_probe(lane, now))
+                probe_count = int(gate.admits_probe(lane, application_id, now))
                 if probe_count:
                     self._add(gate, lane, application_id, host_messages[:probe_count], now)
                 if rest := host_messages[probe_count:]:
@@ -172,7 +172,7 @@ class SendScheduler(Generic[M]):
                     continue
                 message = fair_queue.pop(lane)
                 gates.in_flight += 1
-                gate.limiter.begin(now)
+                gate.limiter.begin(now, queue.tenant.application_id)
                 if application:
                     application.limiter.begin(now, urgent=lane is Lane.URGENT)
                 if application and lane in application.queues:
@@ -212,7 +212,7 @@ class SendScheduler(Generic[M]):
         limiter = gate.limiter
         probe_at = limiter.probe_at
         gates.in_flight -= 1
-        limiter.end(now, feedback, seconds, demanded=bool(gate.queues))
+        limiter.end(now, feedback, seconds, demanded=bool(gate.queues), application_id=message.application_id)
         if limiter.probe_at != probe_at:
             self._on_breaker_change(gate, now, was_open=probe_at > 0)
         if gate.applications or feedback is Feedback.REFUSAL:

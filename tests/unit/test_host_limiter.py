@@ -1,9 +1,12 @@
 """The in-flight limit and the circuit breaker of a push-service host, and the concurrency limit of a worker."""
 
+from uuid import UUID
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from gateway.service.pipeline import key_health
 from gateway.worker import concurrency, host_limiter
 from gateway.worker.concurrency import ConcurrencyLimit
 from gateway.worker.host_limiter import Feedback, HostLimiter
@@ -138,7 +141,7 @@ def test_consecutive_failures_open_the_breaker() -> None:
     saturated.now = host.probe_at
     assert [saturated.round() for _ in range(8)][:6] == [1, 2, 4, 8, 16, 32]
     assert not host.probe_at
-    saturated.round(Feedback.FAILURE)
+    saturated.round(Feedback.FAILURE, seconds=key_health.SUCCESS_WINDOW_S)
     assert host.probe_at - saturated.now == pytest.approx(5)
 
 
@@ -147,8 +150,39 @@ def test_failures_between_successes_open_no_breaker() -> None:
     host = HostLimiter("one.example", 1000)
     for number in range(1000):
         host.begin(number)
-        host.end(number, Feedback.FAILURE if number % host_limiter.FAILURES_TO_OPEN else Feedback.SUCCESS, 0.1)
+        host.end(number, Feedback.FAILURE if number % key_health.FAILURES_TO_OPEN else Feedback.SUCCESS, 0.1)
     assert not host.probe_at
+
+
+def test_recent_success_delays_the_opening() -> None:
+    """Errors of some devices among the successes of others look like a run of failures now and then."""
+    host = HostLimiter("one.example", 1000)
+    host.begin(0)
+    host.end(0, Feedback.SUCCESS, 0.1)
+    for number in range(key_health.MAX_CONSECUTIVE_FAILURES):
+        assert not host.probe_at, number
+        host.begin(0.5)
+        host.end(0.5, Feedback.FAILURE, 0.1)
+    assert host.is_open(0.5)
+
+
+def test_each_application_has_urgent_probes_of_its_own() -> None:
+    """The urgent messages of one application do not use up the probes of another."""
+    host = HostLimiter("one.example", 1000)
+    one, other = UUID(int=1), UUID(int=2)
+    for _ in range(key_health.FAILURES_TO_OPEN):
+        host.begin(0, one)
+        host.end(0, Feedback.FAILURE, application_id=one)
+    now = 0.0
+    for number in range(host_limiter.MAX_URGENT_PROBES):
+        assert host.has_room(now, urgent=True, application_id=one), number
+        host.begin(now, one)
+        assert not host.has_room(now, urgent=True, application_id=one)
+        now += host_limiter.URGENT_PROBE_INTERVAL_S
+    assert not host.has_room(now, urgent=True, application_id=one)
+    assert host.has_room(now, urgent=True, application_id=other)
+    host.end(now, Feedback.FAILURE, application_id=one)
+    assert host.has_room(now, urgent=True, application_id=one)
 
 
 def test_probe_does_not_wait_for_earlier_messages() -> None:
@@ -156,7 +190,7 @@ def test_probe_does_not_wait_for_earlier_messages() -> None:
     host = HostLimiter("one.example", 1000)
     for _ in range(64):
         host.begin(0)
-    for _ in range(host_limiter.FAILURES_TO_OPEN):
+    for _ in range(key_health.FAILURES_TO_OPEN):
         host.end(30, Feedback.FAILURE, 30)
     assert host.is_open(30)
     assert host.has_room(35, urgent=False)

@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 
 from gateway.domain.job import MAX_CHUNK_SIZE
 from gateway.domain.notification import Lane
+from gateway.service.pipeline.key_health import SUCCESS_WINDOW_S
 from gateway.worker import application_limiter, host_limiter
 from gateway.worker.application_limiter import MAX_CONSECUTIVE
 from gateway.worker.concurrency import INITIAL_LIMIT
@@ -416,7 +417,8 @@ async def test_host_that_refuses_several_gets_fewer(scheduler: SendScheduler[Mes
 
 async def test_held_application_is_deferred_at_an_open_breaker(clock: Clock, scheduler: SendScheduler[Message]) -> None:
     """When the host fails too, the messages that waited for the pace go back into the queue."""
-    refuse(scheduler)
+    refuse(scheduler, retry_after_s=5)
+    clock.now += SUCCESS_WINDOW_S
     waiting = make_messages(Lane.BULK, 5)
     scheduler.put(Lane.BULK, TENANT, waiting)
     scheduler.put(Lane.BULK, OTHER_TENANT, make_messages(Lane.BULK, 20, application=OTHER_TENANT))

@@ -5,6 +5,7 @@ from uuid import UUID
 import pytest
 
 from gateway.domain.notification import Lane
+from gateway.service.pipeline import key_health
 from gateway.worker import host_limiter
 from gateway.worker.host_limiter import Feedback, HostLimiter
 from gateway.worker.scheduling import host_gate
@@ -36,7 +37,7 @@ def fill(gate: HostGate[int]) -> None:
 
 
 def open_breaker(gate: HostGate[int]) -> None:
-    for _ in range(host_limiter.FAILURES_TO_OPEN):
+    for _ in range(key_health.FAILURES_TO_OPEN):
         gate.limiter.begin(0)
         gate.limiter.end(0, Feedback.FAILURE)
 
@@ -90,12 +91,13 @@ def test_deferral_depends_on_the_tenants_own_queue(gate: HostGate[int]) -> None:
 def test_open_breaker_admits_one_urgent_probe(gate: HostGate[int]) -> None:
     """Messages of other lanes are deferred to the end of the pause; urgent messages are deferred for less."""
     open_breaker(gate)
-    assert gate.admits_probe(Lane.URGENT, 0)
-    assert not gate.admits_probe(Lane.BULK, 0)
+    assert gate.admits_probe(Lane.URGENT, TENANT, 0)
+    assert not gate.admits_probe(Lane.BULK, TENANT, 0)
     assert host_limiter.INITIAL_PAUSE_S <= gate.breaker_deferral_s(Lane.BULK, 0) <= 2 * host_limiter.INITIAL_PAUSE_S
     assert 1 <= gate.breaker_deferral_s(Lane.URGENT, 0) <= host_limiter.INITIAL_PAUSE_S
     add_waiting(gate, Lane.URGENT, 1)
-    assert not gate.admits_probe(Lane.URGENT, 0)
+    assert not gate.admits_probe(Lane.URGENT, TENANT, 0)
+    assert gate.admits_probe(Lane.URGENT, OTHER_TENANT, 0)
 
 
 def test_host_over_its_share_waits_for_a_free_slot(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -161,10 +161,10 @@ class KeyHealth:
                 if evidence is Evidence.REFUSED:
                     # While the key is accepted for others, only the first refusal of a device counts.
                     self._refusals += not (was_refused and self.accepts_others(now))
-                    conclusive = _is_conclusive(self._refusals, now - self.accepted_at)
+                    conclusive = is_conclusive(self._refusals, now - self.accepted_at)
                 else:
                     self._failures += 1
-                    conclusive = _is_conclusive(self._failures, now - self._worked_at)
+                    conclusive = is_conclusive(self._failures, now - self._worked_at)
                 if conclusive:
                     self._open(evidence, now)
 
@@ -190,7 +190,7 @@ class KeyHealth:
             self._close()
 
 
-def _is_conclusive(failures: int, since_success_s: float) -> bool:
+def is_conclusive(failures: int, since_success_s: float) -> bool:
     """Whether a run of consecutive failures pauses sending."""
     if failures >= MAX_CONSECUTIVE_FAILURES:
         return True

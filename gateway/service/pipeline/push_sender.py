@@ -156,8 +156,8 @@ class PushSender:
         health.consider_device(was_accepted=recipient.was_accepted)
         if not health.admits(now, urgent=prepared.is_urgent):
             metrics.DEFERRED.labels("paused").inc()
-            wait = timedelta(seconds=health.deferral_s(now, urgent=prepared.is_urgent))
-            return SendResult(Deferred(defer(wait, clock.now(), prepared.notification.delivery.expires_at)))
+            pause = timedelta(seconds=health.deferral_s(now, urgent=prepared.is_urgent))
+            return SendResult(Deferred(defer(pause, clock.now(), prepared.notification.delivery.expires_at)))
         variant = prepared.notification.variant_for(recipient.bucket)
         application_id = prepared.notification.application_id
         if self._rendering_paused_until.get(application_id, 0.0) > now and prepared.notification.templating is not None:
@@ -278,7 +278,7 @@ def terminal_outcome(prepared: PreparedNotification, recipient: Recipient, now: 
     if recipient.status == DeviceStatus.GONE:
         return Gone("the device was gone before the message was sent")
     if recipient.status == DeviceStatus.QUARANTINED:
-        return Rejected("the device is in quarantine: its key does not match, so it must subscribe again")
+        return Rejected("the device is in quarantine: its push service refuses the VAPID key")
     return None
 
 

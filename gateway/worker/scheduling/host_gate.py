@@ -171,7 +171,15 @@ class HostGate(Generic[M]):
         """
         limiter = self.limiter
         for lane, blocked in self.blocked.items():
-            if blocked and limiter.has_room(now, urgent=lane is Lane.URGENT):
+            urgent = lane is Lane.URGENT
+            if urgent and limiter.probe_at:
+                # Each application has probes of its own, so the first of the queues may not be the one that may go.
+                probing = [queue for queue in blocked if self._admits_urgent_probe(queue.tenant.application_id, now)]
+                if probing:
+                    for queue in probing:
+                        blocked.remove(queue)
+                    return Unblocked(lane, probing, len(probing))
+            elif blocked and limiter.has_room(now, urgent=urgent):
                 free_slots = max(1, int(limiter.limit) - limiter.in_flight)
                 queues = [blocked.popleft() for _ in range(min(free_slots, len(blocked)))]
                 return Unblocked(lane, queues, free_slots)
@@ -194,9 +202,17 @@ class HostGate(Generic[M]):
         self.resume_at = now + deferral + self.limiter.estimate_wait_s(count, now)
         return deferral
 
-    def admits_probe(self, lane: Lane, now: float) -> bool:
-        """Return whether one message may be sent as a probe although the breaker is open. It must be urgent."""
-        return lane is Lane.URGENT and not self.waiting[lane] and self.limiter.has_room(now, urgent=True)
+    def admits_probe(self, lane: Lane, application_id: UUID, now: float) -> bool:
+        """Return whether one message may be sent as a probe although the breaker is open.
+
+        It must be urgent, and no other of its application may wait for that.
+        """
+        if lane is not Lane.URGENT or (lane, application_id) in self.queues:
+            return False
+        return self._admits_urgent_probe(application_id, now)
+
+    def _admits_urgent_probe(self, application_id: UUID, now: float) -> bool:
+        return self.limiter.has_room(now, urgent=True, application_id=application_id)
 
     def breaker_deferral_s(self, lane: Lane, now: float) -> float:
         """Return the seconds to defer messages while the breaker is open.
@@ -286,7 +302,7 @@ class HostGates(Generic[M]):
         """
         limiter = gate.limiter
         urgent = queue.lane is Lane.URGENT
-        if not limiter.has_room(now, urgent=urgent):
+        if not limiter.has_room(now, urgent=urgent, application_id=queue.tenant.application_id):
             limiter.was_full = True
             gate.blocked[queue.lane].append(queue)
             return False
