@@ -15,6 +15,7 @@ import aiohttp
 from gateway.domain.device import Registration, Subscription
 from gateway.service.audience.registration import DeviceRegistrar
 from gateway.sim import DeviceKeys, Vendor
+from tests.faults import hostile
 from tests.faults.cluster import Cluster
 from tests.faults.links import Link, open_link
 from tests.faults.malformed import MalformedService, serve_malformed
@@ -31,9 +32,11 @@ PORTS = range(14_000, 19_000)
 
 @dataclass(slots=True)
 class Environment:
-    """The services of a run. `endpoints` and `topics` have the endpoint and topic of each registered device.
+    """The services of a run.
 
-    Only the holder of `postgres_lock` stops and starts Postgres. `observer` is the harness's own link to Postgres.
+    `origin` is the API behind a link, and `direct_origin` the API itself. `endpoints` and `topics` have the endpoint
+    and topic of each registered device. Only the holder of `postgres_lock` stops and starts Postgres. `observer` is the
+    harness's own link to Postgres.
     """
 
     plan: Plan
@@ -45,8 +48,10 @@ class Environment:
     api: Process
     workers: list[Process]
     origin: str
+    direct_origin: str
     http: aiohttp.ClientSession
     observer: Link
+    hostile_tenant: Parts
     links: dict[LinkGroup, list[Link]]
     endpoints: dict[UUID, str] = field(default_factory=dict)
     topics: dict[UUID, str] = field(default_factory=dict)
@@ -89,7 +94,9 @@ async def start_environment(cluster: Cluster, plan: Plan, folder: Path) -> Async
         )
         for vendor, link in zip(Vendor, push_links, strict=True):
             link.target = sim.ports[vendor]
-        sim.behave(*plan.rules, seed=plan.seed)
+        hostile_tenant = await hostile.create_tenant(parts)
+        sim.hostile_tokens = {subscriber.token for subscriber in sim.subscribers}
+        sim.behave(*plan.rules, seed=plan.seed, limits=[hostile.refusals(hostile_tenant, plan.hostile_status)])
         await cluster.put_log_on_disk(database)
         settings = {
             "database_pool": 8,
@@ -130,6 +137,7 @@ async def start_environment(cluster: Cluster, plan: Plan, folder: Path) -> Async
                 for number, skew in enumerate(plan.skew_s[:-1])
             ],
             f"http://127.0.0.1:{client_link.port}",
+            f"http://127.0.0.1:{port}",
             await stack.enter_async_context(
                 aiohttp.ClientSession(
                     headers={"Authorization": f"Bearer {parts.application['secret_key']}"},
@@ -137,6 +145,7 @@ async def start_environment(cluster: Cluster, plan: Plan, folder: Path) -> Async
                 )
             ),
             observer,
+            hostile_tenant,
             {
                 LinkGroup.WORKERS_AND_POSTGRES: [worker_link],
                 LinkGroup.API_AND_POSTGRES: [api_link],

@@ -19,6 +19,7 @@ import aiohttp
 from gateway.domain import ids
 from gateway.domain.notification import Notification, Progress
 from gateway.records.postgres.engine import DATABASE_ERRORS
+from tests.faults import hostile
 from tests.faults.environment import TOPICS, Environment
 from tests.faults.latency_probe import LatencyProbe
 from tests.faults.plan import REQUESTS, Fault, FaultKind
@@ -81,13 +82,14 @@ async def execute(env: Environment) -> RunRecord:
     await _send_request(
         env, record, "campaign", "/v1/campaigns", {"name": "faults"}, {"everyone": True}, set(env.endpoints)
     )
-    async with asyncio.TaskGroup() as group:
-        requests = group.create_task(_send_requests(env, record))
-        for fault in env.plan.faults:
-            await _wait_for_share(env, fault.at)
-            group.create_task(_inject(env, fault, record))
-        await requests
-    await _wait_until_done(env, record, EXTRA_TIME_S + env.plan.devices / MIN_DEVICES_PER_S)
+    async with hostile.attack(env.hostile_tenant, env.direct_origin, env.plan.seed):
+        async with asyncio.TaskGroup() as group:
+            requests = group.create_task(_send_requests(env, record))
+            for fault in env.plan.faults:
+                await _wait_for_share(env, fault.at)
+                group.create_task(_inject(env, fault, record))
+            await requests
+        await _wait_until_done(env, record, EXTRA_TIME_S + env.plan.devices / MIN_DEVICES_PER_S)
     probe_task.cancel()
     record.exit_codes = [await process.end() for process in (*env.workers, env.api)]
     record.seconds = time.monotonic() - start
@@ -229,7 +231,8 @@ async def _wait_until_done(env: Environment, record: RunRecord, seconds: float) 
     while time.monotonic() < deadline:
         try:
             record.notifications = {id_: await env.parts.get_notification(id_) for id_ in record.targets}
-            record.jobs = await env.parts.scalar("SELECT count(*) FROM jobs")
+            query = "SELECT count(*) FROM jobs WHERE application_id = :application_id"
+            record.jobs = await env.parts.scalar(query, application_id=env.parts.application_id)
         except DATABASE_ERRORS:
             await asyncio.sleep(POLL_INTERVAL_S)
             continue

@@ -69,13 +69,16 @@ async def _read_rows(env: Environment) -> dict[UUID, dict[UUID, Row]]:
     """Return the rows of the delivery log by notification and device."""
     rows: defaultdict[UUID, dict[UUID, Row]] = defaultdict(dict)
     attempts_query = text("SELECT notification_id, device_id, count(*) FROM attempts GROUP BY 1, 2")
-    query = text("SELECT notification_id, device_id, outcome, attempts, attempted_at FROM deliveries")
+    query = text("""
+        SELECT notification_id, device_id, outcome, attempts, attempted_at FROM deliveries
+        WHERE application_id = :application_id""")
     async with env.parts.engine.connect() as conn:
         attempt_counts = {
             (notification_id, device_id): count
             for notification_id, device_id, count in await conn.execute(attempts_query)
         }
-        for notification_id, device_id, outcome, attempts, attempted_at in await conn.execute(query):
+        values = {"application_id": env.parts.application_id}
+        for notification_id, device_id, outcome, attempts, attempted_at in await conn.execute(query, values):
             assert device_id not in rows[notification_id], "a device has two rows"
             count = attempt_counts.get((notification_id, device_id), 0)
             rows[notification_id][device_id] = Row(outcome, attempts, attempted_at is not None, count)
@@ -90,10 +93,12 @@ async def _describe_unfinished(env: Environment, record: RunRecord) -> list[str]
         if id_ in record.notifications and record.notifications[id_][0].finished_at is None
     ]
     async with env.parts.engine.connect() as conn:
-        query = text("SELECT id, attempt, tries, run_at - now() AS due, cardinality(device_ids) AS size FROM jobs")
+        query = text("""
+            SELECT id, attempt, tries, run_at - now() AS due, cardinality(device_ids) AS size FROM jobs
+            WHERE application_id = :application_id""")
         jobs = [
             f"job {row.id} (generation {row.attempt}, attempts {row.tries}, due in {row.due}) has {row.size} devices"
-            for row in await conn.execute(query)
+            for row in await conn.execute(query, {"application_id": env.parts.application_id})
         ]
     return breaches + jobs or ["the run did not finish"]
 
@@ -105,7 +110,8 @@ async def _check_finished(env: Environment, record: RunRecord) -> list[str]:
         notification, progress = record.notifications[id_]
         if notification.status is not Status.DONE or progress.pending:
             breaches.append(f"{title} is {notification.status} with {progress.pending} pending")
-    count = await env.parts.scalar("SELECT count(*) FROM notifications")
+    query = "SELECT count(*) FROM notifications WHERE application_id = :application_id"
+    count = await env.parts.scalar(query, application_id=env.parts.application_id)
     if count != len(record.targets):
         breaches.append(f"{len(record.targets)} notifications were accepted, but the database has {count}")
     return breaches
@@ -153,7 +159,9 @@ async def _check_devices(env: Environment, meanings: dict[str, set[Meaning]]) ->
     """Check that no device is missing, and that each has the status that follows from its responses."""
     breaches = []
     async with env.parts.engine.connect() as conn:
-        statuses = {row.id: row.status for row in await conn.execute(text("SELECT id, status FROM devices"))}
+        query = text("SELECT id, status FROM devices WHERE application_id = :application_id")
+        rows = await conn.execute(query, {"application_id": env.parts.application_id})
+        statuses = {row.id: row.status for row in rows}
     if missing := env.endpoints.keys() - statuses.keys():
         breaches.append(f"{len(missing)} devices are deleted")
     for id_, status in statuses.items():

@@ -18,6 +18,8 @@ LEASE_S = 4.0
 REQUESTS = 10
 # Devices of the malformed push service.
 MALFORMED_DEVICES = 24
+# Statuses by which a push service may refuse one tenant, or some of its devices.
+HOSTILE_STATUSES = (401, 403, 429, 500, 503, 507)
 # Upper bound of the share at which a fault starts: some devices accept no message, so the share never reaches 1.
 MAX_FAULT_SHARE = 0.8
 
@@ -65,13 +67,18 @@ class Fault:
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """The plan of a run. `skew_s` has the clock error of each worker, and as its last item that of the API."""
+    """The plan of a run.
+
+    `skew_s` has the clock error of each worker, and as its last item that of the API. `hostile_status` is the status
+    with which push services refuse the messages of the hostile tenant.
+    """
 
     seed: int
     devices: int
     faults: tuple[Fault, ...]
     rules: tuple[Rule, ...]
     skew_s: tuple[float, ...]
+    hostile_status: int = 429
 
 
 def draw_plan(seed: int, devices: int) -> Plan:
@@ -82,7 +89,8 @@ def draw_plan(seed: int, devices: int) -> Plan:
     skew_s = [0.0] * (WORKERS + 1)
     if rng.random() < 0.5:
         skew_s[rng.randrange(len(skew_s))] = rng.choice((-1, 1)) * rng.uniform(60, 600)
-    return Plan(seed, devices, faults, _draw_rules(rng, devices), tuple(skew_s))
+    rules = _draw_rules(rng, devices)
+    return Plan(seed, devices, faults, rules, tuple(skew_s), rng.choice(HOSTILE_STATUSES))
 
 
 def _draw_fault(rng: random.Random, at: float) -> Fault:

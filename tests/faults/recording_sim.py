@@ -51,7 +51,8 @@ class RecordingSim(Sim):
     """Simulated push services.
 
     `responses` has the responses by (endpoint, Topic), and `titles` the message titles by Topic. `strays` counts the
-    requests without a device, which the gateway sends only if it follows a redirect or corrupts an endpoint.
+    requests without a device, which the gateway sends only if it follows a redirect or corrupts an endpoint. Responses
+    to `hostile_tokens`, the devices of the hostile tenant, are not recorded.
     """
 
     async def start(self) -> Self:
@@ -59,12 +60,15 @@ class RecordingSim(Sim):
         self.responses: defaultdict[tuple[str, str], list[Response]] = defaultdict(list)
         self.titles: dict[str, str] = {}
         self.strays = 0
+        self.hostile_tokens: set[str] = set()
         return await super().start()
 
     async def handle_post(self, profile: Profile, verifier: VapidVerifier, request: web.Request) -> SimResponse | None:
         requested_at = time.time()
         response = await super().handle_post(profile, verifier, request)
         token = request.match_info.get("token") or request.query.get("token", "")
+        if token in self.hostile_tokens:
+            return response
         subscriber, topic = self.subscribers.get(token), request.headers.get("Topic", "")
         if subscriber is None or subscriber.keys is None:
             self.strays += 1
