@@ -203,8 +203,7 @@ async def measure_campaign(bed: Testbed, context: Context, devices: int, *, nats
 
 def sink_cpu_s(bed: Testbed) -> float:
     """Return the CPU seconds of the push service, if it is nginx."""
-    pid_file = bed.folder / "nginx.pid"
-    return testbed.tree_cpu_s(int(pid_file.read_text())) if pid_file.exists() else 0.0
+    return sum(testbed.tree_cpu_s(int(pid_file.read_text())) for pid_file in bed.folder.glob("nginx-*.pid"))
 
 
 async def alter_system(context: Context, statement: str) -> None:
