@@ -7,7 +7,10 @@ Item = TypeVar("Item")
 
 
 class Page(NamedTuple, Generic[Item]):
-    """The items of one page, and the id after which the next page begins; None when this page is the last one."""
+    """The items of one page.
+
+    The next page begins after the id or the log position `next_after`; None: this page is the last one.
+    """
 
     items: list[Item]
-    next_after: UUID | None
+    next_after: UUID | int | None

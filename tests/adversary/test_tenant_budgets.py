@@ -9,8 +9,10 @@ import aiohttp
 from sqlalchemy import text
 
 from gateway.domain import ids
+from gateway.domain.notification import Kind
 from gateway.records import notifications
 from gateway.sim import Vendor
+from tests.support.api import Api
 from tests.support.bystander import Bystander
 from tests.support.gateway_parts import Parts
 
@@ -103,6 +105,27 @@ async def test_list_of_large_devices_is_cut_into_small_pages(
         if len(listed) == 10:
             await bystander.check_alert()
     assert sorted(listed) == sorted(ids.format_id(ids.DEVICE, id_) for id_ in device_ids)
+
+
+async def test_inbox_of_large_notifications_is_cut(parts: Parts, api: Api) -> None:
+    """An inbox page ends when the notifications behind it reach about two megabytes, and the next one goes on."""
+    [device_id] = await parts.register(parts.subscribe(Vendor.FCM, 1), user_id="u-1")
+    audience = {"any": [{"user_id": ["u-1"]}, {"user_id": [f"{number:0250}" for number in range(1000)]}]}
+    async with parts.run_worker():
+        for number in range(12):
+            sent = await parts.submit(Kind.DIRECT, audience, content={"title": str(number)})
+            await parts.wait_until_done(sent.id)
+    titles: list[str] = []
+    path: str | None = f"/v1/devices/{ids.format_id(ids.DEVICE, device_id)}/inbox?limit=1000"
+    pages = 0
+    while path is not None:
+        page = await api.call_ok("GET", path)
+        titles += [item["content"]["title"] for item in page["items"]]
+        pages += 1
+        cursor = page["next_cursor"]
+        path = cursor and f"/v1/devices/{ids.format_id(ids.DEVICE, device_id)}/inbox?limit=1000&cursor={cursor}"
+    assert titles == [str(number) for number in reversed(range(12))]
+    assert pages == 2
 
 
 async def test_recipient_with_excessive_data_fails_alone(

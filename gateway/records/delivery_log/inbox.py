@@ -1,6 +1,6 @@
 """The inbox of a device: its deliveries in the log, and its read marks."""
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection
 from datetime import datetime
 from typing import Any
 from uuid import UUID
@@ -9,10 +9,13 @@ from sqlalchemy import ColumnElement, Row, Select, and_, any_, cast, delete, fun
 from sqlalchemy.dialects.postgresql import ARRAY, insert
 from sqlalchemy.dialects.postgresql import UUID as PG_UUID
 from sqlalchemy.ext.asyncio import AsyncConnection
+from sqlalchemy.types import Text
 
 from gateway.domain import clock
 from gateway.domain.delivery import OutcomeName
 from gateway.domain.notification import MAX_TTL
+from gateway.domain.page import Page
+from gateway.records.postgres.paging import fetch_page
 from gateway.records.postgres.schema import deliveries, inbox_reads, notifications
 
 # Outcomes of the deliveries in the inbox: all but cancelled and skipped. It includes messages that never reached the
@@ -24,7 +27,7 @@ _d = deliveries.c
 
 async def list_page_of_device(
     conn: AsyncConnection, application_id: UUID, device_id: UUID, *, before: int | None, after: int | None, limit: int
-) -> Sequence[Row[Any]]:
+) -> Page[Row[Any]]:
     """Return a page of inbox entries (notification_id, position, variant, settled_at, read_at).
 
     The newest entry comes first, except with `after`: then the oldest does. `before` and `after` are log positions.
@@ -36,8 +39,10 @@ async def list_page_of_device(
         query = query.where(_d.position < before)
     if after is not None:
         query = query.where(_d.position > after)
-    order = _d.position.desc() if after is None else _d.position
-    return (await conn.execute(query.order_by(order).limit(limit))).all()
+    # The notification of an entry is loaded for its view, and may be large.
+    content, audience = (cast(notifications.c[name], Text) for name in ("content", "audience"))
+    octets = func.octet_length(content) + func.octet_length(audience)
+    return await fetch_page(conn, query, _d.position, limit=limit, ascending=after is not None, other_octets=octets)
 
 
 async def count_unread(conn: AsyncConnection, application_id: UUID, device_id: UUID) -> tuple[int, int]:

@@ -11,6 +11,7 @@ from gateway.domain import ids
 from gateway.domain.device import Device
 from gateway.domain.errors import TemplateFailed, ValidationError
 from gateway.domain.json_object import JsonObject
+from gateway.domain.page import Page
 from gateway.records import applications, notifications
 from gateway.records.delivery_log import inbox
 from gateway.records.postgres.engine import Connection, Row
@@ -28,15 +29,15 @@ async def list_items(
     before: int | None = None,
     after: int | None = None,
     limit: int,
-) -> list[views.InboxItem]:
+) -> Page[views.InboxItem]:
     """Return a page of items before or after a log position.
 
     The newest item comes first, except with `after`: then the oldest does.
     """
-    rows = await inbox.list_page_of_device(
+    page = await inbox.list_page_of_device(
         conn, device.application_id, device.id, before=before, after=after, limit=limit
     )
-    return await to_views(conn, context, device, rows) if rows else []
+    return Page(await to_views(conn, context, device, page.items) if page.items else [], page.next_after)
 
 
 async def to_views(

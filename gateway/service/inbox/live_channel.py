@@ -94,15 +94,15 @@ async def follow(
             async with context.connections.share(LIVE, device.application_id).connect() as conn:
                 if await devices.get_application_id(conn, device.id) is None:
                     raise Unauthenticated("the device is unregistered")
-                items = await inbox.list_items(conn, context, device, after=after, limit=PAGE_SIZE)
-            for item in items:
+                page = await inbox.list_items(conn, context, device, after=after, limit=PAGE_SIZE)
+            for item in page.items:
                 after = item["position"]
                 if item["id"] in offered_ids:
                     offered_ids.discard(item["id"])
                     yield {"type": "position", "position": after}
                 else:
                     yield {"type": "notification", **item}
-            if len(items) < PAGE_SIZE:
+            if page.next_after is None:
                 await subscription.wait(POLL_INTERVAL_S)
 
 

@@ -13,7 +13,7 @@ from gateway.service import views
 from gateway.service.access.authentication import DEVICE, MANAGE, READ
 from gateway.service.inbox import inbox, read_marks
 from gateway.web.api.devices import find_device
-from gateway.web.http.pagination import PageQuery, page
+from gateway.web.http.pagination import PageQuery, bounded_page
 from gateway.web.http.parsing import Body, example
 from gateway.web.http.routing import Request, Response, Routes, TransactionalRequest
 
@@ -93,11 +93,11 @@ async def list_inbox(request: TransactionalRequest[None, InboxQuery]) -> Respons
     """
     device, query = await find_device(request), request.query
     before = query.after_position() if query.after is None else None
-    items = await inbox.list_items(
+    page = await inbox.list_items(
         request.conn, request.context, device, before=before, after=query.after, limit=query.limit
     )
     unread, last_position = await read_marks.count_unread(request.conn, device)
-    response = page(items, query.limit, items[-1]["position"] if items and query.after is None else None)
+    response = bounded_page(page if query.after is None else page._replace(next_after=None))
     body: dict[str, Any] = response.body | {"unread": unread, "position": last_position}
     return Response(body)
 
