@@ -20,7 +20,7 @@ class AlertPart:
     """An info block of a stored alert.
 
     Attributes:
-        area: the area in which the info block is still in effect; None once it has ended everywhere.
+        area: the area in which the info block is still in effect; None once the info block has ended everywhere.
         notified_by: the notifications that announced the info block.
         cancelled_by: the notifications that announced its end.
     """
@@ -30,7 +30,7 @@ class AlertPart:
     cancelled_by: list[UUID] = field(default_factory=list)
 
     def to_json(self) -> JsonObject:
-        """Return the part as JSON, for storage."""
+        """Return the part as JSON, for the column `parts`."""
         return {"area": self.area, "told": [*map(str, self.notified_by)], "withdrawn": [*map(str, self.cancelled_by)]}
 
     @classmethod
@@ -96,7 +96,7 @@ async def save_parts(conn: AsyncConnection, alert: StoredAlert) -> None:
 
 
 async def find_by_identifier(conn: AsyncConnection, application_id: UUID, identifier: str) -> list[StoredAlert]:
-    """Return the messages with an identifier, newest first."""
+    """Return the messages with this identifier, newest first."""
     query = select(alerts).where(alerts.c.application_id == application_id, alerts.c.identifier == identifier)
     return [_from_row(row) for row in await conn.execute(query.order_by(alerts.c.created_at.desc()))]
 

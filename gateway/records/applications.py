@@ -101,7 +101,8 @@ async def add_key(
 ) -> Row[Any]:
     """Insert an API key and return its row.
 
-    `digest` is the SHA-256 of the token. `hint` is its prefix and last characters, by which people recognise the key.
+    `digest` is the SHA-256 of the key's token. `hint` is the token's prefix and last characters, by which people
+    recognise the key.
     """
     values = {"id": id_, "application_id": application_id, "name": name, "scopes": list(scopes)}
     statement = insert(api_keys).values(**values, digest=digest, hint=hint).returning(api_keys)

@@ -57,12 +57,12 @@ from gateway.domain.comparison import Scalar
 from gateway.domain.delivery import OutcomeName
 from gateway.records.postgres.schema import deliveries, devices, notifications
 
-# Mean radius (IUGG).
+# Mean radius of the Earth (IUGG).
 EARTH_RADIUS_M = 6_371_008.8
 
 
 async def raise_work_mem(conn: AsyncConnection) -> None:
-    """Raise work_mem for the transaction, so that the bitmap of a large audience fits.
+    """Raise work_mem for the transaction, so that it suffices for the bitmap of an index scan over a large audience.
 
     With Postgres's default of 4 MB a bitmap over a million devices becomes lossy, and the planner prefers a sequential
     scan to the index. Measured in ops/bench/RESULTS.md.
@@ -71,7 +71,7 @@ async def raise_work_mem(conn: AsyncConnection) -> None:
 
 
 class AudienceSize(NamedTuple):
-    """The numbers of devices and users in an audience, and a sample of rows (id, user_id, platform, browser)."""
+    """The numbers of devices and users in an audience, and some of its devices (id, user_id, platform, browser)."""
 
     devices: int
     users: int
@@ -143,12 +143,12 @@ def compile_audience(audience: Audience) -> ColumnElement[bool]:
             assert_never(audience)
 
 
-def _negate(inner: ColumnElement[bool]) -> ColumnElement[bool]:
-    return not_(func.coalesce(inner, false()))
+def _negate(condition: ColumnElement[bool]) -> ColumnElement[bool]:
+    return not_(func.coalesce(condition, false()))
 
 
 def _select_accepted(notification_ids: tuple[UUID, ...]) -> Select[tuple[UUID]]:
-    """Select the devices to which one of the notifications was sent and accepted by the push service.
+    """Select the devices whose push service accepted at least one of the notifications.
 
     The join by day limits the query to the log partitions of these notifications.
     """
@@ -189,7 +189,7 @@ def _match_attribute(name: str, operator: str, value: Scalar | tuple[Scalar, ...
             path = literal(f"strict $.{json.dumps(name)} ? ({values})", Text)
             return devices.c.attributes.op("@?", is_comparison=True)(cast(path, JSONPATH))
         case "contains":
-            # A list with the value as an element, or text with the value as a substring.
+            # Matches a list that has the value as an element, and text that has the value as a substring.
             element = devices.c.attributes.contains({name: [value]})
             if not isinstance(value, str):
                 return element
@@ -230,7 +230,10 @@ def _match_polygon(rings: tuple[Ring, ...]) -> ColumnElement[bool]:
 
 
 def _match_circle(lat: float, lon: float, radius_m: float) -> ColumnElement[bool]:
-    """Compare the great-circle distance on a sphere, after a bounding box that the index can use."""
+    """Return the condition for the locations in a circle: in its bounding boxes, by the index, and near its centre.
+
+    The distance from the centre is the great-circle distance on a sphere.
+    """
     device_lon: ColumnElement[float] = literal_column("devices.location[0]")
     device_lat: ColumnElement[float] = literal_column("devices.location[1]")
     haversine = func.power(func.sind((device_lat - lat) / 2), 2) + math.cos(math.radians(lat)) * func.cosd(

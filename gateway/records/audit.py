@@ -21,7 +21,7 @@ async def add(
     target: str | None,
     details: JsonObject,
 ) -> None:
-    """Insert an entry."""
+    """Insert an entry into the audit log."""
     values = {"id": id_, "application_id": application_id, "actor": actor, "action": action}
     await conn.execute(insert(audit).values(**values, target=target, details=details))
 

@@ -47,7 +47,7 @@ class CheckedRegistration(NamedTuple):
 
 
 class Registered(NamedTuple):
-    """The result of a registration."""
+    """The result of a registration. `created` is False if the endpoint was registered before."""
 
     device_id: UUID
     created: bool
@@ -65,8 +65,8 @@ class DeviceFilters:
 async def register(conn: AsyncConnection, registrations: Sequence[CheckedRegistration]) -> list[Registered]:
     """Insert devices, or refresh those whose endpoint is registered; return the results in the same order.
 
-    An endpoint may occur only once per application. A refreshed device becomes active again. Fields that a registration
-    omits keep their values.
+    `registrations` may contain an endpoint only once per application. A refreshed device becomes active again. Fields
+    that a registration omits keep their values.
     """
     keys = [(item.application_id, endpoint_digest(item.registration.subscription.endpoint)) for item in registrations]
     remaining = dict(zip(keys, registrations, strict=True))
@@ -74,8 +74,9 @@ async def register(conn: AsyncConnection, registrations: Sequence[CheckedRegistr
     # Usually one round. Devices that another transaction inserts or deletes at the same time need a second one.
     while remaining:
         # Sorted, so that transactions with the same devices lock them in the same order and cannot deadlock.
-        order = sorted(remaining, key=_BY_DIGEST)
-        rows = [_row(id_, key[1], remaining[key]) for id_, key in zip(new_ids(len(order)), order, strict=True)]
+        sorted_keys = sorted(remaining, key=_BY_DIGEST)
+        new_keys = zip(new_ids(len(sorted_keys)), sorted_keys, strict=True)
+        rows = [_row(id_, key[1], remaining[key]) for id_, key in new_keys]
         columns = dict(zip(_COLUMNS, map(_column, zip(*rows, strict=True)), strict=True))
         for id_, application_id, digest, created in await conn.execute(_WRITE, columns):
             results[application_id, digest] = Registered(id_, created)
@@ -191,19 +192,23 @@ async def unsubscribe(conn: AsyncConnection, id_: UUID, topic: str) -> None:
 
 
 async def mark_accepted(conn: AsyncConnection, device_ids: Sequence[UUID]) -> None:
-    """Record that a push service accepted a message for these devices, except those that are being changed."""
+    """Record that the push services of devices accepted a message. Skips devices that another transaction changes."""
     await conn.execute(_MARK_ACCEPTED, {"ids": device_ids})
 
 
 async def mark_refused(conn: AsyncConnection, device_ids: Sequence[UUID]) -> None:
-    """Record that a push service began to refuse the VAPID key, except for devices that are being changed."""
+    """Record that the push services of devices refuse the VAPID key. Skips devices that another transaction changes.
+
+    A device that is recorded already keeps the time of its first refusal.
+    """
     await conn.execute(_MARK_REFUSED, {"ids": device_ids})
 
 
 async def release_refused(conn: AsyncConnection, age: timedelta, *, limit: int) -> int:
-    """Make devices active that have been in quarantine for `age` because of refusals; return how many.
+    """Make devices active that have been in quarantine for `age`; return how many.
 
-    The next message to each shows whether its push service still refuses it.
+    Only devices whose push service refused the VAPID key are released. The next message to a device shows whether the
+    push service still refuses the key.
     """
     due = (
         devices.c.status == DeviceStatus.QUARANTINED,
@@ -312,11 +317,12 @@ _MARK_REFUSED = text("""
     )
 """)
 
+# Sort key for keys (application id, endpoint digest).
 _BY_DIGEST = itemgetter(1)
 
 
 def _column(values: Sequence[Any]) -> list[Any] | None:
-    """Return the values of a column, or None if all are NULL: unnest() has the same result, and it costs less."""
+    """Return the values of a column, or None if all are NULL: unnest() yields the same rows for None, at less cost."""
     return None if values.count(None) == len(values) else list(values)
 
 

@@ -20,7 +20,7 @@ STARTED, CANCELLED = "started", "cancelled"
 
 
 class EventRow(TypedDict):
-    """A row of the events table."""
+    """A row of the events table. `key` is the client's id of the event."""
 
     id: UUID
     application_id: UUID

@@ -17,11 +17,11 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from gateway.records.postgres.schema import feed_entries, feeds
 
-# Refused alerts to keep per feed: the latest ones.
+# Maximum number of refused alerts to store per feed. The latest ones are stored.
 MAX_REFUSALS = 20
 
-# Column values that make a feed due at once and have it fetched completely. The new claim discards the result of a
-# fetch that is under way.
+# Column values that make a feed due at once and have its document read even if the document is unchanged. The new claim
+# discards the result of a fetch that is under way.
 FETCH_NOW: Mapping[str, Any] = {
     "run_at": func.now(),
     "claim": feeds.c.claim + 1,
@@ -34,7 +34,15 @@ FETCH_NOW: Mapping[str, Any] = {
 
 @dataclass(frozen=True, slots=True)
 class LeasedFeed:
-    """A feed that this process has leased. `claim` is the fencing token, `digest` the SHA-256 of the last document."""
+    """A feed that this process has leased.
+
+    Attributes:
+        claim: the fencing token.
+        etag: the ETag of the document that was read last.
+        last_modified: the time in the Last-Modified header of the document that was read last.
+        digest: the SHA-256 of the document that was read last.
+        failures: the number of fetches that have failed in a row.
+    """
 
     id: UUID
     claim: int
@@ -54,8 +62,8 @@ async def claim(conn: AsyncConnection, lease: timedelta) -> LeasedFeed | None:
     f = feeds.c
     due = select(f.id).where(f.status == "active", f.run_at <= func.now()).order_by(f.run_at).limit(1)
     locked = due.with_for_update(skip_locked=True).cte("due").prefix_with("MATERIALIZED", dialect="postgresql")
-    leased = update(feeds).where(f.id == locked.c.id).values(run_at=func.now() + lease, claim=f.claim + 1)
-    row = (await conn.execute(leased.returning(feeds))).first()
+    statement = update(feeds).where(f.id == locked.c.id).values(run_at=func.now() + lease, claim=f.claim + 1)
+    row = (await conn.execute(statement.returning(feeds))).first()
     if row is None:
         return None
     return LeasedFeed(
@@ -87,14 +95,21 @@ async def settle(conn: AsyncConnection, feed: LeasedFeed, wait: timedelta, **val
         Whether the feed was updated; False if the lease was lost, or the feed was changed or removed meanwhile.
     """
     conditions = (feeds.c.id == feed.id, feeds.c.claim == feed.claim)
-    settled = update(feeds).where(*conditions).values(run_at=func.now() + wait, **values)
-    return (await conn.execute(settled)).rowcount == 1
+    statement = update(feeds).where(*conditions).values(run_at=func.now() + wait, **values)
+    return (await conn.execute(statement)).rowcount == 1
 
 
 async def add_counts(
     conn: AsyncConnection, feed_id: UUID, outcomes: Mapping[str, int], refused: Sequence[Mapping[str, str | None]]
 ) -> None:
-    """Add `outcomes` to a feed's counts, and `refused` to its refused alerts; keep the latest MAX_REFUSALS of these."""
+    """Add to a feed's counts of alerts by outcome, and to its list of refused alerts.
+
+    Args:
+        conn: the connection, in a transaction.
+        feed_id: the id of the feed.
+        outcomes: the numbers of alerts to add, by outcome.
+        refused: the refused alerts to add. The list keeps the latest MAX_REFUSALS.
+    """
     query = select(feeds.c.counts, feeds.c.refusals).where(feeds.c.id == feed_id)
     row = (await conn.execute(query.with_for_update(key_share=True))).first()
     if row is None:
@@ -105,15 +120,16 @@ async def add_counts(
 
 
 async def filter_unread(conn: AsyncConnection, feed_id: UUID, keys: Collection[str]) -> set[str]:
-    """Return the keys of the entries that were not read yet.
+    """Return those of the entry keys whose entries were not read yet.
 
-    Also deletes the read marks of entries that the feed no longer lists, which are those not in `keys`.
+    `keys` has the keys of all entries that the feed lists. The read marks of other entries are deleted.
     """
-    digests = {_digest(key): key for key in keys}
-    removal = delete(feed_entries).where(feed_entries.c.feed_id == feed_id, feed_entries.c.digest.not_in(digests))
+    by_digest = {_digest(key): key for key in keys}
+    removal = delete(feed_entries).where(feed_entries.c.feed_id == feed_id, feed_entries.c.digest.not_in(by_digest))
     await conn.execute(removal)
-    read = select(feed_entries.c.digest).where(feed_entries.c.feed_id == feed_id)
-    return {*keys} - {digests[digest] for digest in (await conn.execute(read)).scalars() if digest in digests}
+    read_marks = select(feed_entries.c.digest).where(feed_entries.c.feed_id == feed_id)
+    digests = (await conn.execute(read_marks)).scalars()
+    return {*keys} - {by_digest[digest] for digest in digests if digest in by_digest}
 
 
 async def mark_read(conn: AsyncConnection, feed_id: UUID, key: str) -> None:

@@ -1,4 +1,4 @@
-"""The ledger of frequency caps: which user was sent which notification of a capped category, and when."""
+"""The ledger of frequency caps: which person was sent which notification of a capped category, and when."""
 
 from collections.abc import Sequence
 from datetime import datetime
@@ -25,7 +25,7 @@ async def reserve_quota(
     await conn.execute(select(func.pg_advisory_xact_lock(lock)))
     c = frequency_cap_sends.c
     candidates = select(func.unnest(cast(list(persons), ARRAY(Text))).label("person")).subquery("candidates")
-    earlier = (
+    earlier_sends = (
         select(c.person, func.count().label("count"))
         .where(
             c.application_id == notification.application_id,
@@ -35,7 +35,7 @@ async def reserve_quota(
             c.at > func.now() - cap.window,
         )
         .group_by(c.person)
-        .subquery("earlier")
+        .subquery("earlier_sends")
     )
     below_cap = (
         select(
@@ -45,8 +45,8 @@ async def reserve_quota(
             literal(notification.id),
             func.now(),
         )
-        .select_from(candidates.outerjoin(earlier, candidates.c.person == earlier.c.person))
-        .where(func.coalesce(earlier.c.count, 0) < cap.limit)
+        .select_from(candidates.outerjoin(earlier_sends, candidates.c.person == earlier_sends.c.person))
+        .where(func.coalesce(earlier_sends.c.count, 0) < cap.limit)
     )
     columns = ["application_id", "category", "person", "notification_id", "at"]
     await conn.execute(insert(frequency_cap_sends).from_select(columns, below_cap).on_conflict_do_nothing())

@@ -27,14 +27,14 @@ async def claim(conn: AsyncConnection, owner: str, key: str, request_digest: byt
 
 
 async def store_response(conn: AsyncConnection, owner: str, key: str, status: int, answer: bytes) -> None:
-    """Store the response to the request that claimed the key; `answer` is its encrypted body."""
+    """Store the response to the request that claimed the key; `answer` is the encrypted body of the response."""
     k = idempotency_keys.c
     statement = update(idempotency_keys).where(k.owner == owner, k.key == key)
     await conn.execute(statement.values(status=status, answer=answer))
 
 
 async def stream_responses(conn: AsyncConnection, owner: str) -> AsyncIterator[Row[Any, Any]]:
-    """Yield (key, answer) of all stored responses of an owner; each answer is an encrypted body."""
+    """Yield (key, answer) of all stored responses of an owner; the answer is the encrypted body of the response."""
     k = idempotency_keys.c
     query = select(k.key, k.answer).where(k.owner == owner, k.answer.is_not(None))
     async for row in await conn.stream(query):

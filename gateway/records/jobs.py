@@ -7,7 +7,7 @@ Columns:
     run_at: when the job may be claimed next. Claiming a job moves `run_at` to the end of the lease.
     parked: the job is suspended because its notification is paused.
     slot: the time that a throttle has assigned to the job.
-    attempt: the lease generation.
+    attempt: the lease generation, which every claim increments.
     tries: the number of earlier POSTs to each device of the job. It is the same for all of them.
 """
 
@@ -25,7 +25,7 @@ from gateway.records.postgres.engine import Connection
 from gateway.records.postgres.schema import jobs
 
 # Jobs without a lease: never claimed, or waiting for their slot. Suspended jobs (`parked`) have no lease either, but
-# need not match.
+# this condition does not match all of them.
 _UNLEASED = (jobs.c.attempt == 0) | jobs.c.run_at.is_not_distinct_from(jobs.c.slot)
 
 

@@ -119,9 +119,10 @@ async def start(conn: AsyncConnection, id_: UUID, day: date, targets: int, per_s
     """
     values = {"targets": targets, "per_second": per_second}
     await conn.execute(update(progress).where(progress.c.notification_id == id_).values(**values))
-    status = {"status": Status.DONE, "finished_at": func.now()} if targets == 0 else {"status": Status.SENDING}
+    ended: dict[str, Any] = {"status": Status.DONE, "finished_at": func.now()}
+    status_values = ended if targets == 0 else {"status": Status.SENDING}
     same_notification = notifications.c.id == id_
-    await conn.execute(update(notifications).where(same_notification).values(day=day, **status))
+    await conn.execute(update(notifications).where(same_notification).values(day=day, **status_values))
     await outbox.append_notification_events(conn, "notification.started", same_notification)
     if targets == 0:
         await outbox.append_notification_events(conn, "notification.done", same_notification)
@@ -132,7 +133,7 @@ async def set_status(
 ) -> None:
     """Change the status of a notification.
 
-    `auto_paused` is the reason for a pause by the gateway itself. `finished` sets the time at which it finished.
+    `auto_paused` is the reason for a pause by the gateway itself. `finished` sets the finishing time to now.
     """
     values: dict[str, Any] = {"status": status}
     if finished:
@@ -166,7 +167,7 @@ async def reserve_slot(conn: AsyncConnection, id_: UUID, messages: int, expires_
         The start of the slot, which is not later than `expires_at`.
     """
     start = func.least(func.greatest(progress.c.free_at, func.now()), literal(expires_at))
-    # The length is limited, since a very long slot would overflow Postgres's type interval.
+    # The length of the slot is limited, since a very long one would overflow Postgres's type interval.
     seconds = func.least(messages / progress.c.per_second, MAX_TTL.total_seconds())
     length = func.make_interval(0, 0, 0, 0, 0, 0, seconds)
     statement = update(progress).where(progress.c.notification_id == id_).values(free_at=start + length)
@@ -192,9 +193,9 @@ async def decide_winner(conn: AsyncConnection, id_: UUID) -> int:
     query = select(notifications.c.winner).where(notifications.c.id == id_).with_for_update()
     if (winner := (await conn.execute(query)).scalar_one()) is not None:
         return int(winner)
-    clicks = variants.c.clicked * 1.0 / func.greatest(variants.c.accepted, 1)
+    click_rate = variants.c.clicked * 1.0 / func.greatest(variants.c.accepted, 1)
     best = select(variants.c.number).where(variants.c.notification_id == id_)
-    best = best.order_by(clicks.desc(), variants.c.number).limit(1)
+    best = best.order_by(click_rate.desc(), variants.c.number).limit(1)
     number: int = (await conn.execute(best)).scalar_one()
     await conn.execute(update(notifications).where(notifications.c.id == id_).values(winner=number))
     return number

@@ -6,7 +6,8 @@ missed events.
 
 Ids are assigned before transactions commit, so a reader that ordered events by id alone would skip events that commit
 late. Readers therefore read only events of transactions that are older than every running transaction. The order
-(txid, id) of these events is final. The price: a long transaction, in any database of the server, delays all events.
+(txid, id) of these events is final. The price is that a long transaction, in any database of the Postgres server,
+delays all events.
 """
 
 from collections.abc import Collection, Sequence
@@ -62,7 +63,7 @@ MIN_RUNNING_TXID = cast(cast(func.pg_snapshot_xmin(func.pg_current_snapshot()), 
 async def has_subscribers(conn: AsyncConnection, application_ids: Collection[UUID]) -> bool:
     """Return whether any of the applications has a webhook.
 
-    A cheap check before the events of many devices are written.
+    Check this before the events of many devices are appended: without subscribers, that work is saved.
     """
     return bool((await conn.execute(_ANY_WEBHOOK, {"ids": list(application_ids)})).scalar_one())
 
@@ -114,17 +115,17 @@ async def append_delivery_event(
 async def read_after(
     conn: AsyncConnection, application_id: UUID, cursor: Cursor, types: Collection[str], *, limit: int
 ) -> tuple[Sequence[Row[Any]], Cursor]:
-    """Return the next events of these types in order, and the cursor at the current end of the readable outbox."""
+    """Return the events of these types after the cursor in order, and the cursor at the end of the readable outbox."""
     e = outbox_events.c
-    upto = (await conn.execute(select(MIN_RUNNING_TXID))).scalar_one()
+    min_running_txid = (await conn.execute(select(MIN_RUNNING_TXID))).scalar_one()
     query = select(outbox_events).where(
         e.application_id == application_id,
         e.type.in_(types),
         tuple_(e.txid, e.id) > tuple_(*cursor),
-        e.txid < upto,
+        e.txid < min_running_txid,
     )
     rows = (await conn.execute(query.order_by(e.txid, e.id).limit(limit))).all()
-    return rows, max(cursor, Cursor(upto, 0))
+    return rows, max(cursor, Cursor(min_running_txid, 0))
 
 
 async def read_between(
@@ -163,8 +164,8 @@ async def erase_user(
         (e.data["id"].astext == any_(literal(formatted_ids, ARRAY(Text))), "name"),
     ):
         erased = e.data.op("||")(literal({field: None}, JSONB))
-        events = (e.application_id == application_id, condition)
-        await conn.execute(update(outbox_events).where(*events).values(data=erased))
+        conditions = (e.application_id == application_id, condition)
+        await conn.execute(update(outbox_events).where(*conditions).values(data=erased))
 
 
 # Whether any event or cursor has a transaction id that this server has not assigned yet. Such ids come from a backup of

@@ -68,10 +68,12 @@ async def find_notifications_to(
     """Return (id, audience, exclusive) of the notifications to the user, or to one of the user's devices.
 
     `exclusive` is true if the audience consists of this user or device alone, and false if the audience names the user
-    among others. No index finds the latter, so the query reads all notifications of the application.
+    among other conditions. No index finds audiences of the second kind, so the query reads all notifications of the
+    application.
     """
     formatted_ids = [ids.format_id(ids.DEVICE, id_) for id_ in device_ids]
     recipient = func.coalesce(_n.audience["user_id"].astext, _n.audience["device_id"].astext)
+    # An audience may have a list of device ids. The text of a list with one id is `["<id>"]`.
     recipients = [user_id, *formatted_ids, *(f'["{name}"]' for name in formatted_ids)]
     is_recipient = (recipient == any_(cast(recipients, ARRAY(Text)))) | (_n.audience["user_id"] == _json([user_id]))
     # The condition of the index on notifications to single users and devices.
@@ -146,8 +148,8 @@ async def remove_traces(
     )
     await outbox.erase_user(conn, application_id, user_id, notification_ids)
     await conn.execute(delete(events).where(events.c.application_id == application_id, events.c.user_id == user_id))
-    # The writer of the delivery log locks this row. Batches that it wrote before are in the log by now. Batches after
-    # this transaction see the time of the erasure, and check for erased devices.
+    # The writer of the delivery log locks this row. Batches that it wrote before this statement are in the log by now.
+    # For batches after this transaction it reads the time of the erasure, and checks for erased devices.
     await conn.execute(update(applications).where(applications.c.id == application_id).values(forgot_at=func.now()))
     d = deliveries.c
     for same_user in (d.user_id == user_id, d.device_id == any_(cast(list(device_ids), ARRAY(PG_UUID)))):

@@ -53,12 +53,12 @@ async def load_recipients(conn: AsyncConnection, notification: Notification, job
     rows = await conn.execute(query, {"ids": list(job.device_ids)})
     if not extra:
         return [Recipient(*row) for row in rows]
-    common = len(_COLUMNS) + 3
-    return [Recipient(*row[:common], **dict(zip(extra, row[common:], strict=True))) for row in rows]
+    common_count = len(_COLUMNS) + 3  # _RECIPIENTS selects three more columns
+    return [Recipient(*row[:common_count], **dict(zip(extra, row[common_count:], strict=True))) for row in rows]
 
 
 def _refusals(job: Job) -> ColumnElement[int]:
-    """Return how often the push service has refused the VAPID credentials of this delivery."""
+    """Return the column that counts how often a push service has refused the VAPID credentials of a delivery."""
     query = select(func.count()).where(
         attempts.c.day == job.day,
         attempts.c.notification_id == job.notification_id,
@@ -69,7 +69,7 @@ def _refusals(job: Job) -> ColumnElement[int]:
 
 
 def compute_bucket(notification_id: UUID) -> ColumnElement[int]:
-    """Return the A/B test bucket of a device.
+    """Return the SQL expression for the A/B test bucket of a device.
 
     All devices of a user have the same bucket. Each notification assigns users to buckets anew.
     """

@@ -14,7 +14,14 @@ from gateway.records.postgres.schema import notifications, reminders
 
 
 class Occurrences(NamedTuple):
-    """The occurrences of a reminder: the scheduled one (`next_*`), the number that started, and the last start."""
+    """The occurrences of a reminder.
+
+    Attributes:
+        next_id: the id of the scheduled occurrence.
+        next_at: its start time.
+        started: the number of occurrences that have started.
+        last_at: the start time of the last occurrence that has started.
+    """
 
     next_id: UUID | None = None
     next_at: datetime | None = None
@@ -38,7 +45,7 @@ async def load_occurrences(conn: Connection, reminder_ids: Sequence[UUID]) -> di
 
 
 async def lock_by_notification(conn: Connection, notification_id: UUID) -> Row[Any] | None:
-    """Lock and return the reminder of an occurrence, or None if the notification is not one."""
+    """Lock and return the reminder of an occurrence, or None if the notification is not an occurrence."""
     query = (
         select(reminders)
         .join(notifications, notifications.c.reminder_id == reminders.c.id)

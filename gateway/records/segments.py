@@ -20,7 +20,12 @@ STREAM_BUFFER_ROWS = 10
 
 
 class SegmentUse(NamedTuple):
-    """A resource that refers to a segment: a description for error messages, and its audience as JSON."""
+    """A resource that refers to a segment.
+
+    Attributes:
+        description: the kind and name of the resource, for error messages.
+        audience: the audience of the resource, as JSON.
+    """
 
     description: str
     audience: Any
@@ -59,14 +64,14 @@ async def find_use(conn: AsyncConnection, application_id: UUID, id_: UUID) -> Se
 
 async def list_containing(conn: AsyncConnection, application_id: UUID, id_: UUID) -> set[UUID]:
     """Return the ids of the segment, and of the segments that contain it at any depth."""
-    contained, pending = {id_}, {id_}
+    containing, pending = {id_}, {id_}
     while pending:
         query = select(segments.c.id).where(
             segments.c.application_id == application_id, _refers_to(segments.c.audience, pending)
         )
-        pending = set((await conn.execute(query)).scalars()) - contained
-        contained |= pending
-    return contained
+        pending = set((await conn.execute(query)).scalars()) - containing
+        containing |= pending
+    return containing
 
 
 async def stream_uses(

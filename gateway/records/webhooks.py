@@ -1,8 +1,8 @@
 """State of the dispatch of webhooks: leases, cursors and failures.
 
-Webhooks are claimed like jobs: claiming moves `run_at` to the end of the lease and increments `claim`. Every update
-requires that `claim` is unchanged. So a dispatcher that has lost its lease, or whose webhook was reset, updates
-nothing.
+Webhooks are claimed like jobs: claiming moves `run_at`, the time of the next dispatch, to the end of the lease and
+increments `claim`. Every update requires that `claim` is unchanged. So a dispatcher that has lost its lease, or whose
+webhook was reset, updates nothing.
 """
 
 from collections.abc import Mapping
@@ -49,7 +49,7 @@ class WebhookCursor:
 
 @dataclass(frozen=True, slots=True)
 class PendingBatch:
-    """The batch that is being sent: its message id and its end. It starts at the cursor of the webhook."""
+    """The batch that is being sent. It has the events after the webhook's cursor and up to the cursor `upto`."""
 
     message_id: str
     upto: WebhookCursor
@@ -57,7 +57,17 @@ class PendingBatch:
 
 @dataclass(frozen=True, slots=True)
 class LeasedWebhook:
-    """A webhook that this process has leased. `secrets` are encrypted; `claim` is the fencing token."""
+    """A webhook that this process has leased.
+
+    Attributes:
+        claim: the fencing token.
+        events: the patterns of the event types that the webhook receives.
+        secrets: the encrypted signing secrets.
+        cursor: the end of the last batch that the receiver accepted.
+        pending: the batch whose sending has begun, if any. A retry sends the same events with the same message id.
+        failures: the number of requests that have failed in a row.
+        failing_since: the time of the first of these failures.
+    """
 
     id: UUID
     claim: int
@@ -91,8 +101,8 @@ async def claim(conn: AsyncConnection, *, limit: int, lease: timedelta) -> list[
 async def next_due(conn: AsyncConnection) -> float | None:
     """Return the seconds until a webhook with events to send is due; None if there is none."""
     w = webhooks.c
-    waits = func.extract("epoch", func.min(func.greatest(w.run_at, func.now())) - func.now())
-    waiting = select(waits).join(applications, applications.c.id == w.application_id)
+    wait = func.extract("epoch", func.min(func.greatest(w.run_at, func.now())) - func.now())
+    waiting = select(wait).join(applications, applications.c.id == w.application_id)
     seconds = (await conn.execute(waiting.where(w.status == "active", _has_events(readable=False)))).scalar()
     return None if seconds is None else float(seconds)
 

@@ -18,8 +18,8 @@ from gateway.domain.page import Page
 from gateway.records.postgres.paging import fetch_page
 from gateway.records.postgres.schema import deliveries, inbox_reads, notifications
 
-# Outcomes of the deliveries in the inbox: all but cancelled and skipped. It includes messages that never reached the
-# device.
+# Outcomes of the deliveries in the inbox: all but cancelled and skipped. So the inbox includes messages that never
+# reached the device.
 INBOX_OUTCOMES = (OutcomeName.ACCEPTED, OutcomeName.GONE, OutcomeName.REJECTED, OutcomeName.EXPIRED)
 
 _d = deliveries.c
@@ -46,7 +46,7 @@ async def list_page_of_device(
 
 
 async def count_unread(conn: AsyncConnection, application_id: UUID, device_id: UUID) -> tuple[int, int]:
-    """Return the number of unread entries, and the position of the newest entry or 0."""
+    """Return the number of unread entries, and the log position of the newest entry, 0 if there is no entry."""
     query = _select_entries(application_id, device_id).add_columns(
         func.count().filter(inbox_reads.c.read_at.is_(None)), func.coalesce(func.max(_d.position), 0)
     )
@@ -55,7 +55,7 @@ async def count_unread(conn: AsyncConnection, application_id: UUID, device_id: U
 
 
 async def last_position(conn: AsyncConnection, application_id: UUID, device_id: UUID) -> int:
-    """Return the position of the newest entry; 0 if there is none."""
+    """Return the log position of the newest entry; 0 if there is none."""
     query = select(func.coalesce(func.max(_d.position), 0)).where(*_in_inbox(application_id, device_id))
     position: int = (await conn.execute(query)).scalar_one()
     return position
@@ -81,7 +81,10 @@ async def find_devices_with_new_entries(
 async def mark_read(
     conn: AsyncConnection, application_id: UUID, device_id: UUID, *, upto: int, notification_id: UUID | None = None
 ) -> int:
-    """Mark entries up to a log position as read, or one of them; return how many were unread."""
+    """Mark the entries up to a log position as read; return how many of them were unread.
+
+    With `notification_id`, only the entry of this notification is marked.
+    """
     query = select(literal(device_id, PG_UUID), _d.notification_id, _d.day)
     query = query.where(*_in_inbox(application_id, device_id), _d.position <= upto)
     if notification_id is not None:

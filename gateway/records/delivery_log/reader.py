@@ -1,8 +1,9 @@
 """Read the delivery log: pages, entries after a position, and one delivery with its attempts.
 
 Pages are ordered by the time at which deliveries ended. One index gives this order and applies `since` and `until`, so
-the cost of a page does not depend on the size of the log. The scan filters common values (accepted, FCM). Partial
-indexes without the common values serve the rare ones, at little cost for writes.
+the cost of a page does not depend on the size of the log. Filters by the most common outcome (accepted) or host (FCM)
+drop rows of the scan of this index. Filters by other outcomes and hosts have partial indexes. These exclude the common
+values, so they cost little when the log is written.
 
 Live streams read in the order of positions. Positions are the order of commits, so a stream misses no entry.
 """
@@ -65,7 +66,7 @@ class LogFilters:
 
 
 class Receipt(NamedTuple):
-    """A receipt from a browser. `action` is the clicked action button, None if the notification itself was clicked."""
+    """A receipt from a browser. `action` is the clicked action button, None if no button was clicked."""
 
     at: datetime
     action: str | None
@@ -136,7 +137,7 @@ async def get(
 ) -> tuple[LogEntry | None, Sequence[Row[Any]]]:
     """Return the log entry of a delivery, and its attempts that were followed by a retry.
 
-    The entry is None until the delivery has ended. Its last attempt is part of the entry.
+    The entry is None until the delivery has ended. The last attempt of the delivery is part of the entry.
     """
     conditions = _conditions(application_id, LogFilters(notification_id=notification_id, device_id=device_id))
     delivery = select(deliveries).where(*conditions, deliveries.c.day == _day(notification_id))
@@ -156,7 +157,10 @@ async def get(
 
 
 async def find_position(conn: AsyncConnection, application_id: UUID, since: datetime) -> int:
-    """Return the position just before the first delivery that ended at or after `since`."""
+    """Return the position just before the first delivery that ended at or after `since`.
+
+    Without such a delivery, returns the last position in the log.
+    """
     first = select(func.min(deliveries.c.position)).where(*_conditions(application_id, LogFilters(since=since)))
     position: int | None = (await conn.execute(first)).scalar()
     return await last_position(conn, application_id) if position is None else position - 1
@@ -265,7 +269,7 @@ async def _entries(conn: AsyncConnection, query: Select[Any]) -> list[LogEntry]:
         .table_valued("day", "notification_id", "device_id", name="keys")
         .render_derived()
     )
-    # One index lookup per key; OFFSET 0 keeps the planner from scanning partitions instead.
+    # One index lookup per key. Without OFFSET 0 the planner may scan whole partitions instead.
     matching = select(receipts).where(
         r.day == keys.c.day, r.notification_id == keys.c.notification_id, r.device_id == keys.c.device_id
     )
@@ -273,6 +277,6 @@ async def _entries(conn: AsyncConnection, query: Select[Any]) -> list[LogEntry]:
     receipt_rows = await conn.execute(select(lookup).select_from(keys.join(lookup, true())))
     by_key: dict[tuple[UUID, UUID], dict[str, Receipt]] = {}
     for receipt in receipt_rows:
-        events = by_key.setdefault((receipt.notification_id, receipt.device_id), {})
-        events[receipt.event] = Receipt(receipt.at, receipt.action)
+        by_event = by_key.setdefault((receipt.notification_id, receipt.device_id), {})
+        by_event[receipt.event] = Receipt(receipt.at, receipt.action)
     return [LogEntry(row, by_key.get((row.notification_id, row.device_id), {})) for row in rows]

@@ -1,9 +1,9 @@
 """Statistics of recent deliveries and of the queue, at a bounded cost.
 
 Of each time step, only the last SAMPLE_SIZE deliveries are read, through the index that also serves the pages of the
-log. The number of deliveries in a larger step is the difference of two positions, which are consecutive. The shares of
-hosts and outcomes are estimated from the sample. So sixty steps cost the same with ten thousand rows and with ten
-million.
+log. If a step has more deliveries, their number is the difference between the log positions at its end and its start,
+since positions are consecutive, and the shares of hosts and outcomes are estimated from the sample. So sixty steps cost
+the same in a log of ten thousand rows and in one of ten million.
 """
 
 from collections.abc import Sequence
@@ -22,8 +22,8 @@ from gateway.records.postgres.schema import jobs
 SAMPLE_SIZE = 200
 
 # Plain SQL, since a lateral join of a series with partitions is hard to read in Core. `answer_ms` is the duration of
-# the request to the push service. `accept_ms` counts from the scheduled start of the notification, so it includes
-# delays by a throttle or quiet hours.
+# the request to the push service. `accept_ms` is the time from the scheduled start of the notification to the response
+# of the push service, so it includes delays by a throttle or quiet hours.
 _SAMPLE_STEPS = text("""
 SELECT steps.at, sample.host, sample.outcome, grouping(sample.host) = 1 AS is_total, count(sample.host) AS deliveries,
        percentile_cont(ARRAY[0.5, 0.95]) WITHIN GROUP (ORDER BY sample.answer_ms)
@@ -57,7 +57,7 @@ FROM unnest(CAST(:bounds AS timestamptz[])) AS bounds(at)
 async def sample_steps(
     conn: AsyncConnection, application_id: UUID, since: datetime, until: datetime, step: timedelta
 ) -> Sequence[Row[Any]]:
-    """Return for each step one row with its totals (`is_total`), and one row for each host and outcome."""
+    """Return for each step one row with the totals of the step (`is_total`), and one row for each host and outcome."""
     values = {"since": since, "last": until - step, "step": step, "sample": SAMPLE_SIZE}
     return (await conn.execute(_SAMPLE_STEPS, values | _partitions(application_id, since, until))).all()
 
@@ -65,13 +65,13 @@ async def sample_steps(
 async def find_first_positions(
     conn: AsyncConnection, application_id: UUID, bounds: Sequence[datetime]
 ) -> dict[datetime, int | None]:
-    """Return, for each of the times, the position of the first delivery that ended at or after it, or None."""
+    """Return for each time in `bounds` the position of the first delivery that ended at or after the time, or None."""
     values = {"bounds": list(bounds)} | _partitions(application_id, min(bounds), min(bounds)) | {"last_day": date.max}
     return {row.at: row.position for row in await conn.execute(_FIRST_POSITIONS, values)}
 
 
 async def count_jobs(conn: AsyncConnection, application_id: UUID, now: datetime) -> Sequence[Row[Any]]:
-    """Return (lane, due, later, paused, oldest) for each lane.
+    """Return (lane, due, later, paused, oldest) for each lane in which the application has jobs.
 
     `due`, `later` and `paused` are numbers of jobs; `oldest` is when the oldest due job came due.
     """

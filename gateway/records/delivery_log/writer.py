@@ -54,7 +54,8 @@ ATTEMPT_COLUMNS = (
 )
 
 
-# Prepared once: these statements run for every batch, and building one takes longer than running it.
+# Prepared once: these statements run for every batch, and building one takes longer than running it. `_COUNT` and
+# `_COUNT_RETRIES` return the number of the notification's deliveries that have not ended.
 _COUNT_RETRIES = (
     update(progress)
     .where(progress.c.notification_id == bindparam("notification"))
@@ -82,8 +83,9 @@ _RESERVE_POSITIONS = (
 )
 
 
-# Devices whose first acceptance is recorded per batch; the others are recorded with a later message. Each costs a row
-# update, and some of an application's devices are evidence enough.
+# Maximum number of devices per batch whose first acceptance is recorded. The first acceptance of the other devices is
+# recorded with a later message. Each record costs a row update, and those of some devices of an application suffice as
+# evidence that its VAPID key is accepted.
 MAX_NEWLY_ACCEPTED = 64
 
 
@@ -123,8 +125,8 @@ async def _append(conn: AsyncConnection, job: Job, batch: ResultBatch) -> None:
     size = len(batch.settled)
     await notifier.notify(conn, notifier.LOG, str(job.application_id))
     reserved = await conn.execute(_RESERVE_POSITIONS, {"application": job.application_id, "size": size})
-    last, has_recent_erasures = reserved.one()
-    first = last - size + 1
+    last_position, has_recent_erasures = reserved.one()
+    first_position = last_position - size + 1
     # Devices that were erased since the job was loaded.
     erased = (
         await personal_data.find_erased(conn, [result.device_id for result in batch.settled])
@@ -132,10 +134,10 @@ async def _append(conn: AsyncConnection, job: Job, batch: ResultBatch) -> None:
         else ()
     )
     rows = []
-    for position, result in enumerate(batch.settled, first):
+    for position, result in enumerate(batch.settled, first_position):
         outcome = result.outcome
         is_erased = result.device_id in erased
-        message, granted = (outcome.message, outcome.ttl) if isinstance(outcome, Accepted) else (None, None)
+        message, granted_ttl = (outcome.message, outcome.ttl) if isinstance(outcome, Accepted) else (None, None)
         rows.append(
             (
                 job.day,
@@ -153,7 +155,7 @@ async def _append(conn: AsyncConnection, job: Job, batch: ResultBatch) -> None:
                 result.duration_ms,
                 result.settled_at,
                 None if is_erased else message,
-                granted,
+                granted_ttl,
                 result.variant,
             )
         )
@@ -187,7 +189,8 @@ async def _mark_devices(conn: AsyncConnection, batch: ResultBatch) -> None:
 async def _count(conn: AsyncConnection, notification_id: UUID, counts: Counter[OutcomeName], retries: int) -> None:
     added = {f"more_{name.value}": counts[name] for name in OutcomeName}
     values = {**added, "notification": notification_id, "more": counts.total(), "more_retries": retries}
-    if (await conn.execute(_COUNT if counts else _COUNT_RETRIES, values)).scalar_one() == 0:
+    unended = (await conn.execute(_COUNT if counts else _COUNT_RETRIES, values)).scalar_one()
+    if unended == 0:
         status = case((notifications.c.status == Status.CANCELLED, Status.CANCELLED), else_=Status.DONE)
         same_notification = notifications.c.id == notification_id
         await conn.execute(update(notifications).where(same_notification).values(status=status, finished_at=func.now()))

@@ -51,5 +51,5 @@ async def try_session_lock(engine: AsyncEngine, name: str) -> AsyncIterator[Asyn
 
 
 async def lock_transaction(conn: AsyncConnection, name: str) -> None:
-    """Wait for the lock and hold it until the transaction ends."""
+    """Wait for the lock of a name and hold it until the transaction ends."""
     await conn.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": lock_id(name)})

@@ -11,8 +11,9 @@ from gateway import metrics
 from gateway.domain import clock
 from gateway.records.postgres.engine import DATABASE_ERRORS
 
+# Interval between two synchronisations.
 SYNC_INTERVAL_S = 60.0
-# Maximum duration of the query for the time. After a slower one the time is too inaccurate to use.
+# Maximum duration of the query for the database's time. The result of a slower query is too inaccurate to use.
 MAX_QUERY_S = 1.0
 # Offset of the machine's clock above which a warning is logged.
 WARN_OFFSET_S = 2.0
@@ -24,7 +25,7 @@ async def sync_clock(engine: AsyncEngine) -> float | None:
     """Set the process's clock from the database.
 
     Returns:
-        The seconds that the machine's clock is ahead of the database's; None if the response was too slow.
+        The seconds that the machine's clock is ahead of the database's; None if the query was too slow to be used.
     """
     async with engine.connect() as conn:
         await conn.execute(select(1))  # opens the connection, so that it is not part of the measurement

@@ -47,7 +47,7 @@ def divide_pool(connections: int) -> PoolSizes:
 
 
 class _Gate:
-    """A number of slots. They are charged per key (an application) and kind of work, as the module describes."""
+    """A number of slots, which are charged per key (an application) and kind of work, as the module docstring says."""
 
     def __init__(self, slots: int, key_limit: int) -> None:
         """Create a gate; `key_limit` is the number of slots that one key may occupy in total."""
@@ -140,14 +140,14 @@ class _Gate:
         self._by_both[kind, key] += 1
 
     def _refusal(self, kind: WorkKind, key: Hashable) -> ShareExhausted:
-        own = min(self._key_limit, self._limit(kind.application_share))
-        if self._by_both[kind, key] >= own or self._by_key[key] >= self._key_limit:
+        kind_limit = min(self._key_limit, self._limit(kind.application_share))
+        if self._by_both[kind, key] >= kind_limit or self._by_key[key] >= self._key_limit:
             return ShareExhausted(f"the application has its share of database connections in use for {kind.name}")
         return ShareExhausted(f"all database connections for {kind.name} are in use on this server")
 
 
 class ConnectionShare:
-    """The share of one key in the connections for one kind of work."""
+    """The share of one key, such as an application's id, in the connections for one kind of work."""
 
     def __init__(self, shares: "ConnectionShares", kind: WorkKind, key: Hashable) -> None:
         """Create the share. It takes no slot until `begin` or `connect`."""

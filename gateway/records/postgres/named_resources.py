@@ -39,7 +39,7 @@ _KINDS = {
 }
 
 
-# By table, the size of the data that the view of a row loads from other tables.
+# The size in octets of the data that the API's view of a row loads from other tables, by name of the row's table.
 _OTHER_OCTETS = {
     templates.name: select(func.octet_length(cast(template_versions.c.content, Text)))
     .where(template_versions.c.template_id == templates.c.id, template_versions.c.version == templates.c.version)
@@ -96,10 +96,10 @@ async def change(conn: AsyncConnection, table: Table, id_: UUID, **values: Any) 
     """
     if "name" in values:
         application_id = select(table.c.application_id).where(table.c.id == id_).scalar_subquery()
-        other = select(table.c.id).where(
+        same_name = select(table.c.id).where(
             table.c.application_id == application_id, table.c.name == values["name"], table.c.id != id_
         )
-        if (await conn.execute(other)).first() is not None:
+        if (await conn.execute(same_name)).first() is not None:
             raise _name_conflict(table, values["name"])
     changed = update(table).where(table.c.id == id_).values(**values, updated_at=func.now()).returning(table)
     row: Row[Any] = (await conn.execute(changed)).one()

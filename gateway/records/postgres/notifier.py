@@ -20,7 +20,7 @@ from gateway.records.postgres.engine import plain_url
 JOBS = "gateway_jobs"
 # Entries were added to a delivery log. Payload: the application id.
 LOG = "gateway_log"
-# The status of a notification changed. Payload: its id and its new status, separated by a space.
+# The status of a notification changed. Payload: the notification's id and new status, separated by a space.
 STATUS = "gateway_control"
 # Events were added to the outbox. Payload: the application id.
 OUTBOX = "gateway_happenings"
@@ -124,7 +124,7 @@ class Notifier:
             subscription.publish(str(payload))
 
     def _wake_all(self) -> None:
-        """Wake all subscribers with an empty payload, since messages may have been lost."""
+        """Wake all subscribers with an empty payload: messages may have been lost while there was no connection."""
         for subscriptions in self._subscriptions.values():
             for subscription in subscriptions:
                 subscription.publish("")

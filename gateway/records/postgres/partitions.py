@@ -2,9 +2,9 @@
 
 Neither operation blocks readers or writers. A new partition is created as a table and then attached. An old partition
 is detached concurrently and then dropped: new statements no longer see it, and Postgres waits for running statements
-without a lock. A run may end after any step, because the process is killed or a reader holds a partition for too long.
-The next run continues with the step after it. There is no default partition, because Postgres does not detach
-concurrently from a table that has one.
+without a lock. The maintenance task that calls these functions may end after any step, because the process is killed
+or a reader holds a partition for too long. Its next run continues with the following step. There is no default
+partition, because Postgres does not detach concurrently from a table that has one.
 """
 
 from datetime import date, timedelta

@@ -79,7 +79,7 @@ applications = Table(
     # row, so they become visible in order: a reader that has read up to position N misses no entry before N.
     Column("log_position", BigInteger, nullable=False, server_default=text("0")),
     Column("alert_rules", JSONB, nullable=False, server_default=text("'[]'")),  # override the default alert routing
-    Column("alert_audience", JSONB(none_as_null=True)),  # audience of alerts without one
+    Column("alert_audience", JSONB(none_as_null=True)),  # audience of alerts whose request names none
     _moment("forgot_at", nullable=True),  # time of the last erasure
     _moment("created_at", now=True),
 )
@@ -125,7 +125,7 @@ devices = Table(
     _application(),
     Column("endpoint", Text, nullable=False),
     Column("endpoint_digest", LargeBinary, nullable=False),  # SHA-256; an endpoint may be too long for an index
-    Column("host", Text, nullable=False),  # the push service
+    Column("host", Text, nullable=False),  # host of the push service
     Column("p256dh", LargeBinary, nullable=False),
     Column("auth", LargeBinary, nullable=False),
     Column("vapid_key_id", UUID, ForeignKey("vapid_keys.id"), nullable=False),
@@ -143,9 +143,9 @@ devices = Table(
     Column("location", Point),
     Column("accuracy_m", Float),
     _moment("located_at", nullable=True),
-    # Until then, notifications are offered to the device's open page instead of the push service.
+    # Until this time, notifications are offered to the device's open page instead of the push service.
     _moment("live_until", nullable=True),
-    # When its push service first accepted a message, and since when it refuses the VAPID key.
+    # When the device's push service first accepted a message, and since when it has refused the VAPID key.
     _moment("accepted_at", nullable=True),
     _moment("refused_since", nullable=True),
     _moment("created_at", now=True),
@@ -323,7 +323,7 @@ alerts = Table(
     Index("alerts_tracks_idx", "tracks", postgresql_using="gin"),
 )
 
-# Alert feeds. As with jobs, claiming a feed moves `run_at` to the end of the lease.
+# Alert feeds. Like a job, a feed is leased by moving `run_at`, the time of the next fetch, to the end of the lease.
 feeds = Table(
     "feeds",
     metadata,
@@ -336,10 +336,10 @@ feeds = Table(
     Column("category", Text),
     Column("status", Text, nullable=False, server_default=text("'active'")),
     _moment("run_at", now=True),
-    Column("claim", Integer, nullable=False, server_default=text("0")),
+    Column("claim", Integer, nullable=False, server_default=text("0")),  # fencing token; older claims cannot update
     Column("etag", Text),
     Column("last_modified", Text),
-    Column("digest", LargeBinary),  # SHA-256 of the last document
+    Column("digest", LargeBinary),  # SHA-256 of the document that was read last
     Column("failures", Integer, nullable=False, server_default=text("0")),
     Column("last_error", Text),
     _moment("last_ok_at", nullable=True),
@@ -374,9 +374,9 @@ triggers = Table(
     Column("draft", JSONB, nullable=False),
     Column("delay_s", Integer, nullable=False),
     Column("dedupe_s", Integer),  # at most one run per user within this time
-    Column("cap_most", Integer),  # at most so many runs per user within `cap_window_s`
+    Column("cap_most", Integer),  # maximum number of runs per user within `cap_window_s`
     Column("cap_window_s", Integer),
-    # Names of events that cancel the notifications that have not ended.
+    # Names of events that cancel the trigger's unfinished notifications.
     Column("cancel_on", ARRAY(Text), nullable=False, server_default=text("'{}'")),
     _moment("created_at", now=True),
     _moment("updated_at", now=True),
@@ -451,6 +451,7 @@ variants = Table(
     postgresql_with={"fillfactor": "50"},
 )
 
+# Jobs to plan or send. gateway.records.jobs describes the columns.
 jobs = Table(
     "jobs",
     metadata,
@@ -493,7 +494,7 @@ deliveries = Table(
     Column("duration_ms", Integer, nullable=False),
     _moment("settled_at"),
     Column("message", Text),  # URL of the message at the push service (Location)
-    Column("granted_ttl", Integer),
+    Column("granted_ttl", Integer),  # TTL in the response of the push service
     Column("variant", SmallInteger),
     Index(None, "application_id", "position"),
     Index(None, "application_id", "settled_at"),
@@ -631,7 +632,7 @@ audit = Table(
     metadata,
     Column("id", UUID, primary_key=True),
     Column("application_id", UUID),
-    # The id of a key, `admin`, or `command line`.
+    # Who acted: the id of an API key, `admin`, or `command line`.
     Column("who", Text, key="actor", nullable=False),
     Column("act", Text, key="action", nullable=False),
     Column("target", Text),
