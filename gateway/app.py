@@ -10,7 +10,6 @@ Workers that have a database and the relay also run the background tasks: mainte
 import asyncio
 import gc
 import os
-import resource
 import secrets
 import signal
 from collections import deque
@@ -29,6 +28,7 @@ from gateway.domain.database_work import STATEMENT_TIMEOUT_S
 from gateway.domain.errors import OperatorError
 from gateway.domain.notification import Lane
 from gateway.embedded import EmbeddedPostgres
+from gateway.isolation import HelperProcesses
 from gateway.outbound.client import OutboundClient
 from gateway.outbound.policy import OutboundPolicy
 from gateway.push.client import PushClient
@@ -52,6 +52,7 @@ from gateway.settings import Settings, load_or_create_secret
 from gateway.sim import DEMO, Sim
 from gateway.web.api import health
 from gateway.web.http.client_address import ClientAddressResolver
+from gateway.web.http.connections import ConnectionTable, raise_descriptor_limit
 from gateway.web.http.load_shedding import RequestLimiter, StreamLimiter
 from gateway.web.http.protocol import Runner
 from gateway.web.http.rate_limits import TokenBuckets
@@ -270,10 +271,12 @@ async def _restart_forever(postgres: EmbeddedPostgres) -> None:
 async def _http_server(
     settings: Settings, installation: Installation, breakers: BreakerDirectory
 ) -> AsyncIterator[None]:
+    raise_descriptor_limit()
     opened = _open_database(settings, installation, breakers, statement_timeout_s=STATEMENT_TIMEOUT_S)
     async with opened as (context, notifier):
         state = _web_state(settings, installation, context, notifier)
-        runner = Runner(build(state), settings.public_url, shutdown_timeout=SHUTDOWN_TIMEOUT_S)
+        connections = ConnectionTable(is_proxy=state.client_addresses.is_proxy)
+        runner = Runner(build(state), settings.public_url, shutdown_timeout=SHUTDOWN_TIMEOUT_S, connections=connections)
         await runner.setup()
         try:
             with (
@@ -317,6 +320,7 @@ async def _metrics_server(settings: Settings) -> AsyncIterator[None]:
     if settings.metrics_port is None:
         yield
         return
+    raise_descriptor_limit()
     runner = Runner(health.metrics_app(_metrics_token(settings)))
     await runner.setup()
     try:
@@ -331,9 +335,6 @@ def _metrics_token(settings: Settings) -> str | None:
 
 
 async def _listen(runner: web.AppRunner, host: str, port: int, setting: str = "--port") -> None:
-    # Every connection, even an idle one, needs a file descriptor: raise the soft limit to the hard limit.
-    _, hard_limit = resource.getrlimit(resource.RLIMIT_NOFILE)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (hard_limit, hard_limit))
     try:
         await web.TCPSite(runner, host, port, backlog=1024).start()
     except OSError as error:
@@ -484,6 +485,7 @@ async def open_context(
     except ValueError as error:
         raise CannotStart(str(error)) from None
     limit: metrics.Reading = {(): settings.database_pool}
+    helpers = HelperProcesses()
     try:
         with (
             metrics.POOL.set_callback(lambda: _count_by_state(engine)),
@@ -500,8 +502,10 @@ async def open_context(
                 settings.max_attributes,
                 urgent_engine,
                 settings.application_share,
+                helpers,
             )
     finally:
+        await helpers.close()
         await engine.dispose()
         await urgent_engine.dispose()
 

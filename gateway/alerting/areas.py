@@ -35,9 +35,13 @@ from gateway.domain.device import ZONE_CODE
 from gateway.domain.json_object import JsonObject
 
 MAX_CIRCLES = 100
-# Maximum crossings and positions of all outlines of one message. Published outlines have no crossings, or a few by
+# Maximum crossings and positions of all outlines of one area. Published outlines have no crossings, or a few by
 # mistake.
 MAX_CROSSINGS = 2_000
+# Maximum crossings of the rings of one polygon with themselves and each other, and of those of one document together.
+# The repair of 100 takes 10 ms, the repair of 400 half a second.
+MAX_POLYGON_CROSSINGS = 100
+MAX_DOCUMENT_CROSSINGS = 400
 MAX_POSITIONS = 100_000
 # Number of edges that are checked for crossings at once. It is small, because each edge may cross all others.
 EDGE_BATCH = 16
@@ -73,21 +77,37 @@ class Area:
     codes: list[tuple[str, str]] = field(default_factory=list)
 
 
-def area_filter(areas: Iterable[Area]) -> tuple[JsonObject | None, list[str]]:
+class CrossingBudget:
+    """The crossings within polygons that one document may have: each makes the repair of its polygon longer."""
+
+    def __init__(self) -> None:
+        """Begin with MAX_DOCUMENT_CROSSINGS."""
+        self._left = MAX_DOCUMENT_CROSSINGS
+
+    def admits(self, polygons: Sequence[Sequence[Ring]]) -> bool:
+        """Return whether the polygons of an area can be repaired and joined in bounded time, and charge them."""
+        crossings = _count_crossings(polygons, min(MAX_POLYGON_CROSSINGS, self._left))
+        if crossings is None:
+            return False
+        self._left -= crossings
+        return True
+
+
+def area_filter(areas: Iterable[Area], budget: CrossingBudget | None = None) -> tuple[JsonObject | None, list[str]]:
     """Return the audience filter of the union of areas, and a description of each part that it leaves out.
 
-    The filter is None when no part of the areas is usable.
+    The filter is None when no part of the areas is usable. `budget` is what the document has left.
     """
     areas = list(areas)
     ignored: list[str] = []
     shapes: list[BaseGeometry] = []
-    outlines = [ring for area in areas for rings in (*area.polygons, area.holes) for ring in rings]
-    if _is_too_complex(outlines):
+    polygons = [rings for area in areas for rings in (*area.polygons, *([hole] for hole in area.holes))]
+    if not (budget or CrossingBudget()).admits(polygons):
         ignored.append(
-            f"the outlines: more than {MAX_POSITIONS} positions or {MAX_CROSSINGS} crossings; "
-            "replaced by their convex hull"
+            f"the outlines: more than {MAX_POSITIONS} positions, {MAX_CROSSINGS} crossings or {MAX_POLYGON_CROSSINGS} "
+            "crossings of one polygon; replaced by their convex hull"
         )
-        hull = Area(polygons=[[_convex_hull(outlines)]])
+        hull = Area(polygons=[[_convex_hull(ring for rings in polygons for ring in rings)]])
         areas = [hull, *(replace(area, polygons=[], holes=[]) for area in areas)]
     for area in areas:
         shape = union_all([_repair(rings, ignored) for rings in area.polygons])
@@ -112,7 +132,7 @@ def subtract(area: JsonObject, without: JsonObject) -> JsonObject | None:
     people than too few.
     """
     minuend, subtrahend = _ParsedFilter(area), _ParsedFilter(without)
-    if _is_too_complex([*minuend.outlines, *subtrahend.outlines]):
+    if _count_crossings([*minuend.polygons, *subtrahend.polygons], MAX_POLYGON_CROSSINGS) is None:
         return area
     circles = [circle for circle in minuend.circles if circle not in subtrahend.circles]
     codes = [code for code in minuend.codes if code not in set(subtrahend.codes)]
@@ -126,13 +146,12 @@ class _ParsedFilter:
     def __init__(self, area: JsonObject) -> None:
         leaves = area.get("any", [area])
         polygons = [rings for leaf in leaves if "within" in leaf for rings in _rings(leaf["within"])]
-        self.outlines: list[Ring] = [ring for rings in polygons for ring in rings]
-        self._polygons = polygons
+        self.polygons = polygons
         self.circles = [leaf for leaf in leaves if "near" in leaf]
         self.codes = [code for leaf in leaves if "zone" in leaf for code in leaf["zone"]]
 
     def shape(self) -> BaseGeometry:
-        return union_all([Polygon(rings[0], rings[1:]) for rings in self._polygons])
+        return union_all([Polygon(rings[0], rings[1:]) for rings in self.polygons])
 
 
 def _rings(geometry: JsonObject) -> list[Any]:
@@ -162,20 +181,32 @@ def zone_codes(name: str, value: str) -> list[str]:
     return [code for code in forms if ZONE_CODE.fullmatch(code)]
 
 
-def _is_too_complex(outlines: Iterable[Ring]) -> bool:
-    """Return whether the outlines have too many positions or crossings to be repaired and joined in bounded time."""
-    rings = [ring for ring in outlines if len(ring) > 2 and _is_on_earth(ring)]
-    edges = [edge for ring in rings for edge in pairwise([*ring, ring[0]])]
+def _count_crossings(polygons: Sequence[Sequence[Ring]], maximum: int) -> int | None:
+    """Return the number of crossings within the polygons.
+
+    None when there are more than `maximum`, more than MAX_CROSSINGS between all polygons, or too many positions.
+    """
+    rings = [
+        (number, ring)
+        for number, polygon in enumerate(polygons)
+        for ring in polygon
+        if len(ring) > 2 and _is_on_earth(ring)
+    ]
+    edges = [(number, edge) for number, ring in rings for edge in pairwise([*ring, ring[0]])]
     if len(edges) > MAX_POSITIONS:
-        return True
-    lines = [LineString(edge) for edge in edges]
-    tree, crossings = STRtree(lines), 0
+        return None
+    lines = [LineString(edge) for _, edge in edges]
+    tree, total, within = STRtree(lines), 0, 0
     for start in range(0, len(lines), EDGE_BATCH):
         # The query counts each crossing twice, once for each edge. Edges that meet at an end or overlap do not cross.
-        crossings += tree.query(lines[start : start + EDGE_BATCH], predicate="crosses").shape[1]
-        if crossings > 2 * MAX_CROSSINGS:
-            return True
-    return False
+        first, second = tree.query(lines[start : start + EDGE_BATCH], predicate="crosses")
+        total += len(first)
+        if total > 2 * MAX_CROSSINGS:
+            return None
+        within += sum(edges[start + i][0] == edges[j][0] for i, j in zip(first.tolist(), second.tolist(), strict=True))
+        if within > 2 * maximum:
+            return None
+    return within // 2
 
 
 def _convex_hull(outlines: Iterable[Ring]) -> Ring:

@@ -12,7 +12,7 @@ from typing import TypeVar
 from xml.etree.ElementTree import Element
 
 from gateway.alerting import vtec
-from gateway.alerting.areas import Area, Ring, area_filter
+from gateway.alerting.areas import Area, CrossingBudget, Ring, area_filter
 from gateway.alerting.text import (
     LANGUAGE,
     MAX_EVENT_LENGTH,
@@ -62,7 +62,8 @@ def read(raw: bytes) -> list[AlertMessage | RefusedAlert]:
 
 def read_element(root: Element) -> list[AlertMessage | RefusedAlert]:
     """Read every alert at or below an element, oldest first."""
-    alerts = [_read_alert(element) for element in _alert_elements(root)]
+    budget = CrossingBudget()
+    alerts = [_read_alert(element, budget) for element in _alert_elements(root)]
     return sorted(alerts, key=lambda alert: str(alert.sent) if isinstance(alert, AlertMessage) else "")
 
 
@@ -90,7 +91,7 @@ def _pairs(element: Element, name: str) -> list[tuple[str, str]]:
     return pairs
 
 
-def _read_alert(alert: Element) -> AlertMessage | RefusedAlert:
+def _read_alert(alert: Element, budget: CrossingBudget) -> AlertMessage | RefusedAlert:
     reasons: list[str] = []
     ignored: list[str] = []
     identifier = child_text(alert, "identifier")
@@ -107,7 +108,7 @@ def _read_alert(alert: Element) -> AlertMessage | RefusedAlert:
     declared = _parse_enum(MessageType, child_text(alert, "msgType"))
     if declared is None:
         reasons.append(f"msgType must be one of {', '.join(MessageType)}")
-    infos = _read_infos(alert, ignored)
+    infos = _read_infos(alert, ignored, budget)
     if not infos and declared is not MessageType.CANCEL:
         reasons.append("there is no info block")
     if reasons or status is None or declared is None:
@@ -158,7 +159,7 @@ class _InfoBlock:
     common_fields: tuple[object, ...]
 
 
-def _read_infos(alert: Element, ignored: list[str]) -> tuple[AlertInfo, ...]:
+def _read_infos(alert: Element, ignored: list[str], budget: CrossingBudget) -> tuple[AlertInfo, ...]:
     """Read the `info` blocks and merge those that are translations of each other.
 
     Two blocks in the same language are different infos. A block in another language is merged into the info with equal
@@ -168,7 +169,7 @@ def _read_infos(alert: Element, ignored: list[str]) -> tuple[AlertInfo, ...]:
     elements = list(islice(children(alert, "info"), MAX_INFOS + 1))
     if len(elements) > MAX_INFOS:
         ignored.append(f"all but {MAX_INFOS} info blocks")
-    for block in (_read_info(element, ignored) for element in elements[:MAX_INFOS]):
+    for block in (_read_info(element, ignored, budget) for element in elements[:MAX_INFOS]):
         [text] = block.info.texts
         candidates = [other for other in merged if text.language not in {t.language for t in other.info.texts}]
         match = next(
@@ -184,7 +185,7 @@ def _read_infos(alert: Element, ignored: list[str]) -> tuple[AlertInfo, ...]:
     return tuple(block.info for block in merged)
 
 
-def _read_info(info: Element, ignored: list[str]) -> _InfoBlock:
+def _read_info(info: Element, ignored: list[str], budget: CrossingBudget) -> _InfoBlock:
     language = (child_text(info, "language") or DEFAULT_LANGUAGE).replace("_", "-")
     if not LANGUAGE.fullmatch(language):
         ignored.append(f"language {language[:60]!r}: not a language tag")
@@ -202,7 +203,7 @@ def _read_info(info: Element, ignored: list[str]) -> _InfoBlock:
         url=_url(child_text(info, "web")),
     )
     areas = [_read_area(element, ignored) for element in children(info, "area")]
-    audience, unusable = area_filter(areas)
+    audience, unusable = area_filter(areas, budget)
     ignored += (detail for detail in unusable if detail not in ignored)
     urgency = _read_level(AlertUrgency, info, "urgency", ignored)
     result = AlertInfo(

@@ -9,7 +9,7 @@ from enum import StrEnum
 from typing import TypeVar
 
 from gateway.alerting import vtec
-from gateway.alerting.areas import Area, area_filter
+from gateway.alerting.areas import Area, CrossingBudget, area_filter
 from gateway.alerting.text import (
     MAX_EVENT_LENGTH,
     MAX_IDENTIFIER_LENGTH,
@@ -55,11 +55,12 @@ def read(value: object) -> list[AlertMessage | RefusedAlert]:
             raise MalformedBody("the document is neither a GeoJSON Feature nor a FeatureCollection (RFC 7946)")
     if len(features) > MAX_FEATURES:
         raise MalformedBody(f"the document holds {len(features)} features; at most {MAX_FEATURES} are read")
-    alerts = [_read_feature(feature) for feature in features]
+    budget = CrossingBudget()
+    alerts = [_read_feature(feature, budget) for feature in features]
     return sorted(alerts, key=lambda alert: str(alert.sent) if isinstance(alert, AlertMessage) else "")
 
 
-def _read_feature(feature: object) -> AlertMessage | RefusedAlert:
+def _read_feature(feature: object, budget: CrossingBudget) -> AlertMessage | RefusedAlert:
     if not isinstance(feature, dict) or not isinstance(properties := feature.get("properties"), dict):
         return RefusedAlert(None, ("the item is not a Feature with properties",))
     reasons: list[str] = []
@@ -82,7 +83,7 @@ def _read_feature(feature: object) -> AlertMessage | RefusedAlert:
         reasons.append(f"scope is {scope[:60]!r}: only Public alerts are sent")
     if reasons or status is None or declared is None or event is None:
         return RefusedAlert(identifier or None, tuple(reasons))
-    info = _read_info(feature, properties, event, ignored)
+    info = _read_info(feature, properties, event, ignored, budget)
     references = tuple(dict.fromkeys(_references(properties)))[:MAX_REFERENCES]
     parameters = properties.get("parameters")
     events = vtec.read(_texts(parameters.get("VTEC")) if isinstance(parameters, dict) else ())
@@ -104,7 +105,9 @@ def _read_feature(feature: object) -> AlertMessage | RefusedAlert:
     )
 
 
-def _read_info(feature: JsonObject, properties: JsonObject, event: str, ignored: list[str]) -> AlertInfo:
+def _read_info(
+    feature: JsonObject, properties: JsonObject, event: str, ignored: list[str], budget: CrossingBudget
+) -> AlertInfo:
     area = Area(polygons=list(_polygons(feature.get("geometry"), ignored)))
     geocode = properties.get("geocode")
     if isinstance(geocode, dict):
@@ -112,7 +115,7 @@ def _read_info(feature: JsonObject, properties: JsonObject, event: str, ignored:
     # The URL of an affected zone ends in the zone's code. Some features have these URLs and no geocode.
     zones = _texts(properties.get("affectedZones"))
     area.codes += [("UGC", zone.rpartition("/")[2]) for zone in zones]
-    audience, unusable = area_filter([area])
+    audience, unusable = area_filter([area], budget)
     ignored += unusable
     expires = parse_time(_text(properties, "expires"))
     if expires is None and _text(properties, "expires"):

@@ -29,6 +29,7 @@ from gateway.client.errors import (
     Unauthenticated,
     Unavailable,
     ValidationError,
+    WorkLimitExceeded,
 )
 from gateway.client.gateway import Gateway
 from gateway.client.pagination import Listing, Page
@@ -65,4 +66,5 @@ __all__ = [
     "Unauthenticated",
     "Unavailable",
     "ValidationError",
+    "WorkLimitExceeded",
 ]

@@ -131,6 +131,12 @@ class TemplateFailed(ApiError):
     error_code = "template_failed"
 
 
+class WorkLimitExceeded(ApiError):
+    """422: processing the request takes more CPU time or memory than one request may use."""
+
+    error_code = "work_limit_exceeded"
+
+
 class EndpointNotAllowed(ApiError):
     """422: the push endpoint's host is not one that this gateway may call."""
 

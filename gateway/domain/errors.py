@@ -55,6 +55,10 @@ class ValidationError(GatewayError):
         super().__init__("; ".join(f"{error.pointer or '/'}: {error.detail}" for error in errors))
         self.errors = list(errors)
 
+    def __reduce__(self) -> tuple[type["ValidationError"], tuple[list[FieldError]]]:
+        """Pickle the errors: the message that exceptions pickle by default is not what the constructor takes."""
+        return type(self), (self.errors,)
+
 
 class MalformedRequest(GatewayError):
     """The request is not valid HTTP."""
@@ -189,6 +193,14 @@ class TemplateFailed(GatewayError):
         """Create the error. `timed_out`: the template exceeded its time limit."""
         super().__init__(detail)
         self.timed_out = timed_out
+
+
+class WorkLimitExceeded(GatewayError):
+    """Processing the input takes more CPU time or memory than one request may use."""
+
+    code = "work_limit_exceeded"
+    title = "The input takes too long to process"
+    status = 422
 
 
 class ReceiptInvalid(GatewayError):

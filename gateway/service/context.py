@@ -4,6 +4,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 
 from gateway.domain.notification import Lane
+from gateway.isolation import HelperProcesses
 from gateway.outbound.policy import OutboundPolicy
 from gateway.push.endpoints import EndpointPolicy
 from gateway.records.postgres.connection_shares import ConnectionShare, ConnectionShares
@@ -36,6 +37,7 @@ class Context:
     max_attributes: int = 16 * 1024
     urgent_engine: Engine | None = None
     application_share: int = 50
+    helpers: HelperProcesses = field(default_factory=HelperProcesses)
 
     @cached_property
     def connections(self) -> ConnectionShares:

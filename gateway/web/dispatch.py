@@ -2,17 +2,21 @@
 
 Every route takes the same path, in this order:
 
-1. The rate limit of the client address, and a slot of the request limiter.
-2. The credential with its scope and origin, and the rate limit of its key. This happens before the body is read and
-   without a transaction, so a request without a valid credential costs little memory and time.
-3. The body, with limits of size and time, and its validation. No database connection is in use while a client sends it.
-4. One transaction: the credential is looked up again, the handler runs, and the idempotency record and the audit entry
-   are stored. An error rolls back all of this. A successful response is sent after the commit.
+1. The rate limit of the client address.
+2. The credential, its scope and origin, and the rate limit of its key. The lookup holds no transaction, and the body is
+   still unread: a request without a valid credential is refused before it costs memory or time. Forged credentials cost
+   no database lookup, and made-up ones a limited number for each client address.
+3. A slot of the request limiter. It is charged to the application and the credential, and to the client address unless
+   the credential may send, so that a client that stalls its requests uses up its own share.
+4. The body, bounded in size, duration and rate, and its validation. No database connection is held while a client sends
+   it.
+5. One transaction: the credential is looked up again, then the handler, the idempotency record and the audit entry run.
+   An error rolls all of it back, and a response describes committed state.
 """
 
 import asyncio
 import hashlib
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Hashable, Mapping
 from contextlib import AbstractAsyncContextManager, ExitStack
 from typing import Any
 
@@ -30,10 +34,11 @@ from gateway.domain.errors import (
     ValidationError,
 )
 from gateway.service.access import idempotency
-from gateway.service.access.authentication import SESSION_PREFIX, Principal
+from gateway.service.access.authentication import ADMIN, SEND, SESSION_PREFIX, Principal
 from gateway.service.context import Connection
 from gateway.web.api import audit, session
-from gateway.web.http import problems
+from gateway.web.http import credentials, problems
+from gateway.web.http.load_shedding import RequestLimiter
 from gateway.web.http.parsing import read_body, read_query
 from gateway.web.http.routing import MediaType, Request, Response, Route, TransactionalRequest, WebState, encode_json
 
@@ -44,10 +49,49 @@ MAX_KEY_LENGTH = 255
 # Only paths with this prefix are rate limited. Probes and metrics are not, so that monitoring always works.
 RATE_LIMITED_PREFIX = "/v1/"
 # Time to receive a whole body. Without the limit, a slow client would occupy a slot of the request limiter.
-BODY_TIMEOUT_S = 30
+BODY_TIMEOUT_S = 30.0
+# A body must have arrived after this time, plus a second for each MIN_BODY_RATE octets of it that have arrived.
+BODY_GRACE_S = 5.0
+MIN_BODY_RATE = 4096
+# Maximum body of a request without a credential.
+MAX_PUBLIC_BODY_OCTETS = 16_384
+# What may be in progress at once, as a multiple of what is free: see SharedBudget.
+APPLICATION_SHARE, CREDENTIAL_SHARE, ADDRESS_SHARE, PUBLIC_SHARE = 4.0, 2.0, 1.0, 0.5
 # If a request is refused before its body was read, and the body has at most this length, the server reads and discards
 # the body and keeps the connection open.
 MAX_DISCARDED_OCTETS = 65_536
+
+
+class Reservation:
+    """What one request occupies in the request limiter until its response is complete.
+
+    Charged to the application and to the credential; to the client address unless the credential may send; and for
+    requests without a credential to all of them together.
+    """
+
+    def __init__(self, limiter: RequestLimiter, slots: ExitStack, principal: Principal, address: str) -> None:
+        """Reserve nothing yet; `slots` releases everything at the end of the request."""
+        self._limiter = limiter
+        self._slots = slots
+        self.application_id = principal.application_id
+        self.is_public = not principal.scopes
+        self._sends = bool(principal.scopes & {SEND, ADMIN})
+        shares: dict[Hashable, float] = {("credential", principal.key_id or principal.owner): CREDENTIAL_SHARE}
+        if self.is_public:
+            shares = {"public": PUBLIC_SHARE}
+        if principal.application_id is not None:
+            shares["application", principal.application_id] = APPLICATION_SHARE
+        if not self._sends:
+            shares["address", address] = ADDRESS_SHARE
+        self._shares = shares
+
+    def occupy_slot(self) -> None:
+        """Occupy a slot. Raises RateLimited or Unavailable."""
+        self._slots.enter_context(self._limiter.slot(self._shares, sends=self._sends))
+
+    def begin_body(self) -> Callable[[int], None]:
+        """Return the function that reserves memory for a chunk of the body. Raises RateLimited or Unavailable."""
+        return self._slots.enter_context(self._limiter.body(self._shares, sends=self._sends))
 
 
 def create_handler(state: WebState, route: Route) -> Callable[[web.Request], Awaitable[web.StreamResponse]]:
@@ -75,29 +119,35 @@ async def defer_continue(http: web.Request) -> None:
 
 
 async def _handle(state: WebState, route: Route, http: web.Request) -> web.StreamResponse:
+    address = state.client_addresses.resolve(http)
     if route.path.startswith(RATE_LIMITED_PREFIX):
-        state.limits.address_buckets.acquire(state.client_addresses.resolve(http))
-    with ExitStack() as slots:
-        # Streaming routes have their own limiters. The probes count as streaming routes, so that they work when the
-        # request limiter has no free slot.
-        if route.streams is None:
-            slots.enter_context(state.limits.requests.slot())
-        return await _respond(state, route, http, slots)
-
-
-async def _respond(state: WebState, route: Route, http: web.Request, slots: ExitStack) -> web.StreamResponse:
+        state.limits.address_buckets.acquire(address)
     body_received = http.content.is_eof()
     principal = await _authenticate(state, route, http)
     headers = {} if principal.key_id is None else state.limits.key_buckets.acquire(principal.key_id)
-    await _send_continue(http)
-    raw, body, query = await _read_input(state, route, http, slots)
-    request = Request(state, http, principal, body, query)
-    if route.precondition is not None:
-        # Many requests may wait in a precondition at once (long polling), so they must not occupy slots.
-        slots.close()
-        headers |= await route.precondition(request)
+    with ExitStack() as slots:
+        reservation = Reservation(state.limits.requests, slots, principal, address)
+        # Streaming routes have limiters of their own. The probes are streaming routes, so that they are answered when
+        # the request limiter is full.
         if route.streams is None:
-            slots.enter_context(state.limits.requests.slot())
+            reservation.occupy_slot()
+        await _send_continue(http)
+        raw, body, query = await _read_input(state, route, http, reservation)
+        request = Request(state, http, principal, body, query)
+        if route.precondition is not None:
+            # A precondition may wait long for something new (long polling), and many do so at once.
+            slots.close()
+            headers |= await route.precondition(request)
+            if route.streams is None:
+                reservation.occupy_slot()
+        return await _respond(route, request, raw, headers, body_received=body_received)
+
+
+async def _respond(
+    route: Route, request: Request, raw: bytes, headers: dict[str, str], *, body_received: bool
+) -> web.StreamResponse:
+    """Run the handler and return its response, which has the given headers."""
+    state, http = request.state, request.http
     if route.streams is not None:
         stream: web.StreamResponse = await route.handler(request)
         return stream
@@ -107,7 +157,7 @@ async def _respond(state: WebState, route: Route, http: web.Request, slots: Exit
         return _to_http(http, await route.batch_handler(request), headers)
     async with _transaction(route, request) as conn:
         principal = await _authenticate(state, route, http, conn)
-        transactional = TransactionalRequest(state, http, principal, body, query, conn)
+        transactional = TransactionalRequest(state, http, principal, request.body, request.query, conn)
         response = await _respond_once(route, transactional, raw)
     for callback in transactional.after_commit:
         await callback()
@@ -128,13 +178,18 @@ async def _authenticate(state: WebState, route: Route, http: web.Request, conn: 
     body is refused.
 
     Raises:
+        RateLimited: the client address has sent too many unknown credentials.
         Unauthenticated: the credential is missing or unknown.
         Forbidden: the credential lacks the scope, or a request with the session cookie may be forged.
         OriginNotAllowed: the publishable key is used from an origin that is not allowed.
     """
     if not route.scopes:
         return ANONYMOUS
-    principal = await state.authenticator.identify(_credential(state, http), conn)
+    bearer = _credential(state, http)
+    if conn is None:
+        principal = await credentials.identify(state, state.client_addresses.resolve(http), bearer)
+    else:
+        principal = await state.authenticator.identify(bearer, conn)
     _authorize(route, principal, http)
     return principal
 
@@ -212,11 +267,13 @@ async def _send_continue(http: web.Request) -> None:
         http.writer.output_size = 0  # aiohttp would otherwise assume that the response has begun
 
 
-async def _read_input(state: WebState, route: Route, http: web.Request, slots: ExitStack) -> tuple[bytes, Any, Any]:
+async def _read_input(
+    state: WebState, route: Route, http: web.Request, reservation: Reservation
+) -> tuple[bytes, Any, Any]:
     """Return the raw body, the validated body and the validated query."""
     media_type = route.media_types.get(http.content_type) if http.body_exists else None
-    raw = b"" if route.body is None else await _read_raw(state, http, media_type, slots)
-    document = None if media_type is None else await media_type.read(raw)
+    raw = b"" if route.body is None else await _read_raw(state, http, media_type, reservation)
+    document = None if media_type is None else await media_type.read(state.context, reservation.application_id, raw)
     if any("\0" in value for value in http.match_info.values()):
         raise NotFound("path parameters must not contain NUL (U+0000)")
     query = None
@@ -229,16 +286,21 @@ async def _read_input(state: WebState, route: Route, http: web.Request, slots: E
     return raw, read_body(route.body, raw), query
 
 
-async def _read_raw(state: WebState, http: web.Request, media_type: MediaType | None, slots: ExitStack) -> bytes:
-    """Read the body. Its memory stays reserved in the request limiter until `slots` is closed.
+async def _read_raw(
+    state: WebState, http: web.Request, media_type: MediaType | None, reservation: Reservation
+) -> bytes:
+    """Read the body; its memory is reserved in the request limiter until the response is complete.
 
     Raises:
         UnsupportedMediaType: the body is neither JSON nor a media type of the route.
         BodyTooLarge: the body exceeds the limit of its media type.
         BodyTooSlow: the body did not arrive in time.
+        RateLimited: the bodies of the same client exceed its share of the memory limit.
         Unavailable: all bodies together exceed the memory limit of the process.
     """
     content_type, max_octets = http.content_type, state.limits.max_body
+    if reservation.is_public:
+        max_octets = min(max_octets, MAX_PUBLIC_BODY_OCTETS)
     if media_type is not None:
         max_octets = max(max_octets, media_type.max_octets)
     elif http.body_exists and content_type != "application/json" and not content_type.endswith("+json"):
@@ -247,16 +309,21 @@ async def _read_raw(state: WebState, http: web.Request, media_type: MediaType | 
     if http.content_length is not None and http.content_length > max_octets:
         raise too_large
     raw = bytearray()
-    reserve = slots.enter_context(state.limits.requests.body())
+    reserve = reservation.begin_body()
+    begun_at = asyncio.get_running_loop().time()
     try:
-        async with asyncio.timeout(BODY_TIMEOUT_S):
+        async with asyncio.timeout(min(BODY_GRACE_S, BODY_TIMEOUT_S)) as timeout:
             async for chunk in http.content.iter_any():
                 raw += chunk
                 if len(raw) > max_octets:
                     raise too_large
                 reserve(len(chunk))
+                timeout.reschedule(begun_at + min(BODY_GRACE_S + len(raw) / MIN_BODY_RATE, BODY_TIMEOUT_S))
     except TimeoutError:
-        raise BodyTooSlow(f"the body must arrive within {BODY_TIMEOUT_S} s") from None
+        raise BodyTooSlow(
+            f"the body must arrive within {BODY_GRACE_S:.0f} s, or at {MIN_BODY_RATE} octets a second for at most "
+            f"{BODY_TIMEOUT_S:.0f} s"
+        ) from None
     return bytes(raw)
 
 

@@ -11,6 +11,7 @@ import pytest
 
 from gateway.domain import ids
 from gateway.service.access import applications
+from gateway.web.http.rate_limits import TokenBuckets
 from tests.support.api import ADMIN, Api
 from tests.support.gateway_parts import APP_ORIGIN
 
@@ -138,3 +139,24 @@ async def test_unknown_expectation_is_refused(api: Api) -> None:
     """An expectation other than 100-continue gets 417 (RFC 9110 section 10.1.1)."""
     refused = await api.http.get("/v1/devices", headers={"Expect": "200-ok", "Authorization": f"Bearer {ADMIN}"})
     assert refused.status == 417
+
+
+async def test_known_key_works_beside_a_flood_of_unknown_ones(api: Api) -> None:
+    """Unknown keys use up the lookups of their address; a key that worked before, and device tokens, need none."""
+    device = await api.register()
+    assert (await api.call("GET", "/v1/devices")).status == 200
+    api.state.limits.lookup_buckets = TokenBuckets("credential", 2, clock=lambda: 0.0)
+    statuses = [(await api.call("GET", "/v1/devices", key=f"sk_{n:043d}")).status for n in range(4)]
+    assert statuses == [401, 401, 429, 429]
+    assert (await api.call("GET", "/v1/devices")).status == 200
+    assert (await api.call("GET", f"/v1/devices/{device['id']}/inbox", key=device["device_token"])).status == 200
+    assert (await api.call("GET", "/v1/applications", key=ADMIN)).status == 200
+    for garbage in ("dt_" + "x" * 43, "xx_" + "x" * 43, "sk_short", "sk_" + "x" * 500):
+        assert (await api.call("GET", "/v1/devices", key=garbage)).status == 401
+    assert (await api.call("POST", "/v1/session", {"key": "sk_" + "y" * 43}, key=None)).status == 429
+
+
+async def test_body_without_a_credential_is_short(api: Api) -> None:
+    """A public endpoint reads no more than its largest valid body."""
+    long = b'{"key": "' + b"x" * 20_000 + b'"}'
+    assert (await api.call("POST", "/v1/session", raw=long, key=None)).status == 413

@@ -1,5 +1,6 @@
-"""Real alerts as their issuers published them, with their times moved to the present."""
+"""Real alerts as their issuers published them, with their times moved to the present, and hostile ones."""
 
+import math
 import re
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -41,3 +42,21 @@ def move_to_now(name: str, *, age: timedelta = timedelta(minutes=1), like: str |
         return moved_time.isoformat(timespec="seconds").encode()
 
     return _TIMESTAMP.sub(move, read(name))
+
+
+def star(corners: int) -> str:
+    """Return a CAP polygon whose edges cross each other."""
+    angles = [2 * math.pi * (corner * (corners // 2 - 1) % corners) / corners for corner in range(corners)]
+    points = [f"{45 + 5 * math.sin(angle):.3f},{15 + 5 * math.cos(angle):.3f}" for angle in angles]
+    return " ".join([*points, points[0]])
+
+
+def star_document(polygons: int, corners: int) -> bytes:
+    """Return a CAP alert whose area is costly to compute."""
+    areas = "".join(f"<polygon>{star(corners)}</polygon>" for _ in range(polygons))
+    return (
+        '<alert xmlns="urn:oasis:names:tc:emergency:cap:1.2"><identifier>star</identifier><sender>x</sender>'
+        f"<sent>{datetime.now(UTC).isoformat()}</sent><status>Actual</status><msgType>Alert</msgType><scope>Public</scope>"
+        "<info><category>Met</category><event>Storm</event><urgency>Immediate</urgency><severity>Extreme</severity>"
+        f"<certainty>Observed</certainty><area><areaDesc>x</areaDesc>{areas}</area></info></alert>"
+    ).encode()

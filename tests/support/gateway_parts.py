@@ -215,5 +215,6 @@ async def gateway(
             application_id = ids.parse(ids.APPLICATION, application["id"])
             assert application_id is not None
             yield Parts(database_url, context, database_notifier, running_sim, application_id, application, client)
+            await context.helpers.close()
     finally:
         await engine.dispose()

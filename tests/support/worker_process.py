@@ -63,12 +63,14 @@ async def relay_process(parts: Parts, directory: Path, **settings: object) -> As
 
 
 @asynccontextmanager
-async def server_process(parts: Parts, directory: Path, **settings: object) -> AsyncIterator[tuple[WorkerProcess, str]]:
-    """Run a server on the database of `parts`; yield (process, origin) once it responds."""
+async def server_process(
+    parts: Parts, directory: Path, *, max_descriptors: int | None = None, **settings: object
+) -> AsyncIterator[tuple[WorkerProcess, str]]:
+    """Run a server on the database of `parts`, with that many file descriptors; yield (process, origin)."""
     with socket.create_server(("127.0.0.1", 0)) as probe:
         port = probe.getsockname()[1]
     origin = f"http://127.0.0.1:{port}"
-    async with _process(parts, directory, "serve", {"port": port, **settings}) as process:
+    async with _process(parts, directory, "serve", {"port": port, **settings}, max_descriptors) as process:
         async with aiohttp.ClientSession() as http, asyncio.timeout(START_S):
             while not await _is_healthy(http, origin):  # noqa: ASYNC110 - another process raises no event
                 await asyncio.sleep(0.05)
@@ -85,7 +87,7 @@ async def _is_healthy(http: aiohttp.ClientSession, origin: str) -> bool:
 
 @asynccontextmanager
 async def _process(
-    parts: Parts, directory: Path, command: str, settings: dict[str, object]
+    parts: Parts, directory: Path, command: str, settings: dict[str, object], max_descriptors: int | None = None
 ) -> AsyncIterator[WorkerProcess]:
     values = {
         "database_url": parts.url,
@@ -98,10 +100,13 @@ async def _process(
     }
     inherited = {name: value for name, value in os.environ.items() if not name.startswith("GATEWAY_")}
     environment = inherited | {f"GATEWAY_{name.upper()}": str(value) for name, value in values.items()}
+    arguments = [sys.executable, "-m", "gateway", command]
+    if max_descriptors is not None:
+        arguments = ["sh", "-c", f'ulimit -n {max_descriptors}; exec "$@"', "sh", *arguments]
     log = directory / f"{command}.log"
     with log.open("ab") as log_file:
         process = await asyncio.create_subprocess_exec(
-            sys.executable, "-m", "gateway", command, cwd=CHECKOUT, env=environment, stdout=log_file, stderr=log_file
+            *arguments, cwd=CHECKOUT, env=environment, stdout=log_file, stderr=log_file
         )
     try:
         yield WorkerProcess(process, log)

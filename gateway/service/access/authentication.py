@@ -4,11 +4,13 @@ The credential is looked up for every request, so a removed key is refused from 
 """
 
 import hmac
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
 from uuid import UUID
 
+from gateway.domain.bounded_cache import put
 from gateway.domain.database_work import LOOKUP
 from gateway.domain.errors import Unauthenticated
 from gateway.records import applications, devices, sessions
@@ -24,10 +26,17 @@ SCOPES = (SEND, READ, MANAGE)
 # The scope of the admin token, for every application, and the scope of a device token, for its device.
 ADMIN, DEVICE = "admin", "device"
 
-KEY_PREFIXES = ("pk_", "sk_")
 SESSION_PREFIX = "ss_"
 # Maximum number of API keys that one query looks up.
 MAX_BATCH = 1000
+# Digests of credentials whose last lookup succeeded.
+MAX_PROVEN = 20_000
+
+UNKNOWN_KEY = "the key is unknown or was removed, or the session has expired"
+UNKNOWN_DEVICE = "the device token is unknown, or its device is unregistered"
+
+# A prefix and 256 bits in base64url, as `secrets.new_key` issues them.
+_STORED_CREDENTIAL = re.compile(r"(?:pk|sk|ss)_[A-Za-z0-9_-]{43}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,18 +71,14 @@ async def identify(conn: Connection, keyring: Keyring, admin_token: str | None, 
     Raises:
         Unauthenticated: the credential is unknown, or was removed.
     """
-    if _is_admin(admin_token, bearer):
-        return Principal(frozenset({ADMIN}))
-    if bearer.startswith("dt_"):
-        device_id = keyring.verify_device_token(bearer)
-        application_id = None if device_id is None else await devices.get_application_id(conn, device_id)
-        if application_id is None:
-            raise Unauthenticated("the device token is unknown, or its device is unregistered")
-        return Principal(frozenset({DEVICE}), application_id, device_id)
-    token_digest = digest(bearer)
+    credential = _verify(keyring, admin_token, bearer)
+    if isinstance(credential, Principal):
+        return credential
+    if isinstance(credential, UUID):
+        return _to_device(credential, await devices.get_application_id(conn, credential))
     if bearer.startswith(SESSION_PREFIX):
-        return _to_principal(await sessions.find_key(conn, token_digest))
-    return _to_principal((await applications.find_keys(conn, [token_digest])).get(token_digest))
+        return _to_principal(await sessions.find_key(conn, credential))
+    return _to_principal((await applications.find_keys(conn, [credential])).get(credential))
 
 
 class Authenticator:
@@ -100,6 +105,7 @@ class Authenticator:
         self._admin_token = admin_token
         self._in_process_keys = {digest(key): principal for key, principal in in_process_keys.items()}
         self._batcher: RequestBatcher[bytes, ApiKey | None] = RequestBatcher(self._find_keys, MAX_BATCH)
+        self._proven: dict[bytes, None] = {}
 
     async def identify(self, bearer: str, conn: Connection | None = None) -> Principal:
         """Return the principal of a bearer token or a session token.
@@ -114,10 +120,30 @@ class Authenticator:
             return principal
         if conn is not None:
             return await identify(conn, self._keyring, self._admin_token, bearer)
-        if bearer.startswith(KEY_PREFIXES) and not _is_admin(self._admin_token, bearer):
-            return _to_principal(await self._batcher.submit(digest(bearer)))
-        async with self._token_lookups.connect() as connection:
-            return await identify(connection, self._keyring, self._admin_token, bearer)
+        credential = _verify(self._keyring, self._admin_token, bearer)
+        if isinstance(credential, Principal):
+            return credential
+        if isinstance(credential, UUID):
+            async with self._token_lookups.connect() as connection:
+                return _to_device(credential, await devices.get_application_id(connection, credential))
+        if bearer.startswith(SESSION_PREFIX):
+            async with self._token_lookups.connect() as connection:
+                key = await sessions.find_key(connection, credential)
+        else:
+            key = await self._batcher.submit(credential)
+        if key is None:
+            self._proven.pop(credential, None)
+        else:
+            put(self._proven, credential, None, MAX_PROVEN)
+        return _to_principal(key)
+
+    def may_fail_lookup(self, bearer: str) -> bool:
+        """Return whether anybody could make up this credential so that it costs a database lookup.
+
+        Device tokens and the admin token are verified without the database, and a credential whose last lookup in this
+        process succeeded was not made up.
+        """
+        return _STORED_CREDENTIAL.fullmatch(bearer) is not None and digest(bearer) not in self._proven
 
     async def is_still_valid(self, principal: Principal) -> bool:
         """Return whether the API key of a principal still exists. Long-lived responses check it at intervals."""
@@ -132,6 +158,26 @@ class Authenticator:
         return [keys.get(key_digest) for key_digest in digests]
 
 
+def _verify(keyring: Keyring, admin_token: str | None, bearer: str) -> Principal | UUID | bytes:
+    """Verify a credential as far as possible without the database.
+
+    Returns:
+        The operator; the id of the device whose token this is; or the digest to look up a key or a session by.
+
+    Raises:
+        Unauthenticated: the token is forged, or no credential has this form.
+    """
+    if _is_admin(admin_token, bearer):
+        return Principal(frozenset({ADMIN}))
+    if bearer.startswith("dt_"):
+        if (device_id := keyring.verify_device_token(bearer)) is None:
+            raise Unauthenticated(UNKNOWN_DEVICE)
+        return device_id
+    if not _STORED_CREDENTIAL.fullmatch(bearer):
+        raise Unauthenticated(UNKNOWN_KEY)
+    return digest(bearer)
+
+
 def _is_admin(admin_token: str | None, bearer: str) -> bool:
     if not admin_token:
         return False
@@ -139,9 +185,15 @@ def _is_admin(admin_token: str | None, bearer: str) -> bool:
     return hmac.compare_digest(digest(bearer), digest(admin_token))
 
 
+def _to_device(device_id: UUID, application_id: UUID | None) -> Principal:
+    if application_id is None:
+        raise Unauthenticated(UNKNOWN_DEVICE)
+    return Principal(frozenset({DEVICE}), application_id, device_id)
+
+
 def _to_principal(key: ApiKey | None) -> Principal:
     if key is None:
-        raise Unauthenticated("the key is unknown or was removed, or the session has expired")
+        raise Unauthenticated(UNKNOWN_KEY)
     publishable = key.scopes == [REGISTER]
     return Principal(
         frozenset(key.scopes),

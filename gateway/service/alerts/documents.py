@@ -1,6 +1,8 @@
-"""Ingest the alerts of a document one by one, so that an invalid alert does not prevent the others."""
+"""Parse documents, and ingest their alerts one by one, so that an invalid alert does not prevent the others."""
 
-from collections.abc import Sequence
+import asyncio
+from collections.abc import Callable, Sequence
+from typing import TypeVar
 from uuid import UUID
 
 from gateway.alerting.text import RefusedAlert
@@ -12,7 +14,35 @@ from gateway.service.alerts.ingestion import DEFAULT_OPTIONS, IngestOptions, ing
 from gateway.service.context import Context
 from gateway.service.notifications import representations
 
+T = TypeVar("T")
+
 REFUSED = "refused"
+# A document of this size takes milliseconds, whatever is in it: alerts are this small, and do not wait for a helper.
+MAX_SMALL_DOCUMENT = 32_768
+# All alerts in force in the United States, 5 MB, take a second.
+DOCUMENT_CPU_S = 5.0
+
+
+async def parse(
+    context: Context, application_id: UUID | None, function: Callable[..., T], raw: bytes, *arguments: object
+) -> T:
+    """Parse a document off the event loop; a large one in a helper process, which is charged to the application.
+
+    Args:
+        context: the services of this process.
+        application_id: the application.
+        function: a parser of a module, called with the document and the arguments.
+        raw: the document.
+        arguments: more arguments.
+
+    Raises:
+        MalformedBody: the document is not valid.
+        WorkLimitExceeded: parsing takes too much CPU time or memory.
+        RateLimited: too many documents of the application are being parsed.
+    """
+    if len(raw) <= MAX_SMALL_DOCUMENT:
+        return await asyncio.to_thread(function, raw, *arguments)
+    return await context.helpers.run(application_id, DOCUMENT_CPU_S, function, raw, *arguments)
 
 
 async def ingest_all(

@@ -8,6 +8,7 @@ The recipients of a cancellation are selected from the delivery log: devices tha
 cancellation since, and are outside every area in which the alert is still in effect.
 """
 
+import asyncio
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
@@ -318,7 +319,8 @@ async def _end_alerts(
     """
     remainders = []
     for part in (part for stored in affected for part in stored.parts if part.area is not None):
-        part.area = None if areas is None else _subtract_areas(part.area, areas)
+        # In a thread: shapely releases the interpreter's lock, and the outlines may have thousands of positions.
+        part.area = None if areas is None else await asyncio.to_thread(_subtract_areas, part.area, areas)
         for notification in await notifications.load(conn, part.notified_by):
             is_cancelled = await lifecycle.cancel_if(conn, notification.application_id, notification.id)
             if is_cancelled and part.area is not None:

@@ -1,6 +1,7 @@
 """Store the receipts that service workers send: displayed, clicked, dismissed."""
 
 from typing import Literal
+from uuid import UUID
 
 from gateway.domain import clock
 from gateway.domain.errors import ReceiptInvalid
@@ -11,8 +12,8 @@ from gateway.service.access.secrets import Keyring
 Event = Literal["displayed", "clicked", "dismissed"]
 
 
-async def receive(conn: Connection, keyring: Keyring, token: str, event: Event, action: str | None) -> None:
-    """Store a receipt; a repeated receipt changes nothing.
+def verify(keyring: Keyring, token: str) -> tuple[UUID, UUID, int | None]:
+    """Return (notification, device, variant) of a receipt token.
 
     Raises:
         ReceiptInvalid: the token is not valid, or has expired.
@@ -20,6 +21,16 @@ async def receive(conn: Connection, keyring: Keyring, token: str, event: Event, 
     delivery = keyring.verify_receipt_token(token, int(clock.timestamp()))
     if delivery is None:
         raise ReceiptInvalid("the token was not issued by this gateway, or has expired")
+    return delivery
+
+
+async def receive(conn: Connection, keyring: Keyring, token: str, event: Event, action: str | None) -> None:
+    """Store a receipt; a repeated receipt changes nothing.
+
+    Raises:
+        ReceiptInvalid: the token is not valid, or has expired.
+    """
+    delivery = verify(keyring, token)
     if event != "displayed":
         # A click or a dismissal implies that the notification was displayed. The receipt for this may have been lost,
         # or may arrive later.

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 from uuid import UUID
 
 from gateway.content.localisation import all_layers, localise, matching_layers
-from gateway.content.templates import CompiledContent, has_markup
+from gateway.content.templates import CompiledContent, ParsedTexts, has_markup
 from gateway.domain import ids
 from gateway.domain.bounded_cache import put
 from gateway.domain.errors import PayloadTooLarge
@@ -90,10 +90,12 @@ class NotificationRenderer:
         self._payloads: dict[tuple[int, tuple[str, ...]], RenderedPayload] = {}
         self._compiled: dict[tuple[int, tuple[str, ...]], CompiledContent] = {}
         if notification.templating is not None:
+            parsed = ParsedTexts()
             for number, content in enumerate(self._contents):
                 for layer in all_layers(content):
-                    compiled = CompiledContent(localise(content, layer), strict=notification.templating.strict)
-                    self._compiled[number, layer] = compiled
+                    self._compiled[number, layer] = CompiledContent(
+                        localise(content, layer), strict=notification.templating.strict, parsed=parsed
+                    )
 
     @property
     def is_personal(self) -> bool:
@@ -158,18 +160,7 @@ class NotificationRenderer:
         templating = self._notification.templating
         if templating is None:
             return localise(self._contents[number], layer)
-        variables = {
-            "user": {},
-            "device": {},
-            **template_context,
-            "event": templating.event,
-            "notification": {
-                "id": ids.format_id(ids.NOTIFICATION, self._notification.id),
-                "kind": self._notification.kind.value,
-                "name": self._notification.name,
-            },
-        }
-        return self._compiled[content_key].render(variables)
+        return self._compiled[content_key].render(template_variables(self._notification, template_context))
 
     def _compose(self, content: Mapping[str, Any]) -> RenderedPayload:
         notification = self._notification
@@ -188,6 +179,21 @@ class NotificationRenderer:
         return rendered.template.fill(
             self._keyring.issue_receipt_token(notification_id, device_id, variant, self._receipts_until)
         )
+
+
+def template_variables(notification: Notification, template_context: Mapping[str, Any]) -> JsonObject:
+    """Return the variables of the templates of a notification; `template_context` holds those of user and device."""
+    return {
+        "user": {},
+        "device": {},
+        **template_context,
+        "event": {} if notification.templating is None else notification.templating.event,
+        "notification": {
+            "id": ids.format_id(ids.NOTIFICATION, notification.id),
+            "kind": notification.kind.value,
+            "name": notification.name,
+        },
+    }
 
 
 def merge_variant(content: Mapping[str, Any], variant: Mapping[str, Any]) -> JsonObject:

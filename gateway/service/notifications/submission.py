@@ -13,6 +13,7 @@ from urllib.parse import urlsplit
 from uuid import UUID
 
 from gateway import tracing
+from gateway.content.templates import ParsedTexts, check_templates
 from gateway.domain import clock, ids
 from gateway.domain.errors import FieldError, ValidationError, pointer_step
 from gateway.domain.json_object import JsonObject
@@ -157,9 +158,10 @@ async def prepare(conn: Connection, context: Context, application_id: UUID, draf
     # A copy: URLs are made absolute below, and the caller may use the draft again.
     notification = await _build(conn, application_id, deepcopy(draft))
     if notification.templating is not None:
-        templates.check_templates(notification.content)
+        parsed = ParsedTexts()
+        check_templates(notification.content, parsed=parsed)
         for index, variant in enumerate(notification.policy.variants):
-            templates.check_templates(variant.content, f"/variants/{index}/content")
+            check_templates(variant.content, f"/variants/{index}/content", parsed)
     default_origin = await applications.get_default_origin(conn, application_id) or context.public_url
     notification.content.setdefault("url", "/")
     _make_url_absolute(notification.content, default_origin, "/content")

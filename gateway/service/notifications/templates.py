@@ -5,15 +5,15 @@ the newest when the notification was accepted.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 from uuid import UUID
 
-from gateway.content.localisation import all_layers, localise
-from gateway.content.templates import CompiledContent, has_markup
+from gateway.content.localisation import localise, matching_layers
+from gateway.content.templates import check_templates, has_markup, render_content
 from gateway.domain import clock, ids
 from gateway.domain.device import Device
-from gateway.domain.errors import FieldError, NotFound, ValidationError, pointer_step
+from gateway.domain.errors import FieldError, NotFound, ValidationError
 from gateway.domain.json_object import JsonObject
 from gateway.domain.notification import DeliveryOptions, Kind, Lane, Notification, Status, Templating, Urgency
 from gateway.records import devices
@@ -24,7 +24,10 @@ from gateway.records.recipients import load_template_context
 from gateway.service import views
 from gateway.service.context import Context
 from gateway.service.named_resources import NamedResource
-from gateway.service.notifications.rendering import NotificationRenderer
+from gateway.service.notifications.rendering import NotificationRenderer, template_variables
+
+# To compile or render the templates of one notification; they need hundredths of a second at most.
+HELPER_CPU_S = 1.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,24 +54,16 @@ def templating_of(content: JsonObject, strict: bool, event: JsonObject | None) -
     return Templating(strict, event or {}) if has_markup(content) else None
 
 
-def check_templates(content: JsonObject, pointer: str = "/content") -> None:
-    """Compile every template in the content, in every language.
+async def check_in_helper(context: Context, application_id: UUID, content: JsonObject) -> None:
+    """Compile every template in the content in a helper process.
 
     Raises:
         ValidationError: a template is malformed; the error lists each of them.
+        WorkLimitExceeded: compiling takes too much CPU time or memory.
+        RateLimited: too many templates of the application are being compiled.
     """
-    errors: dict[FieldError, None] = {}
-    for layers in all_layers(content):
-        try:
-            CompiledContent(localise(content, layers), strict=False, pointer=pointer)
-        except ValidationError as error:
-            prefix = f"{pointer}/locales{pointer_step(layers[-1])}" if layers else pointer
-            errors |= dict.fromkeys(
-                field if not layers else FieldError(field.pointer.replace(pointer, prefix, 1), field.detail)
-                for field in error.errors
-            )
-    if errors:
-        raise ValidationError(list(errors))
+    if has_markup(content):
+        await context.helpers.run(application_id, HELPER_CPU_S, check_templates, content)
 
 
 async def resolve_content(conn: Connection, application_id: UUID, source: ContentSource) -> InlineContent:
@@ -91,7 +86,7 @@ async def resolve_content(conn: Connection, application_id: UUID, source: Conten
 
 
 async def create(
-    conn: Connection, application_id: UUID, name: str, content: JsonObject, strict: bool
+    conn: Connection, context: Context, application_id: UUID, name: str, content: JsonObject, strict: bool
 ) -> views.Template:
     """Store content as version 1 of a new template.
 
@@ -99,7 +94,7 @@ async def create(
         ValidationError: the content is not a valid template.
         Conflict: the application has a template of this name.
     """
-    check_templates(content)
+    await check_in_helper(context, application_id, content)
     row = await _templates.insert(conn, application_id, {"name": name, "version": 1})
     await records.add_version(conn, row.id, 1, content, strict)
     return await _templates.view(conn, row)
@@ -107,6 +102,7 @@ async def create(
 
 async def update(
     conn: Connection,
+    context: Context,
     application_id: UUID,
     id_: UUID,
     *,
@@ -126,7 +122,7 @@ async def update(
     if content is not None or strict is not None:
         current = await _load_version(conn, row)
         content = current.content if content is None else content
-        check_templates(content)
+        await check_in_helper(context, application_id, content)
         columns["version"] = row.version + 1
         await records.add_version(conn, id_, row.version + 1, content, current.strict if strict is None else strict)
     return await _templates.view(conn, await _templates.save(conn, id_, columns))
@@ -184,7 +180,7 @@ async def preview(
     resolved = await resolve_content(conn, application_id, source)
     content, strict = resolved.content, resolved.strict
     device = None if device_id is None else await _find_device(conn, application_id, device_id)
-    check_templates(content)
+    await check_in_helper(context, application_id, content)
     now = clock.now()
     notification = Notification(
         id=ids.new_id(),
@@ -201,11 +197,16 @@ async def preview(
         created_at=now,
         templating=Templating(strict, event or {}),
     )
-    renderer = NotificationRenderer(context.keyring, context.public_url, notification)
     template_context = (await load_template_context(conn, [device.id]))[device.id] if device is not None else {}
     locale = locale or (device.client.locale if device is not None else None)
-    payload, _ = renderer.render_payload(device.id if device else notification.id, locale, None, template_context)
-    return {"content": renderer.render_content(locale, template_context), "octets": len(payload)}
+    rendered = localise(content, matching_layers(content, locale))
+    if has_markup(content):
+        variables = template_variables(notification, template_context)
+        rendered = await context.helpers.run(application_id, HELPER_CPU_S, render_content, rendered, strict, variables)
+    literal = replace(notification, content=rendered, templating=None)
+    renderer = NotificationRenderer(context.keyring, context.public_url, literal)
+    payload, _ = renderer.render_payload(device.id if device else notification.id, None, None, {})
+    return {"content": rendered, "octets": len(payload)}
 
 
 async def _find_device(conn: Connection, application_id: UUID, device_id: str) -> Device:

@@ -4,14 +4,14 @@ A request contains one alert in the JSON of this API, or a document: CAP, or Geo
 contain many alerts. Each of them is accepted or refused individually.
 """
 
-import asyncio
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal
+from uuid import UUID
 
 from pydantic import Field, StringConstraints
 
-from gateway.alerting import cap, nws
+from gateway.alerting import cap
 from gateway.alerting.text import RefusedAlert
 from gateway.domain import audience
 from gateway.domain.alert import (
@@ -31,10 +31,12 @@ from gateway.domain.notification import Urgency
 from gateway.service import views
 from gateway.service.access.authentication import MANAGE, READ, SEND
 from gateway.service.alerts import ingestion
-from gateway.service.alerts.documents import REFUSED, ingest_all
+from gateway.service.alerts.documents import REFUSED, ingest_all, parse
 from gateway.service.alerts.ingestion import IngestOptions, IngestOutcome, ingest
+from gateway.service.context import Context
 from gateway.service.notifications import representations
-from gateway.web.http.parsing import Body, Moment, Url, Zone, example, read_json
+from gateway.web.http.alert_documents import read_geojson
+from gateway.web.http.parsing import Body, Moment, Url, Zone, example
 from gateway.web.http.routing import MediaType, Response, Routes, TransactionalRequest
 from gateway.web.schemas.notification_requests import MAX_TTL_S, Audience, Category, Label
 
@@ -186,15 +188,14 @@ class Document:
     alerts: Sequence[AlertMessage | RefusedAlert]
 
 
-async def read_cap(raw: bytes) -> Document:
+async def read_cap(context: Context, application_id: UUID | None, raw: bytes) -> Document:
     """Parse a CAP document; raises MalformedBody."""
-    # Runs in a thread: parsing thousands of positions would block the event loop.
-    return Document(await asyncio.to_thread(cap.read, raw))
+    return Document(await parse(context, application_id, cap.read, raw))
 
 
-async def read_nws(raw: bytes) -> Document:
+async def read_nws(context: Context, application_id: UUID | None, raw: bytes) -> Document:
     """Parse GeoJSON of api.weather.gov; raises MalformedBody."""
-    return Document(await asyncio.to_thread(lambda: nws.read(read_json(raw))))
+    return Document(await parse(context, application_id, read_geojson, raw))
 
 
 CAP = MediaType(

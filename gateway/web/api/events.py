@@ -18,25 +18,17 @@ from gateway.service.automation.events import Event
 from gateway.web.http.ndjson import NDJSON, check_credential, respond
 from gateway.web.http.pagination import PageQuery, bounded_page
 from gateway.web.http.parsing import Body, Moment, example, read_body
-from gateway.web.http.routing import Request, Response, Routes, TransactionalRequest, encode_json
+from gateway.web.http.routing import Request, Response, Routes, TransactionalRequest
 from gateway.web.schemas import responses
-from gateway.web.schemas.notification_requests import Label
+from gateway.web.schemas.notification_requests import Label, check_event_size
 
 routes = Routes("events")
-
-MAX_DATA_OCTETS = 16_384
 
 Name = Annotated[
     str,
     StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.:~-]{0,99}$"),
     Field(description="Such as `cart.abandoned`."),
 ]
-
-
-def _check_size(data: JsonObject) -> JsonObject:
-    if len(encode_json(data)) > MAX_DATA_OCTETS:
-        raise ValueError(f"must be at most {MAX_DATA_OCTETS} octets of JSON")
-    return data
 
 
 class NewEvent(Body):
@@ -47,7 +39,7 @@ class NewEvent(Body):
     )
 
     name: Name
-    data: Annotated[JsonObject, AfterValidator(_check_size)] = Field(default_factory=dict)
+    data: Annotated[JsonObject, AfterValidator(check_event_size)] = Field(default_factory=dict)
     user_id: Label | None = None
     occurred_at: Annotated[
         Moment | None, Field(description="Defaults to now. The delay of a trigger begins at this time.")

@@ -7,7 +7,7 @@ disconnected. It can connect again to any server, and continue from its position
 
 import asyncio
 import json
-from contextlib import aclosing, suppress
+from contextlib import ExitStack, aclosing, suppress
 from typing import Annotated, Literal
 
 import structlog
@@ -17,20 +17,28 @@ from pydantic import Field
 from gateway.domain import ids
 from gateway.domain.database_work import LOOKUP
 from gateway.domain.device import Device
-from gateway.domain.errors import GatewayError, MalformedBody, RateLimited, Unauthenticated, UpgradeRequired
+from gateway.domain.errors import (
+    GatewayError,
+    MalformedBody,
+    RateLimited,
+    Unauthenticated,
+    Unavailable,
+    UpgradeRequired,
+)
 from gateway.service.access import applications
 from gateway.service.access.authentication import DEVICE
 from gateway.service.audience import registration
 from gateway.service.context import DATABASE_ERRORS
 from gateway.service.inbox import live_channel
 from gateway.web.api.inbox import Position
+from gateway.web.http import credentials
 from gateway.web.http.parsing import Body, read_body
 from gateway.web.http.routing import Request, Routes, encode_json
 
 routes = Routes("devices")
 
 # Time for the page to send the first message.
-HELLO_TIMEOUT_S = 10.0
+HELLO_TIMEOUT_S = 5.0
 # Interval of WebSocket pings.
 HEARTBEAT_S = 20.0
 # Time for the page to read a message, when the buffers of the connection are full.
@@ -39,7 +47,10 @@ MAX_MESSAGE_OCTETS = 4096
 # Maximum number of live channels of one device. Each open page has one.
 MAX_CHANNELS = 10
 # WebSocket close codes. Codes from 4000 on are defined by the application (RFC 6455 section 7.4.2).
-CLOSE_GOING_AWAY, CLOSE_UNAUTHENTICATED, CLOSE_MALFORMED, CLOSE_TOO_SLOW, CLOSE_TOO_MANY = 1001, 4401, 4400, 4408, 4429
+CLOSE_GOING_AWAY, CLOSE_TRY_AGAIN_LATER = 1001, 1013
+CLOSE_UNAUTHENTICATED, CLOSE_MALFORMED, CLOSE_TOO_SLOW, CLOSE_TOO_MANY = 4401, 4400, 4408, 4429
+# Channels of one client address without a hello, as a multiple of what is free of all of them.
+ADDRESS_SHARE = 0.25
 
 log = structlog.get_logger(__name__)
 
@@ -62,25 +73,36 @@ async def open_live_channel(request: Request) -> web.StreamResponse:
     acknowledges each notification with `{"type": "ack", "id"}`. A notification that is not acknowledged within 5 s is
     sent by Web Push.
 
-    Close codes: 4401 for an invalid token or origin, 4400 for a malformed message, 4408 if the page reads too slowly,
-    4429 if the device or the application has too many open channels.
+    Close codes: 4401 for an invalid token or origin, 4400 for a malformed message, 4408 if the page reads too slowly
+    or sends no hello within 5 s, 4429 if the device or the application has too many open channels, 1013 if the
+    server has.
     """
     socket = web.WebSocketResponse(heartbeat=HEARTBEAT_S, max_msg_size=MAX_MESSAGE_OCTETS)
     if not socket.can_prepare(request.http).ok:
         raise UpgradeRequired("this endpoint requires a WebSocket upgrade")
-    with request.state.limits.live_channels.slot():
-        return await _serve(request, socket)
+    with ExitStack() as greeting:
+        # Anybody can open a channel and say nothing, so until the hello it is charged to the client address alone.
+        limits = request.state.limits
+        limits.live_channels.check()
+        greeting.enter_context(
+            limits.greetings.slot({request.state.client_addresses.resolve(request.http): ADDRESS_SHARE})
+        )
+        return await _serve(request, socket, greeting)
 
 
-async def _serve(request: Request, socket: web.WebSocketResponse) -> web.StreamResponse:
+async def _serve(request: Request, socket: web.WebSocketResponse, greeting: ExitStack) -> web.StreamResponse:
     await socket.prepare(request.http)
     task = asyncio.current_task()
     assert task is not None  # noqa: S101 - aiohttp runs every handler in a task
     request.state.open_streams.add(task)
     try:
-        await _authenticate_and_send(request, socket)
+        await _authenticate_and_send(request, socket, greeting)
     except GatewayError as error:
-        codes = {Unauthenticated: CLOSE_UNAUTHENTICATED, RateLimited: CLOSE_TOO_MANY}
+        codes = {
+            Unauthenticated: CLOSE_UNAUTHENTICATED,
+            RateLimited: CLOSE_TOO_MANY,
+            Unavailable: CLOSE_TRY_AGAIN_LATER,
+        }
         code = codes.get(type(error), CLOSE_MALFORMED)
         await socket.close(code=code, message=error.detail.encode()[:120])
     except TimeoutError:
@@ -95,8 +117,8 @@ async def _serve(request: Request, socket: web.WebSocketResponse) -> web.StreamR
     return socket
 
 
-async def _authenticate_and_send(request: Request, socket: web.WebSocketResponse) -> None:
-    """Serve the channel until the page disconnects.
+async def _authenticate_and_send(request: Request, socket: web.WebSocketResponse, greeting: ExitStack) -> None:
+    """Serve the channel until the page disconnects; close `greeting` once the hello is valid.
 
     Raises:
         GatewayError: the first message is invalid, or there are too many channels.
@@ -106,9 +128,10 @@ async def _authenticate_and_send(request: Request, socket: web.WebSocketResponse
     async with asyncio.timeout(HELLO_TIMEOUT_S):
         hello = await _receive_hello(socket)
     device = await _authenticate(request, hello)
+    greeting.close()
     if request.state.inbox_notifier.count_subscribers(device.application_id, device.id) >= MAX_CHANNELS:
         raise RateLimited(f"the device has {MAX_CHANNELS} open channels", {})
-    with request.state.limits.live_channels.share(device.application_id):
+    with request.state.limits.live_channels.slot_of(device.application_id):
         await _run_channel(request, socket, device, hello)
 
 
@@ -153,11 +176,12 @@ async def _authenticate(request: Request, hello: Hello) -> Device:
     Raises:
         Unauthenticated: the token belongs to another device, or the origin is not allowed.
     """
+    address = request.state.client_addresses.resolve(request.http)
+    principal = await credentials.identify(request.state, address, hello.token)
+    id_ = request.id(ids.DEVICE, "device_id")
+    if principal.scopes != {DEVICE} or principal.device_id != id_ or principal.application_id is None:
+        raise Unauthenticated("the token is not this device's")
     async with request.context.connections.share(LOOKUP, "pages").connect() as conn:
-        principal = await request.state.authenticator.identify(hello.token, conn)
-        id_ = request.id(ids.DEVICE, "device_id")
-        if principal.scopes != {DEVICE} or principal.device_id != id_ or principal.application_id is None:
-            raise Unauthenticated("the token is not this device's")
         origin = request.http.headers.get("Origin")
         if origin is not None and origin not in await applications.get_allowed_origins(conn, principal.application_id):
             raise Unauthenticated("the page's origin is not among the application's allowed_origins")

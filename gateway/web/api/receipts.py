@@ -1,5 +1,6 @@
 """Receipts: service workers report that a notification was displayed, clicked or dismissed."""
 
+from collections.abc import Mapping
 from typing import Annotated, Literal
 
 from pydantic import StringConstraints
@@ -7,7 +8,7 @@ from pydantic import StringConstraints
 from gateway import metrics
 from gateway.service.inbox import receipts
 from gateway.web.http.parsing import Body, example
-from gateway.web.http.routing import Response, Routes, TransactionalRequest
+from gateway.web.http.routing import Request, Response, Routes, TransactionalRequest
 
 routes = Routes("receipts")
 
@@ -22,7 +23,13 @@ class Receipt(Body):
     action: Annotated[str, StringConstraints(max_length=255)] | None = None
 
 
-@routes.add("POST", "/v1/receipts", body=Receipt, browser=True, responses={204: None})
+async def verify_token(request: Request[Receipt]) -> Mapping[str, str]:
+    """Verify the token before a transaction is opened; raises ReceiptInvalid."""
+    receipts.verify(request.context.keyring, request.body.token)
+    return {}
+
+
+@routes.add("POST", "/v1/receipts", body=Receipt, browser=True, precondition=verify_token, responses={204: None})
 async def add_receipt(request: TransactionalRequest[Receipt]) -> Response:
     """Report a receipt, with the receipt token of the message. A repeated receipt has no effect."""
     receipt = request.body

@@ -6,6 +6,7 @@ another site, by its Origin or Sec-Fetch-Site header, is refused.
 """
 
 import hmac
+from collections.abc import Mapping
 from typing import Annotated
 from urllib.parse import urlsplit
 
@@ -16,8 +17,9 @@ from gateway.domain.errors import Forbidden, Unauthenticated
 from gateway.service import views
 from gateway.service.access import sessions
 from gateway.service.access.authentication import MANAGE, READ, SEND, SESSION_PREFIX
+from gateway.web.http import credentials
 from gateway.web.http.parsing import Body, example
-from gateway.web.http.routing import Response, Routes, TransactionalRequest, WebState
+from gateway.web.http.routing import Request, Response, Routes, TransactionalRequest, WebState
 
 routes = Routes("operation")
 
@@ -50,15 +52,27 @@ def find_token(state: WebState, http: web.Request) -> str | None:
     return token
 
 
-@routes.add("POST", "/v1/session", body=SignIn, responses={201: views.Session})
+async def check_sign_in(request: Request[SignIn]) -> Mapping[str, str]:
+    """Check the key before a transaction is opened.
+
+    Raises:
+        Forbidden: the request comes from another site, or the key is a session token.
+        RateLimited: the client address has sent too many unknown keys.
+        Unauthenticated: the key is unknown.
+    """
+    _check_same_site(request.http)
+    if request.body.key.startswith(SESSION_PREFIX):
+        raise Forbidden(sessions.SIGN_IN_HINT)
+    await credentials.identify(request.state, request.state.client_addresses.resolve(request.http), request.body.key)
+    return {}
+
+
+@routes.add("POST", "/v1/session", body=SignIn, precondition=check_sign_in, responses={201: views.Session})
 async def sign_in(request: TransactionalRequest[SignIn]) -> Response:
     """Sign in to the console with a secret key. The response sets a session cookie, valid for at most 12 hours.
 
     A request with the cookie that changes something needs the `csrf_token` of the response as X-CSRF-Token.
     """
-    _check_same_site(request.http)
-    if request.body.key.startswith(SESSION_PREFIX):
-        raise Forbidden(sessions.SIGN_IN_HINT)
     # Uses the connection of the transaction: if each of many concurrent requests needed a second connection, they could
     # wait for each other forever.
     principal = await request.state.authenticator.identify(request.body.key, request.conn)

@@ -76,7 +76,9 @@ class TemplatePreview(ContentOrTemplate):
 async def create_template(request: TransactionalRequest[NewTemplate]) -> Response:
     """Create a template. Notifications refer to it as `"template": {"id": "tpl_..."}`."""
     new = request.body
-    created = await templates.create(request.conn, request.application_id, new.name, new.content.value(), new.strict)
+    created = await templates.create(
+        request.conn, request.context, request.application_id, new.name, new.content.value(), new.strict
+    )
     return Response(created, 201, {"Location": f"/v1/templates/{created['id']}"})
 
 
@@ -124,7 +126,13 @@ async def change_template(request: TransactionalRequest[TemplateChange]) -> Resp
     content = None if patch.content is None else patch.content.value()
     return Response(
         await templates.update(
-            request.conn, request.application_id, id_, name=patch.name, content=content, strict=patch.strict
+            request.conn,
+            request.context,
+            request.application_id,
+            id_,
+            name=patch.name,
+            content=content,
+            strict=patch.strict,
         )
     )
 

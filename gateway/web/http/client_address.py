@@ -43,6 +43,11 @@ class ClientAddressResolver:
             client = forwarded
         return rate_limit_key(peer if client is None else str(client))
 
+    def is_proxy(self, peer: str) -> bool:
+        """Return whether the peer of a connection is a trusted proxy."""
+        address = parse(peer)
+        return address is not None and self._is_proxy(address)
+
     def _is_proxy(self, address: Address) -> bool:
         return any(address.version == network.version and address in network for network in self._proxies)
 

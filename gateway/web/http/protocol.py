@@ -1,6 +1,6 @@
-"""Adapt aiohttp's connections: requests that are not valid HTTP get a problem document.
+"""Adapt aiohttp's connections: silent ones are closed, and invalid HTTP gets a problem document.
 
-Such a request does not reach the application. aiohttp itself would answer it in plain text or HTML.
+A request that is not valid HTTP does not reach the application. aiohttp itself would answer it in plain text or HTML.
 """
 
 import asyncio
@@ -13,6 +13,7 @@ from aiohttp import web
 from gateway.domain import ids
 from gateway.domain.errors import InternalError, MalformedRequest
 from gateway.web.http import problems
+from gateway.web.http.connections import ConnectionTable
 from gateway.web.http.security_headers import add_security_headers, common_headers
 
 # How long an idle connection stays open. It is longer than in common proxies: otherwise the server might close a
@@ -22,15 +23,56 @@ KEEP_ALIVE_S = 75.0
 # could lose the response (RFC 9112 section 9.6).
 LINGERING_S = 5.0
 MAX_FIELD_LENGTH = 16_384
+# For the head of the first request of a connection, however slowly its octets arrive.
+FIRST_REQUEST_TIMEOUT_S = 10.0
 
 
 class Connection(web.RequestHandler):
-    """A connection that answers protocol errors with a problem document."""
+    """A connection that answers protocol errors with a problem document, and is closed when it stays silent."""
 
-    def __init__(self, server: web.Server, common: Mapping[str, str], **options: Any) -> None:
-        """Create a connection; `common` are the headers of every response."""
+    def __init__(
+        self, server: web.Server, connections: ConnectionTable, common: Mapping[str, str], **options: Any
+    ) -> None:
+        """Create a connection of the table; `common` are the headers of every response."""
         super().__init__(server, **options)
+        self._connections = connections
         self._common_headers = common
+        self._silence: asyncio.TimerHandle | None = None
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Begin to wait for the first request."""
+        super().connection_made(transport)
+        peer = transport.get_extra_info("peername")
+        self._silence = asyncio.get_running_loop().call_later(FIRST_REQUEST_TIMEOUT_S, self.force_close)
+        self._connections.add(self, peer[0] if isinstance(peer, tuple) else "")
+
+    def data_received(self, data: bytes) -> None:
+        """Process what has arrived; the head of a request ends the silence."""
+        requests = self._request_count
+        super().data_received(data)
+        if self._request_count > requests:
+            self._end_silence()
+            self._connections.begin_request(self)
+
+    async def finish_response(
+        self, request: web.BaseRequest, resp: web.StreamResponse, start_time: float | None
+    ) -> tuple[web.StreamResponse, bool]:
+        """Complete a response."""
+        result = await super().finish_response(request, resp, start_time)
+        if not self._messages:
+            self._connections.end_request(self)
+        return result
+
+    def connection_lost(self, exc: BaseException | None) -> None:
+        """Forget the connection."""
+        self._end_silence()
+        self._connections.remove(self)
+        super().connection_lost(exc)
+
+    def _end_silence(self) -> None:
+        if self._silence is not None:
+            self._silence.cancel()
+            self._silence = None
 
     def handle_error(
         self, request: web.BaseRequest, status: int = 500, exc: BaseException | None = None, message: str | None = None
@@ -52,10 +94,25 @@ class Connection(web.RequestHandler):
 class Runner(web.AppRunner):
     """Runs an application, with `Connection` for its connections."""
 
-    def __init__(self, app: web.Application, public_url: str | None = None, *, shutdown_timeout: float = 60.0) -> None:
-        """Create a runner. With an https `public_url`, responses include Strict-Transport-Security."""
+    def __init__(
+        self,
+        app: web.Application,
+        public_url: str | None = None,
+        *,
+        shutdown_timeout: float = 60.0,
+        connections: ConnectionTable | None = None,
+    ) -> None:
+        """Create a runner.
+
+        Args:
+            app: the application.
+            public_url: with an https URL, responses include Strict-Transport-Security.
+            shutdown_timeout: seconds that requests in progress have to complete.
+            connections: the table of the open connections; None trusts no proxy.
+        """
         super().__init__(app, access_log=None, shutdown_timeout=shutdown_timeout)
         self._public_url = public_url
+        self._connections = connections or ConnectionTable()
 
     @property
     def server(self) -> web.Server | None:
@@ -66,6 +123,7 @@ class Runner(web.AppRunner):
         factory = partial(
             Connection,
             server,
+            self._connections,
             common_headers(self._public_url),
             loop=asyncio.get_running_loop(),
             access_log=None,

@@ -54,3 +54,8 @@ class TokenBuckets:
             headers = self._policy | {"RateLimit": f'"{self._name}";r=0;t={wait}', "Retry-After": str(wait)}
             raise RateLimited(f"at most {self._capacity:.0f} requests a minute; try again in {wait} s", headers)
         return self._policy | {"RateLimit": f'"{self._name}";r={int(tokens - 1)};t=60'}
+
+    def refund(self, key: Hashable) -> None:
+        """Put back a token that was taken from the key's bucket."""
+        if (bucket := self._buckets.get(key)) is not None:
+            self._buckets[key] = (min(self._capacity, bucket[0] + 1), bucket[1])

@@ -23,13 +23,19 @@ from gateway.service.context import Connection, Context, Notifier
 from gateway.service.inbox.inbox_notifier import InboxNotifier
 from gateway.service.notifications.representations import encode_json as encode_json
 from gateway.web.http.client_address import ClientAddressResolver
-from gateway.web.http.load_shedding import RequestLimiter, StreamLimiter
+from gateway.web.http.load_shedding import RequestLimiter, SharedBudget, StreamLimiter
 from gateway.web.http.parsing import Body, Query
 from gateway.web.http.rate_limits import TokenBuckets
 from gateway.web.http.readiness import Readiness
 
 B = TypeVar("B", default=Any)
 Q = TypeVar("Q", bound=Query | None, default=Any)
+
+
+# Live channels that have sent no hello yet, each for at most 5 s.
+MAX_GREETINGS = 2000
+# Per client address and minute. A credential has 256 random bits, so guessing gains nothing but load.
+MAX_FAILED_LOOKUPS = 600
 
 
 @dataclass(slots=True)
@@ -41,9 +47,15 @@ class WebLimits:
     imports: StreamLimiter = field(default_factory=lambda: StreamLimiter("NDJSON streams", 16))
     log_streams: StreamLimiter = field(default_factory=lambda: StreamLimiter("live streams of the log", 1000))
     live_channels: StreamLimiter = field(default_factory=lambda: StreamLimiter("live channels and long polls", 20_000))
+    # Live channels without a hello.
+    greetings: SharedBudget = field(
+        default_factory=lambda: SharedBudget(MAX_GREETINGS, "too many live channels are being opened on this server")
+    )
     address_buckets: TokenBuckets = field(default_factory=lambda: TokenBuckets("address", 120_000))
     key_buckets: TokenBuckets = field(default_factory=lambda: TokenBuckets("key", 300_000))
     inbox_buckets: TokenBuckets = field(default_factory=lambda: TokenBuckets("inbox", 60))
+    # Database lookups of unknown credentials, per client address.
+    lookup_buckets: TokenBuckets = field(default_factory=lambda: TokenBuckets("credential", MAX_FAILED_LOOKUPS))
 
     def long_lived_connections(self) -> dict[str, int]:
         """Return the number of open long-lived connections by kind."""
@@ -173,9 +185,15 @@ class Response:
 
 @dataclass(frozen=True, slots=True)
 class MediaType:
-    """A request media type other than JSON: its parser, its size limit and its description."""
+    """A request media type other than JSON.
 
-    read: Callable[[bytes], Awaitable[Any]]
+    Attributes:
+        read: the parser; it gets the service context, the application and the body.
+        max_octets: the size limit.
+        description: the description in the OpenAPI document.
+    """
+
+    read: Callable[[Context, UUID | None, bytes], Awaitable[Any]]
     max_octets: int
     description: str
 

@@ -25,6 +25,7 @@ from gateway.domain.errors import ValidationError
 from gateway.domain.json_object import JsonObject
 from gateway.domain.notification import MAX_TTL, Kind, Lane, Urgency
 from gateway.domain.schedule import DEVICE_ZONE, find_zone, to_utc, zone_or_utc
+from gateway.service.notifications.representations import encode_json
 from gateway.service.notifications.spec_codec import DeliveryChange, DraftChange, PolicyChange
 from gateway.service.notifications.submission import NotificationRequest
 from gateway.service.notifications.templates import ContentSource, InlineContent, TemplateReference
@@ -40,6 +41,7 @@ from gateway.web.http.parsing import (
 )
 
 MAX_TTL_S = int(MAX_TTL.total_seconds())
+MAX_EVENT_OCTETS = 16_384
 
 Text = Annotated[str, StringConstraints(max_length=4000)]
 Title = Annotated[str, StringConstraints(min_length=1, max_length=500)]
@@ -343,7 +345,22 @@ class ContentOrTemplate(Body):
         return TemplateReference(self.template.id, self.template.version)
 
 
-EventData = Annotated[JsonObject | None, Field(description="The value of the template variable `event`.")]
+def check_event_size(data: JsonObject | None) -> JsonObject | None:
+    """Return the data of an event unchanged.
+
+    Raises:
+        ValueError: the data has more than MAX_EVENT_OCTETS.
+    """
+    if data is not None and len(encode_json(data)) > MAX_EVENT_OCTETS:
+        raise ValueError(f"must be at most {MAX_EVENT_OCTETS} octets of JSON")
+    return data
+
+
+EventData = Annotated[
+    JsonObject | None,
+    AfterValidator(check_event_size),
+    Field(description="The value of the template variable `event`."),
+]
 
 
 class Deliverable(ContentOrTemplate):

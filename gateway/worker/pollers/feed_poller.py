@@ -19,14 +19,14 @@ from gateway.alerting.feeds import Entry, Feed
 from gateway.alerting.text import RefusedAlert
 from gateway.domain import clock, ids
 from gateway.domain.alert import AlertMessage
-from gateway.domain.errors import AddressNotAllowed, GatewayError, MalformedBody
+from gateway.domain.errors import AddressNotAllowed, GatewayError, MalformedBody, RateLimited, WorkLimitExceeded
 from gateway.outbound.client import OutboundClient, OutboundError, OutboundResponse
 from gateway.push.responses import retry_after
 from gateway.records import feeds as feed_records
 from gateway.records.feeds import LeasedFeed
 from gateway.records.postgres import notifier
 from gateway.records.postgres.engine import Connection
-from gateway.service.alerts.documents import REFUSED, ingest_all
+from gateway.service.alerts.documents import REFUSED, ingest_all, parse
 from gateway.service.alerts.ingestion import IngestOptions
 from gateway.service.context import Context
 from gateway.worker.pollers.leased_poll import LeasedPoll
@@ -116,8 +116,8 @@ class FeedPoller:
         if response.status == 304 or digest == feed.digest:
             return values, Counter()
         try:
-            content = await asyncio.to_thread(feeds.read, response.body, response.url)
-        except MalformedBody as error:
+            content = await parse(self._context, feed.application_id, feeds.read, response.body, response.url)
+        except (MalformedBody, WorkLimitExceeded, RateLimited) as error:
             raise _FetchFailed(error.detail) from None
         outcomes = await self._ingest_feed(feed, content)
         validators = {"etag": response.headers.get("ETag"), "last_modified": response.headers.get("Last-Modified")}
@@ -158,8 +158,10 @@ class FeedPoller:
         response = await self._get(entry.url, {"Accept": DOCUMENT_TYPES})
         messages: Sequence[AlertMessage | RefusedAlert]
         try:
-            messages = await asyncio.to_thread(cap.read, response.body)
-        except MalformedBody as error:
+            messages = await parse(self._context, feed.application_id, cap.read, response.body)
+        except RateLimited as error:
+            raise _FetchFailed(error.detail) from None
+        except (MalformedBody, WorkLimitExceeded) as error:
             messages = [RefusedAlert(entry.url[:200], (error.detail,))]
         async with self._context.engine.begin() as conn:
             await feed_records.mark_read(conn, feed.id, entry.key)
