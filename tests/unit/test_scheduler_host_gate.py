@@ -88,6 +88,23 @@ def test_deferral_depends_on_the_tenants_own_queue(gate: HostGate[int]) -> None:
     assert gate.deferral_s(Lane.BULK, OTHER_TENANT, 4, now) == 0
 
 
+def test_each_application_probes_past_the_queue_of_another(gate: HostGate[int]) -> None:
+    """After the pause, a queue whose application has used up its urgent probes blocks no other queue."""
+    open_breaker(gate)
+    now = gate.limiter.probe_at
+    gates: HostGates[int] = HostGates(1000)
+    first, second = add_waiting(gate, Lane.URGENT, 9), add_waiting(gate, Lane.URGENT, 1, OTHER_TENANT)
+    assert gates.admits(gate, first, now)
+    gate.limiter.begin(now, TENANT)
+    assert not gates.admits(gate, first, now)
+    assert gate.unblock(now) is None
+    assert gates.admits(gate, second, now)
+    gate.blocked[Lane.URGENT].append(second)
+    unblocked = gate.unblock(now)
+    assert unblocked is not None
+    assert unblocked.queues == [second]
+
+
 def test_open_breaker_admits_one_urgent_probe(gate: HostGate[int]) -> None:
     """Messages of other lanes are deferred to the end of the pause; urgent messages are deferred for less."""
     open_breaker(gate)
