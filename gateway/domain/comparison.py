@@ -11,7 +11,7 @@ from typing import Any, NamedTuple, TypeGuard
 
 from gateway.domain.errors import FieldError
 
-# Maximum number of values in one leaf.
+# Maximum number of values in one leaf of an audience or condition.
 MAX_VALUES = 1000
 ORDERINGS = ("lt", "lte", "gt", "gte")
 OPERATORS = ("eq", "ne", "in", *ORDERINGS, "exists", "contains")
@@ -53,7 +53,7 @@ class Comparison(NamedTuple):
 
 
 def parse(value: Mapping[str, Any], pointer: str, name: str) -> Comparison | list[FieldError]:
-    """Parse the operator and operand of a leaf.
+    """Parse the operator and operand of a leaf of an audience or condition.
 
     Args:
         value: the leaf.

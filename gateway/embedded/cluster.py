@@ -63,7 +63,7 @@ class EmbeddedPostgres:
             "log_checkpoints": "off",
             **(options or {}),
         }
-        self._identity: dict[str, Any] = {}  # arguments of subprocess.run that select the ordinary user
+        self._identity: dict[str, Any] = {}  # arguments of subprocess.run for processes of the ordinary user
         self._visible_directory = self.directory  # the path by which the ordinary user accesses the directory
         self._directory_fd = -1
         self._process: subprocess.Popen[bytes] | None = None
@@ -101,6 +101,7 @@ class EmbeddedPostgres:
         try:
             self.directory.mkdir(parents=True, exist_ok=True, mode=0o700)
             if os.geteuid() == 0:
+                # The ordinary user needs the execute permission to enter the directory.
                 self.directory.chmod(self.directory.stat().st_mode & 0o777 | 0o011)
             self._acquire_lock()
         except OSError as error:
@@ -157,7 +158,7 @@ class EmbeddedPostgres:
         self._lock = lock
 
     def _start(self) -> str:
-        binaries = self._make_accessible(find_binaries())
+        binaries = self._prepare_binaries(find_binaries())
         if not (self.data / "PG_VERSION").exists():
             self._initialise(binaries)
         elif not _password_file(self.directory).exists():
@@ -188,7 +189,7 @@ class EmbeddedPostgres:
             stdout=log,
             stderr=log,
             cwd="/",
-            start_new_session=True,  # Ctrl-C must reach only the gateway, which then stops Postgres in order
+            start_new_session=True,  # Ctrl-C must reach only the gateway, whose `stop` ends Postgres
             **self._identity,
         )
         while time.monotonic() < deadline and self._process.poll() is None:
@@ -208,7 +209,7 @@ class EmbeddedPostgres:
 
     def _stop_adopted(self) -> None:
         """Stop a Postgres that an earlier gateway started."""
-        binaries = self._make_accessible(find_binaries())
+        binaries = self._prepare_binaries(find_binaries())
         subprocess.run(  # noqa: S603  # our own binary
             [
                 binaries / "pg_ctl",
@@ -228,7 +229,7 @@ class EmbeddedPostgres:
         )
 
     def _initialise(self, binaries: Path) -> None:
-        """Create the cluster. It gets its final name only when it is complete."""
+        """Create the cluster. Its data directory gets the final name only when the cluster is complete."""
         password, new_data = _password_file(self.directory), self.directory / "pgdata.new"
         password.unlink(missing_ok=True)
         shutil.rmtree(new_data, ignore_errors=True)
@@ -269,10 +270,10 @@ class EmbeddedPostgres:
         if postmaster and not (postmaster.belongs_to(self.data) and postmaster.is_postgres):
             (self.data / "postmaster.pid").unlink()
 
-    def _make_accessible(self, binaries: Path) -> Path:
+    def _prepare_binaries(self, binaries: Path) -> Path:
         """Return binaries that the user who runs Postgres can execute: the given ones, or else a copy.
 
-        As root, this also selects that user and gives it access to the directory.
+        As root, this also chooses that user and gives it access to the directory.
         """
         if os.geteuid() != 0:
             return binaries

@@ -1,9 +1,9 @@
 """Header compression for HTTP/2 (HPACK, RFC 7541). It supports only what is needed to post push messages.
 
 A general HPACK library would cost as much per message as the encryption. Here, the fields that all messages of an
-application share are encoded once; later each of them takes one octet. Push services may not use a dynamic table for
-their responses. So each response header block can be decoded alone, and fields that the gateway does not use are
-skipped.
+application share are encoded once; later each of them takes one octet. The gateway disables the dynamic table for
+responses (SETTINGS_HEADER_TABLE_SIZE is 0). So each response header block can be decoded alone, and fields that the
+gateway does not use are skipped.
 """
 
 from collections import OrderedDict
@@ -26,13 +26,13 @@ _STATIC: tuple[Field, ...] = HeaderTable.STATIC_TABLE
 _LAST_STATIC = len(_STATIC)
 _STATIC_FIELDS = {field: index for index, field in reversed([*enumerate(_STATIC, 1)])}
 _STATIC_NAMES = {name: index for index, (name, _) in reversed([*enumerate(_STATIC, 1)])}
-_STATUS = _STATIC_NAMES[b":status"]
 _STATUSES = {index: int(value) for index, (name, value) in enumerate(_STATIC, 1) if name == b":status"}
 # RFC 7541 section 4.1: overhead counted for each table entry.
 _ENTRY_OVERHEAD = 32
 _METHOD = bytes([0x80 | _STATIC_FIELDS[b":method", b"POST"]])
 # Literal never indexed (section 7.1.3): an endpoint is a secret, so intermediaries must not store it either.
 _PATH = bytes([0x10 | _STATIC_NAMES[b":path"]])
+# Literal without indexing (section 6.2.2) with a new name of 3 octets. `_CONTENT_LENGTH` is one with a static name.
 _TTL = b"\x00\x03ttl"
 _MAX_INTEGER_SHIFT = 28
 _MAX_BLOCKS = 256
@@ -67,7 +67,7 @@ class HeaderEncoder:
 
     def __init__(self) -> None:
         """Start with an empty dynamic table."""
-        self._size = TABLE_SIZE
+        self._max_size = TABLE_SIZE
         self._used = 0
         self._insert_count = 0
         # Insertion number of each entry; the first entry ever inserted has number 1.
@@ -106,8 +106,8 @@ class HeaderEncoder:
 
     def limit_table_size(self, size: int) -> None:
         """Apply the push service's limit in octets (SETTINGS_HEADER_TABLE_SIZE)."""
-        if size < self._size:
-            self._size = size
+        if size < self._max_size:
+            self._max_size = size
             self._evict_for(0)
             self._blocks.clear()
             self._size_update = _encode_integer(size, 5, 0x20)
@@ -130,7 +130,7 @@ class HeaderEncoder:
         index = _STATIC_NAMES.get(name, 0)
         rest = _encode_string(value) if index else _encode_string(name) + _encode_string(value)
         size = len(name) + len(value) + _ENTRY_OVERHEAD
-        if size > self._size:
+        if size > self._max_size:
             return _encode_integer(index, 4) + rest
         self._evict_for(size)
         self._insert_count += 1
@@ -139,7 +139,7 @@ class HeaderEncoder:
         return _encode_integer(index, 6, 0x40) + rest
 
     def _evict_for(self, size: int) -> None:
-        while self._used + size > self._size:
+        while self._used + size > self._max_size:
             (name, value), _ = self._table.popitem(last=False)
             self._used -= len(name) + len(value) + _ENTRY_OVERHEAD
 

@@ -29,7 +29,11 @@ class Vendor(StrEnum):
 
 
 class SimFault(StrEnum):
-    """An error of a POST request."""
+    """An error of a POST request.
+
+    UNKNOWN: no subscription has the endpoint. GONE: the subscription was removed. CACHE_POLICY: WNS's cache policy
+    contradicts the TTL. WRONG_KEY: the subscription was created with another VAPID key.
+    """
 
     UNKNOWN = auto()
     GONE = auto()
@@ -63,8 +67,8 @@ class Profile:
 
     `path` is the path of endpoints, with `{token}`. `max_ttl` is in seconds, None if unknown. `faults` maps each error
     to the status and the vendor's reason: Mozilla's errno, Apple's reason, FCM's text, WNS's error description.
-    `reasons` has the reasons for scripted statuses. `build_error` builds an error response from a status and a reason;
-    `accepted_headers` returns the extra headers of a response to an accepted message, from the message's id.
+    `reasons` has the reasons for statuses that a `Rule` sets. `build_error` builds an error response from a status and
+    a reason; `accepted_headers` returns the extra headers of a response to an accepted message, from the message's id.
     """
 
     vendor: Vendor
@@ -85,7 +89,7 @@ class Profile:
         return self.build_error(*self.faults[fault])
 
     def respond(self, status: int, reason: str | None = None) -> SimResponse:
-        """Return a response with a scripted status. 507 is always in the words of ntfy (UnifiedPush)."""
+        """Return a response with a status that a `Rule` sets. A 507 has the format of ntfy (UnifiedPush)."""
         if status == HTTPStatus.INSUFFICIENT_STORAGE:
             return _ntfy(status, reason or "cannot publish to UnifiedPush topic without previously active subscriber")
         return self.build_error(status, self.reasons.get(status, "") if reason is None else reason)
@@ -115,7 +119,7 @@ def _fcm(status: int, reason: str) -> SimResponse:
 
 # Errors that FCM sends as an HTML page and as the reason phrase.
 _FCM_PAGES = ("UnauthorizedRegistration", "MismatchSenderId")
-# FCM's words for a mismatch before VAPID, when a subscription belonged to a sender ID.
+# FCM's text for a key mismatch if the subscription was created with a sender ID, as before VAPID.
 FCM_SENDER_ID_TEXT = (
     "the key in the authorization header does not correspond to the sender ID used to subscribe this user. Please "
     "ensure you are using the correct sender ID and server Key from the Firebase console."

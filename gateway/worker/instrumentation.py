@@ -20,19 +20,19 @@ MAX_TRACED = 32
 
 def record_batch(job: Job, notification: Notification | None, batch: Sequence[tuple[Recipient, SendResult]]) -> None:
     """Record the attempts of a batch, and for first attempts the time since the notification was accepted."""
-    attempts: defaultdict[tuple[str, str], list[SendResult]] = defaultdict(list)
+    posted_results: defaultdict[tuple[str, str], list[SendResult]] = defaultdict(list)
     for recipient, result in batch:
         if result.posted:
-            attempts[recipient.host, result.outcome.name].append(result)
+            posted_results[recipient.host, result.outcome.name].append(result)
     if tracing.is_recording():
         _trace(job, batch)
-    for (host, outcome), results in attempts.items():
+    for (host, outcome), results in posted_results.items():
         service = service_label(host)
         metrics.attempts(service, outcome).inc(len(results))
         metrics.ATTEMPT_SECONDS.observe((service,), [result.duration_ms / 1000 for result in results])
-    if attempts and job.attempts == 0 and notification is not None and not _is_delayed(notification):
+    if posted_results and job.attempts == 0 and notification is not None and not _is_delayed(notification):
         accepted_at = max(notification.created_at, notification.start_at).timestamp()
-        sent_at = [result.at.timestamp() for results in attempts.values() for result in results if result.at]
+        sent_at = [result.at.timestamp() for results in posted_results.values() for result in results if result.at]
         metrics.ACCEPT_TO_SEND_SECONDS.observe((job.lane.label,), [max(0.0, at - accepted_at) for at in sent_at])
 
 

@@ -81,7 +81,10 @@ class RecordingSim(Sim):
 
 
 def classify(status: int, body: str) -> Meaning:
-    """Return the meaning of a response by the push services' rules."""
+    """Return the meaning of a response by the push services' rules.
+
+    Without a key mismatch, a redirect, 400 or 413 rejects the message. Other errors are transient.
+    """
     if status < 300:
         return Meaning.ACCEPTED
     if status in (404, 410):

@@ -14,9 +14,19 @@ from tests.support.fixtures import (
     sim,
     today,
 )
-from tests.support.refused_connections import connections
+from tests.support.refused_connections import attempted_addresses
 
-__all__ = ["api", "connections", "http", "own_clock", "parts", "pool_size", "short_retry_delays", "sim", "today"]
+__all__ = [
+    "api",
+    "attempted_addresses",
+    "http",
+    "own_clock",
+    "parts",
+    "pool_size",
+    "short_retry_delays",
+    "sim",
+    "today",
+]
 
 
 @pytest.fixture

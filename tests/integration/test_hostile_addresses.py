@@ -152,7 +152,7 @@ async def wait_until_all_tried(parts: Parts) -> None:
             await asyncio.sleep(0.05)  # pollers raise no event
 
 
-async def test_stored_hostile_webhook_and_feed_are_not_called(api: Api, connections: list[Any]) -> None:
+async def test_stored_hostile_webhook_and_feed_are_not_called(api: Api, attempted_addresses: list[Any]) -> None:
     """No connection is made for a hostile URL in the database, nor for a public name with a private address."""
     parts, table = api.parts, [url for url in INVALID_URLS.values() if is_storable(url)]
     table += [url for name, url in OTHER_HOSTS.items() if not name.startswith("a public")]
@@ -168,6 +168,6 @@ async def test_stored_hostile_webhook_and_feed_are_not_called(api: Api, connecti
     async with run_pollers(parts):
         await parts.register(parts.subscribe(Vendor.FCM, 1))  # an event for the webhooks
         await wait_until_all_tried(parts)
-    assert connections == []
+    assert attempted_addresses == []
     assert await parts.scalar("SELECT count(DISTINCT last_error) FROM webhooks") > 10
     assert await parts.scalar("SELECT count(DISTINCT last_error) FROM feeds") > 10

@@ -67,11 +67,11 @@ async def test_partition_has_the_indexes_of_its_table(engine: AsyncEngine, today
     count = text("SELECT count(*) FROM pg_indexes WHERE tablename = :name")
     async with engine.connect() as conn:
         for table in PARTITIONED:
-            parent, child = [
+            table_count, partition_count = [
                 (await conn.execute(count, {"name": name})).scalar_one()
                 for name in (table.name, f"{table.name}_{today:%Y%m%d}")
             ]
-            assert parent == child > 0
+            assert table_count == partition_count > 0
 
 
 async def test_partitions_are_created_while_rows_are_written(parts: Parts, today: date) -> None:
@@ -134,6 +134,7 @@ async def test_queue_depth_and_age_are_measured(parts: Parts) -> None:
 
 async def test_task_of_another_worker_is_skipped(engine: AsyncEngine) -> None:
     """A task whose lock another worker holds is skipped."""
+    # A negative retention: every partition has expired, also those of future days.
     no_retention = RetentionPolicy(log=timedelta(days=-400))
     async with engine.begin() as conn:
         key = lock_id("gateway.maintenance.log_retention")

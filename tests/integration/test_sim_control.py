@@ -119,8 +119,9 @@ def find_free_ports() -> int:
 
 
 async def test_devices_survive_a_restart(sender: Sender, tmp_path: Path) -> None:
-    """A simulator with a state file restores subscribed devices, gone devices and channels."""
+    """A simulator with a state file restores subscribed devices, gone devices and the channels of Firefox."""
     state, port = tmp_path / "sim" / "state.ndjson", find_free_ports()
+    sender_of_other_key = Sender(sender.http)
     channel = Channel("browser", "b2f0b5a2-3b5c-4f0e-9d6c-0a4a4a1f8c11")
     async with Sim(port=port, state_file=state) as sim:
         devices = [sim.subscribe(vendor, sender.public_key) for vendor in Vendor]
@@ -135,16 +136,17 @@ async def test_devices_survive_a_restart(sender: Sender, tmp_path: Path) -> None
             restored = sim.subscribers.find_by_endpoint(device.endpoint)
             assert restored is not None
             assert [message.text for message in restored.messages] == ["still there"]
-            assert (await Sender(sender.http).post(device.endpoint)).status in (400, 401, 403)
+            assert (await sender_of_other_key.post(device.endpoint)).status in (400, 401, 403)
         assert (await sender.post(gone.endpoint)).status == 410
         assert (await sender.post(firefox.endpoint)).status == 201
         async with sender.http.ws_connect(sim.websocket_url) as browser:
             await browser.send_json({"messageType": "hello", "uaid": "browser"})
             assert (await browser.receive_json(timeout=5))["uaid"] == "browser"
+            # The message that was sent while the browser was not connected.
             assert (await browser.receive_json(timeout=5))["channelID"] == channel.channel_id
 
 
-async def test_truncated_journal_line_is_dropped(sender: Sender, tmp_path: Path) -> None:
+async def test_truncated_line_of_state_file_is_dropped(sender: Sender, tmp_path: Path) -> None:
     """The state file of a simulator that was killed while writing is still readable."""
     state = tmp_path / "state.ndjson"
     async with Sim(state_file=state) as sim:
@@ -175,8 +177,8 @@ async def test_simulator_can_be_restarted(sender: Sender) -> None:
     assert sim.messages.total == 2
 
 
-async def test_tls_endpoints_and_audiences_are_https(tmp_path: Path) -> None:
-    """A simulator with a certificate has https endpoints and a wss URL."""
+async def test_tls_simulator_has_https_endpoints(tmp_path: Path) -> None:
+    """A simulator with a certificate has https endpoints and a wss URL, and accepts JWTs for its https origins."""
     server, client = _tls_contexts(tmp_path)
     async with (
         Sim(ssl_context=server) as sim,

@@ -7,7 +7,7 @@ import pytest
 
 
 @pytest.fixture
-def connections(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
+def attempted_addresses(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
     """Refuse every connection attempt, and return the list to which the addresses of attempts are added."""
     addresses: list[Any] = []
 

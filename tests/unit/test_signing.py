@@ -61,8 +61,8 @@ def test_sealed_secrets_round_trip() -> None:
     assert len(b64decode(stored[0].text.removeprefix("whsec_"))) == 32
 
 
-def test_pattern_selects_a_type_a_family_or_all() -> None:
-    """Every documented pattern selects at least one type."""
+def test_pattern_selects_one_type_or_a_family() -> None:
+    """A pattern selects one type, a family such as `device.*`, or with `*` every type."""
     assert subscribed_types(["*"]) == list(TYPES)
     assert subscribed_types(["device.gone", "notification.*"]) == [
         *["device.gone", "notification.accepted", "notification.started", "notification.done"],

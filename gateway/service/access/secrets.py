@@ -4,8 +4,8 @@ A key for each purpose is derived from the master key (HKDF-SHA256, RFC 5869). D
 stored: a token contains the ids that it stands for, and a message authentication code (MAC) over them.
 
 Retired master keys decrypt ciphertexts and verify tokens that they produced earlier, and produce no new ones. So the
-master key can be replaced while processes run. A ciphertext begins with the id of its master key: the key rotation
-finds the ciphertexts of retired keys by it.
+master key can be replaced while processes run. A ciphertext begins with the id of its master key. The key rotation
+uses this id to find the ciphertexts of retired keys.
 """
 
 import contextlib
@@ -52,14 +52,14 @@ class _MasterKey:
 
         self.derived = derived
         self.id = derived("key id")[:KEY_ID_LENGTH]
-        self.receipts = derived("receipt token")
+        self.receipt_key = derived("receipt token")
 
     def device_tag(self, device: bytes) -> bytes:
         return hmac.digest(self.derived("device token"), device, "sha256")[:DEVICE_TAG_LENGTH]
 
     def receipt_tag(self, fields: bytes) -> bytes:
         # Every message needs a tag, and keyed BLAKE2b (RFC 7693) takes a third of the time of an HMAC.
-        return hashlib.blake2b(fields, key=self.receipts, digest_size=RECEIPT_TAG_LENGTH).digest()
+        return hashlib.blake2b(fields, key=self.receipt_key, digest_size=RECEIPT_TAG_LENGTH).digest()
 
 
 class Keyring:
@@ -99,11 +99,11 @@ class Keyring:
 
     def issue_device_token(self, device_id: UUID) -> str:
         """Issue a device token (`dt_...`). It does not expire; the caller checks that the device exists."""
-        return f"dt_{_text(device_id.bytes + self._current.device_tag(device_id.bytes))}"
+        return f"dt_{_encode_base64url(device_id.bytes + self._current.device_tag(device_id.bytes))}"
 
     def verify_device_token(self, token: str) -> UUID | None:
         """Return the device id of a device token, or None if the token is not valid."""
-        octets = _octets(token.removeprefix("dt_"))
+        octets = _decode_base64url(token.removeprefix("dt_"))
         if not token.startswith("dt_") or octets is None or len(octets) != 16 + DEVICE_TAG_LENGTH:
             return None
         device_id, tag = octets[:16], octets[16:]
@@ -114,11 +114,11 @@ class Keyring:
         """Issue a receipt token (66 characters) for one delivery. `expires` is a Unix time."""
         number = NO_VARIANT if variant is None else variant
         fields = notification_id.bytes + device_id.bytes + expires.to_bytes(4, "big") + bytes((number,))
-        return _text(fields + self._current.receipt_tag(fields))
+        return _encode_base64url(fields + self._current.receipt_tag(fields))
 
     def verify_receipt_token(self, token: str, now: int) -> tuple[UUID, UUID, int | None] | None:
         """Return (notification id, device id, variant) of a receipt token, or None if it is invalid or has expired."""
-        octets = _octets(token)
+        octets = _decode_base64url(token)
         if octets is None or len(octets) != RECEIPT_FIELDS_LENGTH + RECEIPT_TAG_LENGTH:
             return None
         fields, tag = octets[:RECEIPT_FIELDS_LENGTH], octets[RECEIPT_FIELDS_LENGTH:]
@@ -135,7 +135,7 @@ def new_key(prefix: str) -> str:
 
 
 def digest(key: str) -> bytes:
-    """Return the digest of an API key, which is stored in its place.
+    """Return the digest of an API key. The database stores the digest instead of the key.
 
     The key has 256 random bits, so a plain SHA-256 is sufficient.
     """
@@ -146,13 +146,14 @@ def _cipher(key: _MasterKey, purpose: str) -> AESGCM:
     return AESGCM(key.derived(f"seal {purpose}"))
 
 
-def _text(octets: bytes) -> str:
+def _encode_base64url(octets: bytes) -> str:
     return urlsafe_b64encode(octets).rstrip(b"=").decode()
 
 
-def _octets(text: str) -> bytes | None:
+def _decode_base64url(text: str) -> bytes | None:
+    """Return the octets, or None if the text is not what `_encode_base64url` returns for them."""
     try:
         octets = urlsafe_b64decode(text + "=" * (-len(text) % 4))
     except ValueError:
         return None
-    return octets if _text(octets) == text else None
+    return octets if _encode_base64url(octets) == text else None

@@ -1,7 +1,8 @@
 """Accept notifications: check a draft completely, then store the notification and its plan job in one transaction.
 
-Direct notifications, campaigns, alerts, reminders and triggers differ only in the `Draft` that they submit. The
-delivery log gets a result for every recipient of an accepted notification.
+A worker replaces the plan job by send jobs for the recipients when the notification starts. Direct notifications,
+campaigns, alerts, reminders and triggers (`Kind.EVENT`) differ only in the `Draft` that they submit. The delivery log
+gets a result for every recipient of an accepted notification.
 """
 
 from collections.abc import Sequence
@@ -65,7 +66,10 @@ DEFAULTS = {
 
 @dataclass(frozen=True, slots=True)
 class Draft:
-    """A notification to submit. None stands for the default of the kind; for `start_at` it stands for now."""
+    """A notification to submit. None stands for the default of the kind; for `start_at` it stands for now.
+
+    `details` describes the alert or event for which the notification is sent.
+    """
 
     kind: Kind
     content: JsonObject
@@ -112,7 +116,7 @@ async def resolve(conn: Connection, application_id: UUID, request: NotificationR
         ValidationError: the template does not exist.
     """
     resolved = await templates.resolve_content(conn, application_id, request.content)
-    texts = {"content": resolved.content, "variants": [variant.content for variant in request.policy.variants]}
+    contents = {"content": resolved.content, "variants": [variant.content for variant in request.policy.variants]}
     return Draft(
         kind=request.kind,
         content=resolved.content,
@@ -125,7 +129,7 @@ async def resolve(conn: Connection, application_id: UUID, request: NotificationR
         collapse_key=request.collapse_key,
         start_at=request.start_at,
         policy=request.policy,
-        templating=templates.templating_of(texts, resolved.strict, request.event),
+        templating=templates.templating_of(contents, resolved.strict, request.event),
     )
 
 
@@ -178,9 +182,9 @@ async def save(conn: Connection, prepared: Sequence[Notification]) -> None:
 
 
 def _make_url_absolute(content: JsonObject, default_origin: str | None, pointer: str) -> None:
-    """Resolve a path in `url` against the origin of the application, also in each language.
+    """Make the `url` of the content absolute, and the `url` of each entry in its `locales`.
 
-    Declarative Web Push requires absolute URLs.
+    A path is resolved against the default origin. Declarative Web Push requires absolute URLs.
     """
     url = content.get("url")
     if isinstance(url, str) and url.startswith("/"):
@@ -207,12 +211,13 @@ async def _build(conn: Connection, application_id: UUID, draft: Draft) -> Notifi
     if lane not in defaults.lanes:
         allowed = ", ".join(allowed.label for allowed in defaults.lanes)
         errors.append(
-            FieldError("/delivery/lane", f"{lane.label} is not for {draft.kind} notifications, only {allowed}")
+            FieldError("/delivery/lane", f"must be one of {allowed} for {draft.kind} notifications, not {lane.label}")
         )
     ttl = defaults.ttl if draft.ttl is None else draft.ttl
     if ttl > MAX_TTL:
         errors.append(FieldError("/delivery/ttl", f"must be at most {int(MAX_TTL.total_seconds())} seconds (28 days)"))
     start_at = last_start = now if draft.start_at is None else max(draft.start_at, now)
+    # A local time arrives at different instants: `start_at` in the first time zone, `last_start` in the last one.
     if (local_at := draft.policy.local_at) is not None:
         start_at, last_start = max(earliest_instant(local_at), now), max(latest_instant(local_at), now)
     if last_start > now + MAX_START_DELAY and draft.reminder_id is None:
@@ -259,7 +264,10 @@ async def _build(conn: Connection, application_id: UUID, draft: Draft) -> Notifi
 async def _resolve_policy(
     conn: Connection, application_id: UUID, policy: SendPolicy, lane: Lane, lifetime: timedelta
 ) -> SendPolicy:
-    """Check a send policy, and add the quiet hours and the frequency cap of its category."""
+    """Check a send policy, and add the quiet hours and the frequency cap of its category.
+
+    In the urgent lane, only the local start time and the category of the policy apply.
+    """
     errors: list[FieldError] = []
     if policy.category is not None:
         rules = await categories.find_rules(conn, application_id, policy.category)

@@ -1,5 +1,5 @@
 """Fixtures of the outbound client's tests."""
 
-from tests.support.refused_connections import connections
+from tests.support.refused_connections import attempted_addresses
 
-__all__ = ["connections"]
+__all__ = ["attempted_addresses"]
