@@ -18,7 +18,7 @@ from gateway.records.recipients import compute_bucket
 
 
 def match_devices(notification: Notification, audience: Audience) -> ColumnElement[bool]:
-    """Return the condition for the recipients: devices in the audience that have not muted its category."""
+    """Return the condition for the devices in the audience that have not muted the notification's category."""
     condition = match_active(notification.application_id, audience)
     category = notification.policy.category
     return condition if category is None else condition & not_(literal(category) == any_(devices.c.muted))

@@ -1,1 +1,1 @@
-"""What the gateway does, said as orders: register, submit, plan, deliver, report."""
+"""The operations of the gateway: register devices, submit, plan and deliver notifications, report results."""

@@ -22,8 +22,8 @@ class Context:
     """The dependencies that service functions share.
 
     `public_url` is the URL at which browsers reach the gateway, without a trailing slash; None if not configured.
-    `urgent_engine` has connections of its own for urgent jobs and alerts; None takes those of `engine`. A server takes
-    its connections through `connections`, which gives each application its share.
+    `urgent_engine` has the connections that are reserved for urgent jobs and alerts; with None these use `engine`. A
+    server takes its connections through `connections`, which gives each application its share.
     `max_attributes` is the maximum size of a device's attributes, in octets of JSON; `application_share` the percentage
     of the connections for requests that one application may use.
     """

@@ -24,7 +24,7 @@ class NewKey(NamedTuple):
 
 
 class ApplicationChange(TypedDict, total=False):
-    """Changed fields of an application."""
+    """Changed fields of an application. `require_identity`: requests of web pages must prove the user id."""
 
     name: str
     subject: str
@@ -91,14 +91,14 @@ async def change(
         NotFound: there is no such application.
         ValidationError: the subject or an origin is not valid.
     """
-    before = await get(conn, id_)
+    current = await get(conn, id_)
     values: dict[str, Any] = {**changed}
-    _check(values.get("subject", before["subject"]), values.get("allowed_origins", []))
+    _check(values.get("subject", current["subject"]), values.get("allowed_origins", []))
     if "allowed_origins" in values:
         values["allowed_origins"] = _canonical_origins(values["allowed_origins"])
     identity_secret: str | None = None
-    if (require := values.pop("require_identity", None)) is not None:
-        identity_secret = new_key("is") if require else None
+    if (requires_identity := values.pop("require_identity", None)) is not None:
+        identity_secret = new_key("is") if requires_identity else None
         values["identity_secret"] = (
             None if identity_secret is None else keyring.seal(identity_secret.encode(), "identity")
         )
@@ -134,7 +134,7 @@ async def remove_key(conn: Connection, application_id: UUID, key_id: UUID) -> No
 async def add_vapid_key(conn: Connection, keyring: Keyring, application_id: UUID) -> VapidKey:
     """Add a VAPID key for new subscriptions.
 
-    The earlier keys stay: messages to earlier subscriptions are signed with them.
+    The existing keys stay: messages to subscriptions that were created with them are signed with them.
     """
     key = VapidKey.generate()
     await _store_vapid_key(conn, keyring, application_id, key)

@@ -63,8 +63,8 @@ async def list_page(
 ) -> list[views.AuditEntry]:
     """Return a page of entries, newest first.
 
-    `caller_application_id` is the application of the caller, which sees only its own entries. It is None for the
-    operator, who sees all entries, or those of `application_id`.
+    `caller_application_id` is the application of the caller, who sees only the entries of this application. It is None
+    for the operator, who sees all entries, or those of `application_id`.
     """
     applications = [id_ for id_ in (caller_application_id, application_id) if id_ is not None]
     return [

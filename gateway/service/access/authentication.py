@@ -1,4 +1,4 @@
-"""Authenticate a request by its credential, and return the caller with its scopes.
+"""Authenticate a request by its credential, and return the caller with the caller's scopes.
 
 The credential is looked up for every request, so a removed key is refused from the next request on.
 """
@@ -26,6 +26,7 @@ SCOPES = (SEND, READ, MANAGE)
 # The scope of the admin token, for every application, and the scope of a device token, for its device.
 ADMIN, DEVICE = "admin", "device"
 
+# Prefix of session tokens.
 SESSION_PREFIX = "ss_"
 # Maximum number of API keys that one query looks up.
 MAX_BATCH = 1000
@@ -110,8 +111,8 @@ class Authenticator:
     async def identify(self, bearer: str, conn: Connection | None = None) -> Principal:
         """Return the principal of a bearer token or a session token.
 
-        With `conn` the credential is looked up in that transaction. Without `conn` it is looked up in a query of its
-        own, which the API keys of concurrent requests share.
+        With `conn` the credential is looked up in that transaction. Without `conn` it is looked up on another
+        connection, where the API keys of concurrent requests share one query.
 
         Raises:
             Unauthenticated: the credential is unknown, or was removed.

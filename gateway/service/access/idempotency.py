@@ -46,7 +46,7 @@ async def store_response(conn: Connection, keyring: Keyring, owner: str, key: st
 async def erase_user(
     conn: Connection, keyring: Keyring, application_id: UUID, user_id: str, device_ids: list[UUID]
 ) -> None:
-    """Delete the stored responses that contain a user id, and all responses to these devices.
+    """Delete the stored responses that contain a user id, and all responses to requests of these devices.
 
     Their idempotency keys are deleted too, so a repeated request is executed again.
     """

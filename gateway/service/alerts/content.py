@@ -16,9 +16,10 @@ MAX_TITLE_LENGTH = 200
 MAX_BODY_LENGTH = 1000
 MAX_TITLE_OCTETS = 400
 MAX_BODY_OCTETS = 2200
+# Maximum number of locales in the content of a notification.
 MAX_LANGUAGES = 90
 
-# By language: the title of a cancellation, and its explanation for devices that left the area.
+# By language: the title of a cancellation, and the explanation for devices that are no longer in the alert's area.
 CANCELLATION_TEXTS = {
     "en": ("No longer in effect", "It no longer applies where you are."),
     "de": ("Nicht mehr gültig", "Gilt an Ihrem Standort nicht mehr."),
@@ -38,7 +39,7 @@ NORWEGIAN = ("nb", "nn")
 
 
 def alert_content(message: AlertMessage, info: AlertInfo, routing: AlertRouting, tag: str | None) -> JsonObject:
-    """Return the content of a warning, in the languages of the info."""
+    """Return the content of a warning, in the languages of the info block."""
     by_language = {_language(text): _localized_content(message.status, text) for text in info.texts}
     first = info.texts[0]
     content = by_language[_language(first)] | {
@@ -69,14 +70,14 @@ def cancellation_content(
         *CANCELLATION_TEXTS,
         *(language for language in texts if _primary(language) in CANCELLATION_TEXTS),
     }:
-        title, reason = CANCELLATION_TEXTS[_primary(language)]
+        title, left_area_text = CANCELLATION_TEXTS[_primary(language)]
         text = texts.get(language) or _same_language(texts, language) or first
         explanation = None if left_area or not new_texts else _body(text) or text.headline
         by_language[language] = {
             "title": _shorten(
                 f"{_status_prefix(message.status)}{title}: {text.event}", MAX_TITLE_LENGTH, MAX_TITLE_OCTETS
             ),
-            "body": _shorten(explanation or (reason if left_area else ""), MAX_BODY_LENGTH, MAX_BODY_OCTETS),
+            "body": _shorten(explanation or (left_area_text if left_area else ""), MAX_BODY_LENGTH, MAX_BODY_OCTETS),
         }
     content = by_language.get(base) or by_language.get(_primary(base)) or by_language["en"]
     if first.url:

@@ -1,4 +1,4 @@
-"""Parse documents, and ingest their alerts one by one, so that an invalid alert does not prevent the others."""
+"""Parse documents, and ingest their alerts one by one, so that an invalid alert does not affect the other ones."""
 
 import asyncio
 from collections.abc import Callable, Sequence
@@ -16,6 +16,7 @@ from gateway.service.notifications import representations
 
 T = TypeVar("T")
 
+# The outcome of an alert that is not valid.
 REFUSED = "refused"
 # A document of this size takes milliseconds, whatever is in it: alerts are this small, and do not wait for a helper.
 MAX_SMALL_DOCUMENT = 32_768
@@ -29,11 +30,11 @@ async def parse(
     """Parse a document off the event loop; a large one in a helper process, which is charged to the application.
 
     Args:
-        context: the services of this process.
-        application_id: the application.
+        context: the dependencies of the service layer.
+        application_id: the application to which the parsing is charged.
         function: a parser of a module, called with the document and the arguments.
         raw: the document.
-        arguments: more arguments.
+        arguments: further arguments of the parser.
 
     Raises:
         MalformedBody: the document is not valid.

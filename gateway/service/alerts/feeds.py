@@ -14,6 +14,7 @@ from gateway.service.audience import segments
 from gateway.service.context import Context
 from gateway.service.named_resources import NamedResource, map_rows
 
+# Minimum and default time between two fetches of a feed.
 MIN_INTERVAL = timedelta(seconds=10)
 DEFAULT_INTERVAL = timedelta(seconds=60)
 

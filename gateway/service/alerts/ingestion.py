@@ -48,15 +48,17 @@ from gateway.service.notifications.submission import Draft, submit
 # Alerts whose status is not Actual (exercises and tests) are sent only to devices that subscribe to this topic.
 TEST_TOPIC = "test-alerts"
 
-# Authorities split an update of many areas into several messages, seconds apart. Cancellations are delayed until all of
-# them have arrived.
+# Authorities split an update of many areas into several messages, seconds apart. Cancellations are delayed by this
+# time, so that all these messages arrive first.
 CANCELLATION_DELAY = timedelta(seconds=5)
 
 # Number of latest messages in a chain whose recipients are computed message by message. Older messages are treated as
 # one, to bound the size of the audience.
 MAX_STAGES = 40
 
+# Maximum length of the tag and the name of a notification.
 MAX_TAG_LENGTH = 255
+# Audiences of all devices and of none.
 EVERYWHERE = {"everyone": True}
 NOBODY = {"not": EVERYWHERE}
 
@@ -64,8 +66,8 @@ NOBODY = {"not": EVERYWHERE}
 class IngestOutcome(StrEnum):
     """The result of ingesting an alert.
 
-    `repeated` is an alert that was ingested before. `superseded` is one that an update has replaced, which arrived
-    earlier. `suppressed` is one that a rule of the application excludes.
+    `repeated` is an alert that was ingested before. `superseded` is an alert whose update was ingested before it.
+    `suppressed` is an alert that a rule of the application excludes.
     """
 
     ACCEPTED = "accepted"
@@ -75,7 +77,7 @@ class IngestOutcome(StrEnum):
 
 
 class IngestResult(NamedTuple):
-    """The result of an alert. In `notification_ids` the warnings precede the cancellations."""
+    """The result of ingesting an alert. In `notification_ids` the warnings precede the cancellations."""
 
     outcome: IngestOutcome
     notification_ids: tuple[UUID, ...] = ()
@@ -193,8 +195,8 @@ def _is_later_change(message: AlertMessage, stored: StoredAlert) -> bool:
 def _find_affected(chain: Sequence[StoredAlert], message: AlertMessage) -> list[StoredAlert]:
     """Return the alerts that a message refers to, and the later updates of these alerts.
 
-    Issuers do not always refer to the updates. Messages with the same time are parts of one update, and do not affect
-    each other.
+    Issuers do not always refer to the updates. Messages that were sent at the same time are parts of one update, and do
+    not affect each other.
     """
     identifiers = set(message.references)
     while True:
@@ -217,7 +219,7 @@ async def get_settings(conn: Connection, application_id: UUID) -> views.AlertSet
 async def change_settings(
     conn: Connection, application_id: UUID, rules: list[JsonObject], audience: Any
 ) -> views.AlertSettings:
-    """Replace the alert settings; `rules` are {when, tell, lane, urgency, ttl}.
+    """Replace the alert settings. Each rule has the fields when, tell, lane, urgency and ttl.
 
     Raises:
         ValidationError: the audience is not valid.
@@ -243,20 +245,20 @@ def _read_rule(values: JsonObject) -> AlertRule:
 def _build_drafts(
     message: AlertMessage, new_alert: StoredAlert, options: IngestOptions, rules: Sequence[AlertRule], now: datetime
 ) -> list[Draft | None]:
-    """Return the draft of each info block, None for a block that is not sent. Adds a part for each to `new_alert`."""
+    """Return the draft of each info block, None for a block that is not sent. Adds a part per block to `new_alert`."""
     drafts: list[Draft | None] = []
     errors: list[FieldError] = []
     is_cancel = message.message_type is MessageType.CANCEL
     is_update = message.message_type is MessageType.UPDATE
-    current = [info for info in message.infos if info.expires is None or info.expires > now]
-    if not is_cancel and not current:
+    unexpired = [info for info in message.infos if info.expires is None or info.expires > now]
+    if not is_cancel and not unexpired:
         errors.append(FieldError("/expires", "is in the past: the alert has expired"))
     for number, info in enumerate(message.infos):
         part = AlertPart(area=None)
         new_alert.parts.append(part)
         routing = route_alert(info, rules)
         # The all-clear of an Update is sent as a cancellation. Any other all-clear is sent like a warning.
-        if is_cancel or (is_update and info.all_clear) or info not in current or routing is None:
+        if is_cancel or (is_update and info.all_clear) or info not in unexpired or routing is None:
             drafts.append(None)
             continue
         if info.area is None and options.audience is None:
@@ -333,8 +335,8 @@ def _subtract_areas(area: JsonObject | None, areas: Sequence[JsonObject | None])
 
     An area of None in `areas`, or an empty `areas`, stands for the whole area.
     """
-    for other in areas or [None]:
-        area = None if area is None or other is None else subtract(area, other)
+    for subtracted in areas or [None]:
+        area = None if area is None or subtracted is None else subtract(area, subtracted)
     return area
 
 
@@ -367,12 +369,12 @@ async def _submit_cancellations(
 
     There is one cancellation for each info block number, since each number has a tag of its own.
     """
-    updates = message.message_type is MessageType.UPDATE
+    is_update = message.message_type is MessageType.UPDATE
     notification_ids = []
     for number in range(max((len(stored.parts) for stored in (*chain, new_alert)), default=0) or 1):
         stages = [stored.parts[number] for stored in chain if number < len(stored.parts)]
         warned = _warned_audience(stages)
-        if warned is None and (updates or number > 0):
+        if warned is None and (is_update or number > 0):
             continue
         in_effect = [stored for stored in (*chain, new_alert) if stored.expires_at > now and number < len(stored.parts)]
         areas = [area for stored in in_effect if (area := stored.parts[number].area) is not None]
@@ -385,12 +387,14 @@ async def _submit_cancellations(
         draft = Draft(
             kind=Kind.ALERT,
             name=stage_message.infos[0].texts[0].headline if stage_message.infos else None,
-            content=cancellation_content(stage_message, previous_texts, _tag(new_alert.tag, number), left_area=updates),
+            content=cancellation_content(
+                stage_message, previous_texts, _tag(new_alert.tag, number), left_area=is_update
+            ),
             audience=NOBODY if warned is None else _all_of([warned, *({"not": area} for area in areas)]),
             lane=PROMPT.lane,
             urgency=PROMPT.urgency,
             ttl=PROMPT.ttl,
-            start_at=now + CANCELLATION_DELAY if updates else None,
+            start_at=now + CANCELLATION_DELAY if is_update else None,
             details=_details(message, stage_message.infos[0] if stage_message.infos else None) | {"withdraws": True},
         )
         notification = await submit(conn, context, application_id, draft)

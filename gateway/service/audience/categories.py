@@ -1,7 +1,8 @@
 """Opt-out categories: kinds of notifications that devices can mute.
 
 A category may have a frequency cap, which limits how many of its notifications one user receives, and quiet hours. When
-a notification is accepted, it stores a copy of both. Opt-outs are checked later, when its jobs are about to be sent.
+a notification is accepted, it stores a copy of the cap and the quiet hours of its category. Opt-outs are checked later,
+before each job of the notification is sent.
 """
 
 from collections.abc import Mapping

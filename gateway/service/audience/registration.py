@@ -34,12 +34,12 @@ from gateway.service.access.secrets import Keyring
 from gateway.service.context import Context
 from gateway.service.request_batcher import RequestBatcher
 
-# Maximum number of topics of one device.
+# Maximum numbers of topics and of attributes of one device.
 MAX_TOPICS = 100
 MAX_ATTRIBUTES = 100
 # Maximum number of registrations that one transaction stores.
 MAX_BATCH = 200
-# Maximum number of applications with a batcher. It is far more than register devices at the same time.
+# Maximum number of applications with a batcher: far more than the applications that register devices at the same time.
 MAX_BATCHERS = 10_000
 
 
@@ -118,7 +118,7 @@ class DeviceRegistrar:
     async def register_all(conn: Connection, registrations: Sequence[CheckedRegistration]) -> list[Registered]:
         """Store registrations, and return the result of each in order.
 
-        If several have the same endpoint, only the last of them is stored.
+        If several registrations have the same endpoint, only the last of them is stored.
         """
         by_endpoint = {checked.registration.subscription.endpoint: checked for checked in registrations}
         registered = await devices.register(conn, list(by_endpoint.values()))
@@ -131,7 +131,8 @@ class DeviceRegistrar:
 class BatchingRegistrar:
     """Registers devices; concurrent requests of one application share a transaction, in order of arrival.
 
-    Keyed by application, so a batch that waits for locked rows, or fails, does not delay other applications.
+    Each application has its own batches, so a batch that waits for locked rows, or fails, does not delay other
+    applications.
     """
 
     def __init__(self, context: Context) -> None:
@@ -162,7 +163,8 @@ class BatchingRegistrar:
         except DatabaseError as error:
             if len(requests) == 1 or not is_refusal(error):
                 raise
-        # The database rejected the whole batch because of one request. Execute each alone, so that only that one fails.
+        # The database rejected the whole batch because of one request. Execute each request alone, so that only the
+        # rejected request fails.
         return [await self._register_one(request) for request in requests]
 
     async def _register_one(self, request: RegistrationRequest) -> Registered | Exception:

@@ -1,7 +1,7 @@
 """Segments: audiences stored under a name, to which other audiences may refer.
 
 A segment is evaluated when sending starts. So a change of a segment affects scheduled campaigns that were accepted
-before it, and a segment cannot be deleted while something refers to it.
+before the change, and a segment cannot be deleted while a resource refers to it.
 """
 
 from typing import Any
@@ -64,7 +64,7 @@ async def _load_definitions(
     """Return the audiences of segments and of all segments inside them.
 
     Raises:
-        ValidationError: they are too large together, which is found before they are loaded.
+        ValidationError: the segments are too large in total. This is checked before they are loaded.
     """
     definitions: dict[UUID, Audience] = {}
     pending, octets = segment_ids, 0
@@ -97,7 +97,7 @@ async def update(
 
     Raises:
         NotFound: the application has no such segment.
-        ValidationError: the audience is not valid, contains this segment, or makes something that uses the segment too
+        ValidationError: the audience is not valid, contains this segment, or makes a resource that uses the segment too
             large.
         Conflict: another segment has the new name.
     """
@@ -114,13 +114,13 @@ async def update(
 
 
 async def _check_uses(conn: Connection, application_id: UUID, id_: UUID) -> None:
-    """Check that everything that uses a changed segment is still small enough to be sent.
+    """Check that the audience of every resource that uses a changed segment is still small enough.
 
-    A request that accepts something with the segment locks its row. So this check misses nothing that was accepted
+    A request that stores such a resource locks the row of the segment. So this check misses no resource that is stored
     at the same time.
 
     Raises:
-        ValidationError: the segment makes something too large.
+        ValidationError: the segment makes the audience of a resource too large.
     """
     sizes: dict[UUID, FilterSize] = {}
     containing = await records.list_containing(conn, application_id, id_)
@@ -151,13 +151,13 @@ async def _check_unused(conn: Connection, row: Row[Any]) -> None:
 
 def _contains_segment(outer: UUID, inner: UUID, audiences: dict[UUID, Audience]) -> bool:
     """Return whether the outer segment contains the inner segment, at any depth. A segment contains itself."""
-    seen, pending = set(), [outer]
+    visited, pending = set(), [outer]
     while pending:
         id_ = pending.pop()
         if id_ == inner:
             return True
-        if id_ not in seen:
-            seen.add(id_)
+        if id_ not in visited:
+            visited.add(id_)
             pending += [nested.id for nested in iter_segments(audiences[id_])]
     return False
 

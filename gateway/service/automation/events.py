@@ -1,8 +1,8 @@
 """Record the events that applications report, and run the triggers that match them.
 
-An event, the runs of its triggers and the notifications that they start are stored in one transaction. A batch of
-events takes a few statements in total. The events of a batch are processed in order, so a later event may cancel a
-notification that an earlier one has started.
+An event, the runs of its triggers and the notifications that the runs start are stored in one transaction. A batch of
+events takes a few statements in total. The events of a batch are processed in order, so an event may cancel a
+notification that a preceding event of the batch has started.
 """
 
 from collections import defaultdict
@@ -26,13 +26,17 @@ from gateway.service.context import Context
 from gateway.service.notifications import lifecycle, spec_codec
 from gateway.service.notifications.submission import prepare, save
 
-# Outcomes of trigger runs that send nothing. `unfilled`: the event lacks a value that the audience refers to.
+# Outcomes of trigger runs that send nothing.
+# deduplicated: the trigger has run for the user within its `dedupe` time.
+# capped: the trigger has run for the user as often as its cap allows.
+# unfilled: the event lacks a value to which the audience refers.
+# refused: the notification is not valid.
 DEDUPLICATED, CAPPED, UNFILLED, REFUSED = "deduplicated", "capped", "unfilled", "refused"
 
 
 @dataclass(frozen=True, slots=True)
 class Event:
-    """A reported event. `key` is chosen by the application; a second event with the same key is a repetition."""
+    """A reported event. The application chooses `key`; a second event with the same key is a repetition."""
 
     name: str
     data: JsonObject
@@ -55,7 +59,10 @@ class TriggerRun:
 
 @dataclass(frozen=True, slots=True)
 class EventResult:
-    """The result of recording an event. For a repetition, `id` is the id of the first event with its key."""
+    """The result of recording an event.
+
+    `runs` is the number of trigger runs. For a repetition, `id` is the id of the first event with the same key.
+    """
 
     id: UUID
     repeated: bool
@@ -139,14 +146,14 @@ async def _run(
     names = {event.name for event in events}
     user_ids = sorted({event.user_id for event in events if event.user_id is not None})
     triggers = await records.list_triggers_for(conn, application_id, names)
-    cancelled_triggers = await records.list_triggers_cancelled_by(conn, application_id, names)
-    if user_ids and (cancelled_triggers or any(_needs_history(trigger) for trigger in triggers)):
+    cancel_on_triggers = await records.list_triggers_cancelled_by(conn, application_id, names)
+    if user_ids and (cancel_on_triggers or any(_needs_history(trigger) for trigger in triggers)):
         await records.lock_users(conn, application_id, user_ids)
-    history = await _TriggerHistory.load(conn, triggers, cancelled_triggers, user_ids, now)
+    history = await _TriggerHistory.load(conn, triggers, cancel_on_triggers, user_ids, now)
     runners = {trigger.id: _TriggerRunner(context, application_id, trigger, now) for trigger in triggers}
     runs: list[TriggerRun] = []
     for event in events:
-        for trigger in cancelled_triggers:
+        for trigger in cancel_on_triggers:
             if event.name in trigger.cancel_on and event.user_id is not None:
                 await history.cancel(conn, application_id, trigger.id, event)
         for trigger in triggers:
@@ -175,7 +182,7 @@ class _TriggerHistory:
         cls,
         conn: Connection,
         triggers: Sequence[Row[Any]],
-        cancelled_triggers: Sequence[Row[Any]],
+        cancel_on_triggers: Sequence[Row[Any]],
         user_ids: Sequence[str],
         now: datetime,
     ) -> "_TriggerHistory":
@@ -186,8 +193,8 @@ class _TriggerHistory:
             since = now - timedelta(seconds=max(windows))
             for row in await records.list_started_since(conn, [trigger.id for trigger in triggers], user_ids, since):
                 history._started[row.trigger_id, row.user_id].append(row.at)
-        if cancelled_triggers and user_ids:
-            for row in await records.list_unfinished(conn, [trigger.id for trigger in cancelled_triggers], user_ids):
+        if cancel_on_triggers and user_ids:
+            for row in await records.list_unfinished(conn, [trigger.id for trigger in cancel_on_triggers], user_ids):
                 history._unfinished[row.trigger_id, row.user_id].append(row)
         return history
 

@@ -31,6 +31,7 @@ from gateway.service.named_resources import NamedResource
 from gateway.service.notifications import spec_codec
 from gateway.service.notifications.submission import Draft, submit
 
+# What is done with an occurrence that could not start in time.
 Missed = Literal["send", "skip"]
 
 # An occurrence that starts later than this counts as missed: no worker was running at its time.

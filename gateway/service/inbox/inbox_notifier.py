@@ -1,8 +1,8 @@
 """Notify subscribers of new inbox items. Subscribers are long polls and live connections.
 
 When Postgres announces new entries of a delivery log (NOTIFY), a process reads them once for all its subscribers. A
-subscriber uses no database connection while it waits. Being notified is only a hint: the subscriber then reads its
-inbox.
+subscriber uses no database connection while it waits. A wake-up of a subscriber is only a hint: the subscriber then
+reads its inbox.
 """
 
 import asyncio
@@ -53,7 +53,7 @@ class InboxNotifier:
         """Create a notifier that is woken by messages of Postgres."""
         self._connections = connections
         self._notifier = notifier_
-        # By application id and device id.
+        # The subscriptions by application id and device id.
         self._subscriptions: dict[UUID, dict[UUID, set[InboxSubscription]]] = defaultdict(dict)
         # The log position up to which subscribers were notified, by application id.
         self._notified_upto: dict[UUID, int] = {}

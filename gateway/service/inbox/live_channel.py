@@ -37,6 +37,7 @@ PAGE_SIZE = 50
 # The inbox is read at least this often.
 POLL_INTERVAL_S = 20.0
 
+# A message of the live channel to a page, as JSON.
 Message = JsonObject
 
 
@@ -49,20 +50,22 @@ async def offer_to_pages(
     """Offer a notification to the open pages of devices.
 
     Returns:
-        By device with an offer: `Accepted` if the page has acknowledged it, `Deferred` while the page may still do so.
-        Other devices are left out; their messages are sent by Web Push.
+        By id of each device with an offer: `Accepted` if the page has acknowledged the offer, `Deferred` while the page
+        may still do so. Other devices are left out; their messages are sent by Web Push.
     """
     if notification.status is not Status.SENDING or not recipients:
         return {}
-    handoffs = await records.load_handoffs(conn, notification.id, [recipient.device_id for recipient in recipients])
-    new_offers = [recipient for recipient in recipients if recipient.live and recipient.device_id not in handoffs]
+    earlier_offers = await records.load_handoffs(
+        conn, notification.id, [recipient.device_id for recipient in recipients]
+    )
+    new_offers = [recipient for recipient in recipients if recipient.live and recipient.device_id not in earlier_offers]
     if new_offers:
         offers = [(recipient.device_id, notification.variant_for(recipient.bucket)) for recipient in new_offers]
         await records.offer_to_page(conn, notification.application_id, notification.id, offers)
     outcomes: dict[UUID, Deferred | Accepted] = {
         recipient.device_id: Deferred(now + ACK_TIMEOUT) for recipient in new_offers
     }
-    for device_id, (offered_at, acknowledged_at) in handoffs.items():
+    for device_id, (offered_at, acknowledged_at) in earlier_offers.items():
         if acknowledged_at is not None:
             outcomes[device_id] = Accepted(cause="acknowledged by the open page over the live channel")
         elif offered_at + ACK_TIMEOUT > now:

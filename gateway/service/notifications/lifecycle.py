@@ -27,6 +27,7 @@ Transition = Callable[[Connection, UUID, UUID], Awaitable[None]]
 
 # Maximum wait for requests in flight. Most push services respond sooner.
 MAX_IDLE_WAIT = timedelta(seconds=5)
+# Interval between two checks whether a job is still leased.
 POLL_INTERVAL_S = 0.02
 
 log = structlog.get_logger(__name__)
@@ -147,7 +148,7 @@ async def _wait_while(
 
 async def requeue(conn: Connection, job: Job) -> None:
     """Return an unfinished job to the queue: suspended if its notification is paused, otherwise due at once."""
-    # The lock makes a concurrent resume wait until the job is suspended, so that it includes the job.
+    # The lock makes a concurrent `resume` wait until the job is suspended, so that `resume` makes the job due too.
     [notification] = await notifications.load(conn, [job.notification_id], lock=True)
     if notification.status is Status.PAUSED:
         await jobs.suspend(conn, job, notification.delivery.expires_at)

@@ -25,6 +25,7 @@ from gateway.service.notifications import lifecycle
 MAX_SAMPLE = 10
 # A notification with less than one delivery in this time does not progress, and its end cannot be estimated.
 MIN_RATE_WINDOW_S = 300
+# Maximum time from now to the estimated end.
 MAX_ETA = timedelta(days=366)
 
 # The consequence of each outcome, for the last attempt of a delivery.

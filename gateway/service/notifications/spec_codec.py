@@ -1,7 +1,7 @@
 """Encode and decode the drafts that reminders and triggers store as JSON.
 
-Stored drafts outlive releases, so every later version must be able to decode them. The send policy therefore keeps its
-first key, `steering`.
+Stored drafts outlive releases, so every later version must be able to decode them. The key of the send policy is
+therefore still `steering`, the name of the policy in the first version.
 """
 
 from dataclasses import replace

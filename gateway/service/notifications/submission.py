@@ -39,6 +39,7 @@ from gateway.service.notifications import templates
 from gateway.service.notifications.rendering import NotificationRenderer
 from gateway.service.notifications.templates import ContentSource
 
+# Maximum time from now to the scheduled start of a notification.
 MAX_START_DELAY = timedelta(days=366)
 
 
@@ -55,6 +56,7 @@ class Defaults:
     lanes: tuple[Lane, ...]
 
 
+# The default delivery options of each kind.
 DEFAULTS = {
     Kind.DIRECT: Defaults(Lane.NORMAL, Urgency.NORMAL, timedelta(days=1), (Lane.URGENT, Lane.NORMAL, Lane.BULK)),
     Kind.CAMPAIGN: Defaults(Lane.BULK, Urgency.NORMAL, timedelta(days=3), (Lane.NORMAL, Lane.BULK)),

@@ -27,6 +27,7 @@ class SecretKind(NamedTuple):
     purpose: str
 
 
+# The kinds of secrets that do not expire.
 PERMANENT_KINDS = (
     SecretKind("vapid keys", vapid_keys.c.private_key, "vapid"),
     SecretKind("identity secrets", applications.c.identity_secret, "identity"),
@@ -44,7 +45,7 @@ class RotationProgress(NamedTuple):
 
 
 async def check(conn: Connection, keyring: Keyring) -> None:
-    """Check that the keyring has the retired key that it needs.
+    """Check that the keyring has the retired key that stored secrets need.
 
     For each permanent kind, decrypts one secret that the current key has not encrypted.
 
@@ -74,8 +75,8 @@ async def rotate(engine: Engine, keyring: Keyring, on_batch: Callable[[str, int]
         on_batch: is called after each batch with the name of the kind and the number of replaced secrets.
     """
     for kind in KINDS:
-        await _rotate_kind(engine, keyring, kind, on_batch, batch=BATCH, wait=False)
-        await _rotate_kind(engine, keyring, kind, on_batch, batch=1, wait=True)
+        await _rotate_kind(engine, keyring, kind, on_batch, batch_size=BATCH, wait=False)
+        await _rotate_kind(engine, keyring, kind, on_batch, batch_size=1, wait=True)
 
 
 async def _rotate_kind(
@@ -84,14 +85,14 @@ async def _rotate_kind(
     kind: SecretKind,
     on_batch: Callable[[str, int], None],
     *,
-    batch: int,
+    batch_size: int,
     wait: bool,
 ) -> None:
     after: encrypted_columns.PrimaryKey | None = None
     while True:
         async with engine.begin() as conn:
             rows = await encrypted_columns.lock_foreign(
-                conn, kind.column, keyring.key_id, after=after, limit=batch, wait=wait
+                conn, kind.column, keyring.key_id, after=after, limit=batch_size, wait=wait
             )
             if not rows:
                 return

@@ -19,7 +19,7 @@ from gateway.records.postgres.engine import Connection
 async def decide(
     conn: Connection, notification: Notification, recipients: Sequence[Recipient], now: datetime
 ) -> dict[UUID, PreSendOutcome]:
-    """Return the outcomes of the devices that do not receive the notification now.
+    """Return the outcomes of the devices that do not receive the notification now, by device id.
 
     For each other device, one send is counted against the frequency cap of its user. Caps are keyed by application,
     category and user, so sends to one user never use up the cap of another.

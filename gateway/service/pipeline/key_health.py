@@ -15,17 +15,18 @@ from uuid import UUID
 from gateway.domain.delivery import Accepted, Outcome, Retry
 from gateway.push.responses import NO_SUBSCRIBER, PushResponse
 
-# So many consecutive failures pause sending, unless another message succeeded within SUCCESS_WINDOW_S.
+# Number of consecutive failures that pause sending, unless another message succeeded within SUCCESS_WINDOW_S.
 FAILURES_TO_OPEN = 10
 SUCCESS_WINDOW_S = 1.0
-# So many consecutive failures pause sending however recent the last success is.
+# Number of consecutive failures that pause sending, however recent the last success is.
 MAX_CONSECUTIVE_FAILURES = 64
-# For so long after an acceptance, refusals of a device that was refused before concern that device only.
+# Time after an acceptance during which repeated refusals of one device concern only that device.
 ACCEPTANCE_WINDOW_S = 3600.0
+# First and longest pause. Each failed probe doubles the pause.
 INITIAL_PAUSE_S, MAX_PAUSE_S = 5.0, 300.0
-# Urgent messages in flight at once during a pause.
+# Maximum number of urgent messages in flight during a pause.
 MAX_URGENT_PROBES = 4
-# Shortest and longest maximum for the deferral of urgent messages during a pause, which is half of the pause.
+# Bounds of the maximum deferral of urgent messages during a pause. Within the bounds it is half of the pause.
 MIN_URGENT_DEFERRAL_S, MAX_URGENT_DEFERRAL_S = 2.0, 15.0
 # Application failures older than this are no evidence against a push service.
 MAX_EVIDENCE_AGE_S = 2 * MAX_PAUSE_S
@@ -63,10 +64,10 @@ def classify_evidence(response: PushResponse, outcome: Outcome) -> Evidence | No
 class KeyHealth:
     """The circuit breaker of one VAPID key at one push service.
 
-    Keyed by (VAPID key, origin), and a key belongs to one application: failures of one application's devices pause
-    neither the sending of others nor that application's sending to other push services. While it is open, non-urgent
-    messages wait, one at a time probes after the pause, and a few urgent ones at a time probe at once. Any success
-    closes it.
+    There is one breaker per VAPID key and origin, and a key belongs to one application. So failures of an application's
+    devices pause neither other applications nor the application's sending to other push services. While the breaker is
+    open, non-urgent messages wait until the end of the pause; then one of them at a time is sent as a probe. Urgent
+    messages are sent as probes during the pause too, a few at a time. Any success closes the breaker.
     """
 
     __slots__ = (
@@ -86,9 +87,10 @@ class KeyHealth:
     def __init__(self, application_id: UUID) -> None:
         """Start closed, without evidence."""
         self.application_id = application_id
-        # Whether a message of this key was ever accepted here.
+        # Whether the push service has ever accepted a message that was signed with the key, and when it last did.
         self.has_accepted_devices = False
         self.accepted_at = -math.inf
+        # When the breaker last opened, and because of which evidence.
         self.opened_at = 0.0
         self.opened_by = Evidence.FAILED
         # When the open breaker lets a non-urgent probe through; 0 while it is closed.
@@ -97,21 +99,22 @@ class KeyHealth:
         self.probes = 0
         # For how long the open breaker holds non-urgent messages back.
         self.pause_s = 0.0
-        # Consecutive failures, and when the push service last worked.
+        # Consecutive refusals and failures, and when the push service last worked.
         self._refusals = self._failures = 0
         self._worked_at = -math.inf
 
     def consider_device(self, *, was_accepted: bool) -> None:
-        """Record that a message is for a device that was accepted before, or was not.
+        """Record a message for a device; `was_accepted`: the push service has accepted a message for the device before.
 
-        The first accepted device closes a breaker that other devices opened: their failures no longer count.
+        The first device that was accepted closes a breaker that failures of other devices opened: those failures no
+        longer count.
         """
         if was_accepted and not self.has_accepted_devices:
             self.has_accepted_devices = True
             self._reset()
 
     def admits(self, now: float, *, urgent: bool) -> bool:
-        """Whether a message may be sent now."""
+        """Return whether a message may be sent now."""
         if not self.probe_at:
             return True
         if urgent:
@@ -119,7 +122,7 @@ class KeyHealth:
         return now >= self.probe_at and not self.probes
 
     def deferral_s(self, now: float, *, urgent: bool) -> float:
-        """Return for how long to defer a message that is not admitted, with jitter so that messages come apart."""
+        """Return for how long to defer a message that is not admitted, with jitter to spread the deferred messages."""
         if urgent:
             longest = min(max(MIN_URGENT_DEFERRAL_S, self.pause_s / 2), MAX_URGENT_DEFERRAL_S)
             return random.uniform(1, longest)  # noqa: S311 - jitter, not a secret
@@ -140,7 +143,7 @@ class KeyHealth:
             evidence: the evidence of the response; None for no evidence.
             now: the time of the response.
             was_accepted: the push service has accepted a message for the device before.
-            was_refused: the device's last message was refused too.
+            was_refused: the push service refused the device's previous message too.
             is_probe: what `begin` returned.
         """
         self.probes = max(0, self.probes - is_probe)
@@ -159,7 +162,7 @@ class KeyHealth:
                     self._open(evidence, now)
             elif was_accepted or not self.has_accepted_devices:
                 if evidence is Evidence.REFUSED:
-                    # While the key is accepted for others, only the first refusal of a device counts.
+                    # While the key is accepted for other devices, only the first refusal of a device counts.
                     self._refusals += not (was_refused and self.accepts_others(now))
                     conclusive = is_conclusive(self._refusals, now - self.accepted_at)
                 else:
@@ -169,7 +172,7 @@ class KeyHealth:
                     self._open(evidence, now)
 
     def accepts_others(self, now: float) -> bool:
-        """Whether the push service has accepted the key for any device within ACCEPTANCE_WINDOW_S."""
+        """Return whether the push service has accepted the key for any device within ACCEPTANCE_WINDOW_S."""
         return 0 <= now - self.accepted_at < ACCEPTANCE_WINDOW_S
 
     def _open(self, evidence: Evidence, now: float) -> None:
@@ -191,23 +194,24 @@ class KeyHealth:
 
 
 def is_conclusive(failures: int, since_success_s: float) -> bool:
-    """Whether a run of consecutive failures pauses sending."""
+    """Return whether a number of consecutive failures pauses sending."""
     if failures >= MAX_CONSECUTIVE_FAILURES:
         return True
     return failures >= FAILURES_TO_OPEN and since_success_s >= SUCCESS_WINDOW_S
 
 
 class ServiceEvidence:
-    """Which applications one push service fails for, with devices that it accepted before.
+    """The applications for which one push service (an origin) fails.
 
-    Keyed by origin. One application's failures are never evidence against the push service: it takes two.
+    Only failures for devices that the push service accepted before are recorded. Failures for one application are no
+    evidence against the push service: at least two applications must be affected.
     """
 
     __slots__ = ("_failing",)
 
     def __init__(self) -> None:
         """Start without evidence."""
-        # When the push service last failed for the application, by application.
+        # By application: when the push service last failed for it.
         self._failing: dict[UUID, float] = {}
 
     def record(self, application_id: UUID, now: float, *, fails: bool) -> None:
@@ -218,7 +222,7 @@ class ServiceEvidence:
             self._failing.pop(application_id, None)
 
     def fails_for_several(self, now: float) -> bool:
-        """Whether the push service fails for more than one application at once."""
+        """Return whether the push service fails for more than one application at once."""
         if len(self._failing) < 2:
             return False
         return sum(now - at < MAX_EVIDENCE_AGE_S for at in self._failing.values()) >= 2

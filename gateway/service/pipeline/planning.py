@@ -22,7 +22,7 @@ from gateway.service.audience import segments
 from gateway.service.automation import reminders
 from gateway.service.context import Context, Engine
 
-# How long planning waits for requests in flight of a cancelled notification to end.
+# Delay before planning is tried again while requests of a cancelled notification are in flight.
 IN_FLIGHT_DELAY = timedelta(milliseconds=250)
 
 log = structlog.get_logger(__name__)
@@ -32,9 +32,9 @@ async def plan(context: Context, job: Job, engine: Engine | None = None) -> int:
     """Replace a plan job by send jobs.
 
     Args:
-        context: the services of the process.
+        context: the dependencies of the service layer.
         job: the claimed plan job.
-        engine: has the connection for it; None takes the context's for the job's lane.
+        engine: the engine for the transaction; None uses the context's engine for the job's lane.
 
     Returns:
         The number of devices in the send jobs.

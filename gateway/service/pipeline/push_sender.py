@@ -32,12 +32,12 @@ from gateway.service.pipeline.key_health import Evidence, KeyHealth, ServiceEvid
 
 log = structlog.get_logger(__name__)
 
-# A device is put into quarantine when it has been refused for this long by a push service that accepts the key for
-# others, and this often for one notification: refusals of some devices may pass within a day.
+# A device is put into quarantine when its push service has refused it for QUARANTINE_AFTER, and MAX_DEVICE_REFUSALS
+# times for one notification, while accepting the key for other devices. Refusals of some devices end within a day.
 QUARANTINE_AFTER = timedelta(hours=24)
 MAX_DEVICE_REFUSALS = 4
 # After a template has exceeded its time limit, no template of its application is rendered for this long. A rendering
-# that times out blocks the event loop for 0.1 s, so the pause limits one application to a twentieth of the time.
+# that times out blocks the event loop for 0.1 s, so the pause limits one application to a twentieth of the loop's time.
 RENDERING_PAUSE = timedelta(seconds=2)
 # Maximum number of cached keys, and of cached states of keys at hosts. Claimed jobs need far fewer, so the entries that
 # they need are not evicted. An evicted state starts anew.
@@ -106,7 +106,7 @@ class PushSender:
         self._keys: dict[UUID, tuple[VapidKey, str]] = {}
         self._key_health: dict[tuple[UUID, str], KeyHealth] = {}
         self._service_evidence: dict[str, ServiceEvidence] = {}
-        # Keyed by application, so slow templates of one application do not pause the rendering for others.
+        # By application, the end of the pause of its rendering. Slow templates of one application do not pause others.
         self._rendering_paused_until: dict[UUID, float] = {}
 
     def load_keys(self, keys: Sequence[SigningKey]) -> None:
@@ -121,7 +121,7 @@ class PushSender:
 
     @contextmanager
     def export_metrics(self) -> Iterator[None]:
-        """Export the open breakers of applications until the context ends."""
+        """Export the number of open breakers per push service until the context ends."""
 
         def count_open() -> metrics.Reading:
             counts: Counter[metrics.Labels] = Counter((service_label(host),) for host, _ in self._list_open())
@@ -240,9 +240,10 @@ class PushSender:
         response: PushResponse,
         now: float,
     ) -> bool:
-        """Whether a response is evidence against the push service itself, for all applications.
+        """Return whether a response is evidence against the push service itself, for all applications.
 
-        A failed connection is. A response is when the device was accepted before, and several applications see it.
+        A failed connection is evidence. Failures for devices that the push service never accepted are not. For other
+        devices, a missing response is evidence, and an error status if the push service fails for several applications.
         """
         service = self._service_evidence.get(origin)
         if evidence is Evidence.FAILED and recipient.was_accepted:
@@ -283,7 +284,7 @@ def terminal_outcome(prepared: PreparedNotification, recipient: Recipient, now: 
 
 
 def _is_refused_for_good(recipient: Recipient, at: datetime) -> bool:
-    """Whether a refusal of the key at `at` is one of many over a long time for this device."""
+    """Return whether a refusal at `at` is one of many refusals of the key over a long time for this device."""
     refused_since = recipient.refused_since
     return (
         refused_since is not None

@@ -27,7 +27,7 @@ async def has_slot(conn: Connection, job: Job) -> bool:
     now = clock.now()
     if job.slot is not None and now - job.slot < MAX_SLOT_DELAY:
         return True
-    # The lock makes a concurrent cancellation wait until the job is back in the queue, so that it includes the job.
+    # The lock makes a concurrent cancellation wait until the job is back in the queue, so that it cancels the job too.
     [notification] = await notifications.load(conn, [job.notification_id], lock=True)
     if notification.status is not Status.SENDING:
         return True

@@ -13,7 +13,10 @@ from uuid import UUID
 
 
 class ApplicationLimit(NamedTuple):
-    """A push service that limits an application: messages per second, and for how long it still gets none."""
+    """A limit that a push service puts on an application.
+
+    At most `per_second` messages per second are sent, and none for the next `held_s` seconds.
+    """
 
     push_service: str
     per_second: float
@@ -21,7 +24,7 @@ class ApplicationLimit(NamedTuple):
 
 
 class BreakerSource(Protocol):
-    """A worker, as far as its breakers and limits are reported."""
+    """A worker as a source of open breakers and learnt limits."""
 
     def open_breakers(self, application_id: UUID) -> Set[str]:
         """Return the push services with a breaker that is open for an application."""

@@ -14,7 +14,7 @@ from gateway.records.postgres.connection_shares import ConnectionShare
 
 # Maximum number of entries that are read at once.
 BATCH = 500
-# An empty batch is yielded when no entry was added for so long.
+# An empty batch is yielded when no entry was added for this long.
 HEARTBEAT_S = 15.0
 
 

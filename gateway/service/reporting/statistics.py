@@ -17,7 +17,7 @@ from gateway.service.reporting.breakers import ApplicationLimit, BreakerDirector
 
 # Outcomes that are responses of a push service.
 RESPONSE_OUTCOMES = (OutcomeName.ACCEPTED, OutcomeName.GONE, OutcomeName.REJECTED)
-# Deliveries by push service and outcome.
+# Numbers of deliveries by push service and outcome.
 OutcomesByService = dict[str, Counter[str]]
 
 
@@ -41,12 +41,12 @@ async def summarize(
     by_service: OutcomesByService = {}
     by_step: dict[datetime, Counter[str]] = {row.at: Counter() for row in totals}
     sampled: dict[datetime, dict[tuple[str, str], int]] = {row.at: {} for row in totals}
-    latest = {row.at for row in totals[-2:]}
+    latest_steps = {row.at for row in totals[-2:]}
     responding = set()
     for row in rows:
         if row.is_total or row.host is None:
             continue
-        if row.at in latest and row.outcome in RESPONSE_OUTCOMES:
+        if row.at in latest_steps and row.outcome in RESPONSE_OUTCOMES:
             responding.add(vendor_name(row.host))
         sampled[row.at][row.host, row.outcome] = row.deliveries
     for at, counts in sampled.items():
@@ -91,13 +91,13 @@ async def _count_settled(
     of the positions at both ends of the interval.
     """
     counts = {row.at: row.deliveries for row in totals}
-    full = [at for at, count in counts.items() if count == statistics.SAMPLE_SIZE]
-    if full:
+    full_steps = [at for at, count in counts.items() if count == statistics.SAMPLE_SIZE]
+    if full_steps:
         end_of_log = await reader.last_position(conn, application_id) + 1
         first_positions = await statistics.find_first_positions(
-            conn, application_id, sorted({*full, *(at + step for at in full)})
+            conn, application_id, sorted({*full_steps, *(at + step for at in full_steps)})
         )
-        for at in full:
+        for at in full_steps:
             begin, end = (first_positions[bound] or end_of_log for bound in (at, at + step))
             counts[at] = max(counts[at], end - begin)
     return counts

@@ -48,19 +48,19 @@ async def next_batch(conn: Connection, webhook: LeasedWebhook) -> Batch | Webhoo
     """
     if webhook.pending is not None:
         return await _rebuild_batch(conn, webhook, webhook.pending)
-    application_id, at, (outcomes, types) = webhook.application_id, webhook.cursor, _subscriptions(webhook)
-    last_position, deliveries = at.log, list[reader.LogEntry]()
+    application_id, cursor, (outcomes, types) = webhook.application_id, webhook.cursor, _subscriptions(webhook)
+    last_position, deliveries = cursor.log, list[reader.LogEntry]()
     if outcomes:
         last_position = await reader.last_position(conn, application_id)
         deliveries = await reader.read_ended(
-            conn, application_id, outcomes, after=at.log, upto=last_position, limit=MAX_EVENTS
+            conn, application_id, outcomes, after=cursor.log, upto=last_position, limit=MAX_EVENTS
         )
-    outbox_rows, outbox_end = await outbox.read_after(conn, application_id, at.outbox, types, limit=MAX_EVENTS)
+    outbox_rows, outbox_end = await outbox.read_after(conn, application_id, cursor.outbox, types, limit=MAX_EVENTS)
     candidates = _merge(deliveries, outbox_rows)
     events = _limit_size(candidates)
     is_complete = len(events) == len(candidates)
-    log_positions = [at.log, *(event.position for event in events if isinstance(event.position, int))]
-    outbox_cursors = [at.outbox, *(event.position for event in events if isinstance(event.position, Cursor))]
+    log_positions = [cursor.log, *(event.position for event in events if isinstance(event.position, int))]
+    outbox_cursors = [cursor.outbox, *(event.position for event in events if isinstance(event.position, Cursor))]
     upto = WebhookCursor(
         last_position if is_complete and len(deliveries) < MAX_EVENTS else log_positions[-1],
         outbox_end if is_complete and len(outbox_rows) < MAX_EVENTS else outbox_cursors[-1],
@@ -72,9 +72,9 @@ async def next_batch(conn: Connection, webhook: LeasedWebhook) -> Batch | Webhoo
 
 
 async def _rebuild_batch(conn: Connection, webhook: LeasedWebhook, pending: PendingBatch) -> Batch | WebhookCursor:
-    at, upto, (outcomes, types) = webhook.cursor, pending.upto, _subscriptions(webhook)
-    deliveries = await reader.read_ended(conn, webhook.application_id, outcomes, after=at.log, upto=upto.log)
-    outbox_rows = await outbox.read_between(conn, webhook.application_id, at.outbox, upto.outbox, types)
+    cursor, upto, (outcomes, types) = webhook.cursor, pending.upto, _subscriptions(webhook)
+    deliveries = await reader.read_ended(conn, webhook.application_id, outcomes, after=cursor.log, upto=upto.log)
+    outbox_rows = await outbox.read_between(conn, webhook.application_id, cursor.outbox, upto.outbox, types)
     events = _merge(deliveries, outbox_rows)
     if not events:  # all events of the batch were pruned meanwhile
         return upto

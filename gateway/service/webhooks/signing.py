@@ -17,7 +17,9 @@ from gateway.service.access.secrets import Keyring
 
 PREFIX = "whsec_"
 SECRET_LENGTH = 32  # octets; the specification asks for 24 to 64
+# The purpose for which the keyring encrypts the secrets.
 PURPOSE = "webhook secrets"
+# Maximum number of valid secrets of a webhook: the current one, and the latest rotated ones.
 MAX_SECRETS = 5
 
 

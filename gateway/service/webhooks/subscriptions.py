@@ -1,7 +1,7 @@
 """Manage the webhooks of an application: create, update, rotate the secret, replay events, send a test event.
 
 The webhook dispatcher of the worker sends the events. When this module moves the cursor of a webhook, it also
-increments `claim`. A dispatcher that is sending a batch under the earlier claim then cannot record its result.
+increments `claim`. A dispatcher that is sending a batch under the earlier claim then cannot record the batch's result.
 """
 
 import time
@@ -27,6 +27,7 @@ from gateway.service.webhooks import signing
 from gateway.service.webhooks.batches import encode_body, encode_event
 from gateway.service.webhooks.signing import Secret
 
+# Time limit of the request that sends a test event.
 TEST_TIMEOUT = timedelta(seconds=10)
 
 
