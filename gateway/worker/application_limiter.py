@@ -19,52 +19,56 @@ import random
 
 from gateway.worker.host_limiter import Feedback
 
-# Refusals in a row after which a hold begins; of an application with a pace.
+# Number of refusals in a row after which a hold begins, for an application without and with a pace.
 MAX_CONSECUTIVE, MAX_CONSECUTIVE_PACED = 5, 3
-# Share of refused messages that is attributed to single devices; of an application with a pace.
+# Share of refused messages that is attributed to single devices, for an application without and with a pace.
 MAX_REFUSED_SHARE, MAX_REFUSED_SHARE_PACED = 0.1, 0.03
-# Number of refusals in excess of that share after which a hold begins; of an application with a pace.
+# Number of refusals in excess of that share after which a hold begins, for an application without and with a pace.
 MAX_EXCESS, MAX_EXCESS_PACED = 40.0, 5.0
-# After this number of refusals in a row, messages wait for a response to those in flight, but at most this interval.
+# After SUSPECT_CONSECUTIVE refusals in a row, a message waits for a response to the previous one, at most for
+# SUSPECT_INTERVAL_S.
 SUSPECT_CONSECUTIVE, SUSPECT_INTERVAL_S = 2, 0.1
 # The refusals of an application that is not limited are forgotten after this time without another refusal.
 SUSPECT_LIFETIME_S = 60.0
 # Time without an accepted message after which the pace does not grow, and after which the limit is forgotten.
 MAX_GAP_S, IDLE_LIFETIME_S = 1.0, 600.0
-# Duration of a hold without Retry-After.
+# First and longest duration of a hold without Retry-After.
 INITIAL_PAUSE_S, MAX_PAUSE_S = 1.0, 300.0
 # Maximum random extension of a hold, as a share, so that workers do not probe at the same time.
 JITTER = 0.1
-# Interval between urgent probes during a hold. It doubles up to a maximum, which is higher after a Retry-After.
+# First interval between urgent probes during a hold, and its maximum without and with a Retry-After. Each hold doubles
+# the interval.
 INITIAL_URGENT_PAUSE_S, MAX_URGENT_PAUSE_S, MAX_URGENT_PAUSE_AFTER_S = 1.0, 5.0, 30.0
-# Messages per second: of the first probes, the minimum of the first estimate (which may include an idle time) and of
-# all others, and the rate from which on an application is not limited.
+# Rates in messages per second: of the first probes; the minimum of the first learnt rate, whose period may include an
+# idle time, and of all later ones; and the rate at which an application is no longer limited.
 PROBE_RATE, FIRST_RATE, MIN_RATE, MAX_RATE = 2.0, 0.1, 1 / 300, 5000.0
 # Share of the pace that non-urgent messages use.
 NON_URGENT_SHARE = 0.7
-# Minimum factor of a change of the pace: if it has grown since the last hold, so that it was too low, and otherwise.
+# Minimum factor from the learnt rate of one hold to that of the next: if the pace has grown in between, and otherwise.
 INCREASE, MAX_REDUCTION = 1.25, 0.5
-# Time for which unused messages are available to urgent messages.
+# Time for which an unused part of the pace stays available to urgent messages.
 RESERVE_S = 15.0
-# Time for which unused messages are available to non-urgent messages: these are released periodically.
+# Time for which an unused part of the pace stays available to non-urgent messages, which are released periodically.
 BURST_S = 0.2
-# After a hold the pace is constant for a while: at least as long as the time in which it was learnt, twice as long as
-# after the hold before, and for some messages. So an unchanged limit is exceeded less and less often.
+# After a hold the pace is constant for a while (the plateau): at least as long as the time in which it was learnt,
+# twice as long as after the previous hold, and for PLATEAU_MESSAGES messages. So an unchanged limit is exceeded less
+# and less often.
 INITIAL_PLATEAU_S, MAX_PLATEAU_S, PLATEAU_MESSAGES = 1.0, 300.0, 10
-# Then the pace doubles in a fraction of that time, with a minimum in seconds and in messages.
+# After the plateau, the pace doubles in a fraction of the plateau's length, but in no less than MIN_DOUBLING_S and
+# DOUBLING_MESSAGES messages.
 DOUBLINGS_PER_PLATEAU, MIN_DOUBLING_S, DOUBLING_MESSAGES = 4, 1.0, 4
 # Maximum number of doublings in one update; more than from MIN_RATE to MAX_RATE.
 MAX_DOUBLINGS = 32
-# Responses to messages that were sent before this time after the beginning of a hold are ignored: no message is sent
-# in this time, so they were sent before the hold.
+# Responses to messages that were sent earlier than LATE_S after the beginning of a hold are ignored. No message is sent
+# in this time, so these messages were sent before the hold.
 LATE_S = 0.5
 
 
 class ApplicationLimiter:
     """The pace of one application at one host, in one worker.
 
-    Keyed by (application, host): only refusals of the application by the host count. A limiter exists only while there
-    are any.
+    There is one limiter per application and host: only refusals of the application by the host count. A limiter exists
+    only while there are recent refusals.
     """
 
     __slots__ = (
@@ -148,7 +152,7 @@ class ApplicationLimiter:
         """Record that a message completed.
 
         Args:
-            now: the time.
+            now: the current time.
             feedback: the conclusion from the response; None if no POST was sent.
             seconds: the time until the response.
             retry_after_s: the Retry-After of a refusal.
@@ -225,9 +229,9 @@ class ApplicationLimiter:
             self.rate = PROBE_RATE
         elif self._accepted:
             period_s = now - self._counted_from
-            # Less may have been accepted because less was sent.
-            lowest = self._learnt_rate * (INCREASE if self.rate > self._learnt_rate else MAX_REDUCTION)
-            self._learnt_rate = self.rate = max(lowest or FIRST_RATE, MIN_RATE, self._accepted / period_s)
+            # Fewer messages may have been accepted because fewer were sent.
+            lowest_rate = self._learnt_rate * (INCREASE if self.rate > self._learnt_rate else MAX_REDUCTION)
+            self._learnt_rate = self.rate = max(lowest_rate or FIRST_RATE, MIN_RATE, self._accepted / period_s)
             self._plateau_s = min(MAX_PLATEAU_S, max(self._plateau_s * 2, period_s))
         if self._accepted or not self._counted_from:
             self._accepted, self._counted_from = 0, now

@@ -81,7 +81,7 @@ class DatabaseBackend:
             return
         lock = self._plan_locks.setdefault(job.application_id, asyncio.Lock())
         async with lock:
-            # An audience may take seconds, so one connection for urgent work is left for claims and results.
+            # Evaluating an audience may take seconds, so one connection for urgent work is left for claims and results.
             has_connection = self._urgent_plans < count_pool(context.engine_for(job.lane)) - 1
             self._urgent_plans += has_connection
             try:

@@ -35,6 +35,7 @@ log = structlog.get_logger(__name__)
 MAX_BATCH = 500
 # Maximum time between the first result of a batch and its settlement.
 MAX_BATCH_WAIT_S = 0.3
+# Pause before results are written again after an error of the database.
 DATABASE_RETRY_S = 0.5
 
 

@@ -21,9 +21,9 @@ from uuid import UUID
 from gateway.service.pipeline.key_health import is_conclusive
 
 INITIAL_LIMIT = 64
-# Non-urgent messages in flight to a new host, until it has accepted so many: a host that allows few messages (ntfy: 60)
-# would otherwise refuse a full window of them before its first refusal is known. Late responses count for more, so that
-# this costs a second at most.
+# Maximum number of non-urgent messages in flight to a new host, until the host has accepted FIRST_ACCEPTED messages: a
+# host that allows few messages (ntfy: 60) would otherwise refuse a full window of them before its first refusal is
+# known. A message counts for more if its response is late, so this phase lasts a second at most.
 FIRST_LIMIT, FIRST_ACCEPTED = 10, 100
 GROWTH_FACTOR = 1.25
 # The limit shrinks if latency exceeds its baseline by this factor.
@@ -34,6 +34,7 @@ BASELINE_DRIFT = 1.001
 MIN_ROUND_RESULTS = 16
 # Share of failures in a round above which the limit is halved.
 MAX_FAILURE_SHARE = 0.1
+# First and longest pause of the open breaker.
 INITIAL_PAUSE_S, MAX_PAUSE_S = 5.0, 300.0
 # Minimum interval between urgent probes of one application while the breaker is open.
 URGENT_PROBE_INTERVAL_S = 1.0
@@ -56,7 +57,7 @@ class Feedback(Enum):
 class HostLimiter:
     """The limit and the circuit breaker of one host, in one worker.
 
-    Keyed by host and shared by all tenants. A refusal that concerns one application, its key or a single device does
+    All tenants share the limiter of a host. A refusal that concerns one application, its key or a single device does
     not count as a failure of the host.
     """
 
@@ -96,6 +97,7 @@ class HostLimiter:
         self.was_full = False
         # When a message last completed, or was sent to an idle host.
         self.progress_at = 0.0
+        # When the breaker last opened.
         self.opened_at = 0.0
         # When the open breaker allows a probe; 0 while the breaker is closed.
         self.probe_at = 0.0

@@ -1,8 +1,8 @@
 """The relay between the database and the broker: publish due jobs, and write the results of workers into the log.
 
 The relay claims a job in the database as a worker would. It renews the lease while the broker has the job or its
-results. If the broker loses both, the lease expires and the job comes due again. So nothing is lost if a relay or the
-broker crashes, and any number of relays can run at once.
+results. If the broker loses the job and its results, the lease expires and the job comes due again. So nothing is lost
+if a relay or the broker crashes, and any number of relays can run at once.
 """
 
 import asyncio
@@ -42,17 +42,21 @@ log = structlog.get_logger(__name__)
 MAX_PUBLISHED = 256
 # Maximum number of jobs that are claimed at once.
 MAX_CLAIMED = 2
-# Maximum number of plan jobs of one lane that are executed at once, and of these the maximum of one application: its
-# slow audiences delay no other application.
+# Maximum number of plan jobs of one lane that are executed at once, in total and for one application, so that its slow
+# audiences delay no other application.
 MAX_CONCURRENT_PLANS, MAX_APPLICATION_PLANS = 4, 2
 # The broker has no event for a stream that has capacity again, so the relay polls at this interval.
 CAPACITY_POLL_INTERVAL_S = 0.05
+# Maximum time for which a claim waits for due jobs.
 CLAIM_WAIT = timedelta(seconds=15)
-# As CLAIM_WAIT, while jobs of an application are left in the queue because it has its share of the plans.
+# As CLAIM_WAIT, while jobs of an application are left in the queue because MAX_APPLICATION_PLANS of its plan jobs are
+# being executed.
 EXCLUDED_WAIT = timedelta(milliseconds=100)
 # A fetch does not detect that its stream was deleted or its server restarted, so it ends after this time.
 FETCH_TIMEOUT_S = 5.0
+# Maximum number of results in one fetch.
 FETCH_BATCH = 16
+# Pause before the relay tries again after an error of the database or the broker.
 RETRY_S = 1.0
 # Delay before a result that cannot be recorded is redelivered.
 UNRECORDABLE_DELAY_S = 30.0

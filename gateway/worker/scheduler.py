@@ -1,4 +1,4 @@
-"""The send scheduler of a worker: it decides which message is sent next, and how many are in flight.
+"""The send scheduler of a worker: it decides which message is sent next, and how many messages are in flight.
 
 Urgent messages are sent before normal ones, and normal ones before bulk. Within a lane, tenants take turns, and so do
 the hosts of one tenant. No host has more messages in flight than its limiter allows. The parts are in `scheduling`:
@@ -328,7 +328,7 @@ class SendScheduler(Generic[M]):
             self._make_ready(application.unblock(now))
 
     def _limit(self, gate: HostGate[M], application_id: UUID, application: ApplicationGate[M]) -> None:
-        """Move the queues of an application that is limited from now on from the gate of the host to its own gate."""
+        """Move the queues of an application that has become limited from the gate of the host to the application's."""
         for lane in Lane:
             queue = gate.queues.pop((lane, application_id), None)
             if queue is not None:

@@ -34,9 +34,11 @@ from gateway.worker.scheduler import SendScheduler
 
 log = structlog.get_logger(__name__)
 
+# Maximum time for which a claim waits for due jobs.
 CLAIM_WAIT = timedelta(seconds=15)
-# As CLAIM_WAIT, while the jobs of an application are left in the queue because it has its share of the loading slots.
+# As CLAIM_WAIT, while jobs of an application are left in the queue because it uses its share of the loading slots.
 EXCLUDED_WAIT = timedelta(milliseconds=100)
+# Pause before the next claim after an error of the database.
 DATABASE_RETRY_S = 1.0
 # No event reports a stalled host, so hosts are checked at this interval.
 HOST_POLL_INTERVAL_S = 0.1
@@ -141,8 +143,9 @@ class Worker:
         # A job stays open until its last message has completed, so there may be an open job for each message in flight.
         open_jobs = asyncio.Semaphore(self._config.senders + MAX_CHUNK_SIZE)
         loading_slots = asyncio.Semaphore(max_jobs)
-        # Loading slots in use, by application. Each may have half of them. A plan job counts as half, because its
-        # audience may take seconds: the slow audiences of one application leave slots to the others.
+        # Loading slots in use, by application. Each application may have half of the slots. A plan job counts as this
+        # half, because evaluating its audience may take seconds. So slow audiences of one application leave slots to
+        # other applications.
         share, loading = max(1, max_jobs // 2), Counter[UUID]()
         while True:
             await open_jobs.acquire()
@@ -197,7 +200,7 @@ class Worker:
                 log.exception("job.failed")
 
     async def _execute(self, job: Job, loading: ExitStack) -> None:
-        """Load a send job and send its messages; requeue the job if it was stopped before all were settled."""
+        """Load a send job and send its messages; requeue the job if it was stopped before all results were settled."""
         executor, started_ns = JobExecutor(job, self._queue), time.time_ns()
         if (superseded := self._executors.get(job.id)) is not None:
             superseded.stop()  # its lease expired, and this worker has claimed the job again
@@ -274,10 +277,10 @@ class Worker:
             self._scheduler.reassess_hosts()
 
     async def _pause_for_urgent_jobs(self) -> None:
-        """Pause the other lanes from the event of an urgent job until its messages are loaded.
+        """Pause the non-urgent lanes from the event of an urgent job until its messages are loaded.
 
         Claiming, planning and loading a job takes some thirty database queries. Without the pause, the event loop would
-        encrypt a few dozen messages of a campaign between each two of them.
+        encrypt a few dozen messages of a campaign between any two of these queries.
         """
         clock = asyncio.get_running_loop().time
         with self._backend.urgent_job_events() as events:
@@ -288,7 +291,7 @@ class Worker:
                         if await self._scheduler.pause_non_urgent(MAX_URGENT_CLAIM_S) or not self._loading_urgent:
                             break
                     await events.wait(0)  # discard further events of the same job
-                    # The other lanes get at least half of the time, however many urgent jobs arrive.
+                    # The non-urgent lanes get at least half of the time, however many urgent jobs arrive.
                     await asyncio.sleep(clock() - started_at)
 
     async def _follow_statuses(self) -> None:
@@ -324,7 +327,8 @@ class Worker:
 def _feedback(result: SendResult) -> Feedback | None:
     """Return the conclusion from a result about the push-service host, or None if there is none.
 
-    A failed response is no evidence against the host while only one application, or only its new devices, receive it.
+    A failed response is no evidence against the host while the host fails only for one application, or only for devices
+    that it has never accepted.
     """
     if not result.posted:
         return None

@@ -17,7 +17,7 @@ from gateway.worker.maintenance import log_partitions, log_retention, pruning, q
 from gateway.worker.maintenance.retention_policy import RetentionPolicy
 from gateway.worker.maintenance.task import Isolation, MaintenanceTask
 
-# In the order of `run_once`. The partitions come first, since nothing can be sent without the partition of the day.
+# The tasks, in the order of `run_once`. Partitions come first: nothing can be sent without the partition of the day.
 TASKS: tuple[MaintenanceTask, ...] = (
     log_partitions.TASK,
     log_retention.TASK,

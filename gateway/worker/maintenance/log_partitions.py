@@ -8,6 +8,7 @@ from gateway.records.postgres.engine import Connection
 from gateway.worker.maintenance.retention_policy import RetentionPolicy
 from gateway.worker.maintenance.task import MaintenanceTask
 
+# Number of days, from today on, for which partitions are created.
 DAYS_AHEAD = 7
 
 

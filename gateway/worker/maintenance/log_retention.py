@@ -13,6 +13,7 @@ from gateway.records.postgres.partitions import drop_before
 from gateway.worker.maintenance.retention_policy import RetentionPolicy
 from gateway.worker.maintenance.task import Isolation, MaintenanceTask
 
+# Maximum time for which dropping a partition waits for a lock.
 LOCK_TIMEOUT = timedelta(seconds=2)
 
 

@@ -1,7 +1,7 @@
-"""Release devices from quarantine now and then, to find out whether their push service still refuses them.
+"""Release devices from quarantine at intervals, to find out whether their push service still refuses them.
 
-Only devices whose refusals may have been temporary are released: those that answered 401 or 403 for a day without the
-words of a key mismatch. A device that is refused again returns to quarantine with its next message.
+Only devices whose refusals may have been temporary are released: those whose push service responded with 401 or 403 for
+a day without reporting a key mismatch. A device that is refused again returns to quarantine with its next message.
 """
 
 from datetime import timedelta
@@ -13,7 +13,7 @@ from gateway.worker.maintenance.task import MaintenanceTask
 
 # Time in quarantine until a device is tried again.
 RETRY_AFTER = timedelta(days=1)
-# Devices released in one run.
+# Maximum number of devices that are released in one run.
 MAX_RELEASED = 5000
 
 

@@ -1,6 +1,7 @@
 """Measure the depth and the age of the queue for `/metrics`.
 
-Every worker measures by itself. If only one did, a worker that measured earlier would go on exporting its old values.
+Every worker measures. If only one worker at a time did, the others would go on exporting the values that they measured
+last.
 """
 
 from datetime import timedelta

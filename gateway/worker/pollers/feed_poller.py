@@ -31,16 +31,21 @@ from gateway.service.alerts.ingestion import IngestOptions
 from gateway.service.context import Context
 from gateway.worker.pollers.leased_poll import LeasedPoll
 
+# Maximum number of feeds that one process fetches at once.
 MAX_CONCURRENT_FEEDS = 8
 # Maximum number of documents of one feed that are fetched at once.
 MAX_CONCURRENT_DOCUMENTS = 4
 # Maximum size of a feed or document.
 MAX_OCTETS = 16 << 20
+# Time limit of one request for a feed or a document.
 REQUEST_TIMEOUT = timedelta(seconds=20)
 # Timeout for a feed with all its documents. The next poll fetches the documents that remain.
 FEED_TIMEOUT_S = 90.0
+# Duration of the lease of a feed. It is longer than FEED_TIMEOUT_S.
 LEASE = timedelta(seconds=120)
+# Maximum time between two polls of a failing feed.
 MAX_BACKOFF = timedelta(hours=1)
+# The Accept headers of requests for feeds and for documents.
 FEED_TYPES = "application/cap+xml, application/geo+json, application/atom+xml, application/xml;q=0.8"
 DOCUMENT_TYPES = "application/cap+xml, application/xml;q=0.8"
 
@@ -48,7 +53,7 @@ log = structlog.get_logger(__name__)
 
 
 class _FetchFailed(Exception):
-    """A feed or one of its documents could not be read."""
+    """A feed or one of its documents could not be read. `wait` is the Retry-After of the server, if it has sent one."""
 
     def __init__(self, cause: str, wait: timedelta | None = None) -> None:
         super().__init__(cause)
@@ -82,7 +87,7 @@ class FeedPoller:
         await poll.run(stop, self._notifier.subscribe(notifier.FEEDS))
 
     async def _poll(self, feed: LeasedFeed) -> None:
-        """Fetch a feed and record the result."""
+        """Fetch a feed, ingest its alerts, and record the success or failure of the poll."""
         try:
             async with asyncio.timeout(FEED_TIMEOUT_S):
                 values, outcomes = await self._fetch(feed)

@@ -26,13 +26,15 @@ from gateway.service.webhooks import signing
 from gateway.service.webhooks.batches import Batch, next_batch
 from gateway.worker.pollers.leased_poll import LeasedPoll
 
-# Webhooks that one process sends to at once.
+# Maximum number of webhooks to which one process sends at once.
 MAX_CONCURRENT = 32
+# Time limit of a request to a receiver.
 TIMEOUT = timedelta(seconds=15)
+# Duration of the lease of a webhook, which is renewed before each request.
 LEASE = timedelta(seconds=45)
 # A webhook that has failed for this long is disabled.
 MAX_FAILING = timedelta(hours=24)
-# How long an event may wait for others to share a request.
+# How long an event may wait for further events that are sent in the same request.
 FILL_S = 0.5
 # Time that requests in flight have to complete on shutdown.
 SHUTDOWN_TIMEOUT_S = 5.0
@@ -67,8 +69,8 @@ class WebhookDispatcher:
             max_concurrent=MAX_CONCURRENT,
             fill_s=FILL_S,
         )
-        events = self._notifier.subscribe(notifier.LOG, notifier.OUTBOX)
-        await poll.run(stop, events, shutdown_timeout_s=SHUTDOWN_TIMEOUT_S)
+        subscription = self._notifier.subscribe(notifier.LOG, notifier.OUTBOX)
+        await poll.run(stop, subscription, shutdown_timeout_s=SHUTDOWN_TIMEOUT_S)
 
     async def _send_batches(self, webhook: LeasedWebhook, stop: asyncio.Event) -> None:
         """Send one batch after the other, until a batch is not full or not accepted."""
@@ -83,10 +85,11 @@ class WebhookDispatcher:
             The webhook with its new cursor if more events may follow, or None if the lease has ended.
         """
         async with self._context.engine.begin() as conn:
-            batch = await next_batch(conn, webhook)
-            if not isinstance(batch, Batch):  # nothing to send: it is the cursor to which the webhook can advance
-                await webhooks.advance(conn, webhook, batch, sent=False, lease=timedelta(0))
+            batch_or_cursor = await next_batch(conn, webhook)
+            if not isinstance(batch_or_cursor, Batch):  # there is nothing to send
+                await webhooks.advance(conn, webhook, batch_or_cursor, sent=False, lease=timedelta(0))
                 return None
+            batch = batch_or_cursor
             if not await webhooks.store_pending(conn, webhook, batch.pending, LEASE):
                 return None
         response = await self._post(webhook, batch)

@@ -33,11 +33,12 @@ MAX_URGENT_PAUSE_S = 15.0
 # Vendors use wildcards, so the number of host names is unbounded. If there are this many gates, those of idle hosts are
 # removed.
 MAX_HOSTS = 1000
-# Gates of applications at one host. If there are this many, those without messages are removed.
+# Maximum number of gates of applications at one host. At this number, those without messages are removed.
 MAX_REFUSED_APPLICATIONS = 1000
 # Minimum number of urgent messages of a limited application that may wait, so that probes are available.
 MIN_WAITING_URGENT = 16
-# Maximum deferral because of the pace of an application, and its relation to the time since it became limited.
+# Maximum deferral because of the pace of an application: in seconds, and as a multiple of the time for which the
+# application has been limited.
 MAX_PACED_DEFERRAL_S, DEFERRAL_GROWTH = 300.0, 4
 # Maximum deferral because of a hold. A Retry-After may be up to a day.
 MAX_HOLD_DEFERRAL_S = 3600.0
@@ -56,8 +57,8 @@ class Unblocked(NamedTuple, Generic[M]):
 class ApplicationGate(Generic[M]):
     """The limiter of one application at one host and, while the application is limited, its queues.
 
-    Keyed by (host, application): only refusals of this application make its messages wait, and other applications do
-    not wait for them.
+    There is one gate per host and application: only refusals of this application make its messages wait, and other
+    applications do not wait for them.
     """
 
     __slots__ = ("blocked", "limiter", "queues", "resume_at")
@@ -97,7 +98,7 @@ class ApplicationGate(Generic[M]):
         if limiter.held_until - now > MAX_HOST_WAIT_S:
             return 0
         if not limiter.is_learnt:
-            return MAX_CHUNK_SIZE  # it doubles within a second, if it may
+            return MAX_CHUNK_SIZE  # the pace is only assumed; it doubles within a second if the host accepts messages
         return max(1, int(limiter.pace(urgent=False) * MAX_HOST_WAIT_S))
 
     def deferral_s(self, lane: Lane, count: int, now: float) -> float:
@@ -114,7 +115,7 @@ class ApplicationGate(Generic[M]):
         deferral = max(hold_s, MAX_HOST_WAIT_S / 2, self.resume_at - now)
         if deferral >= longest:
             return hold_s + (longest - hold_s) * random.uniform(0.9, 1)  # noqa: S311 - jitter, not a secret
-        # Rather early than late: the pace may grow meanwhile.
+        # `rate` exceeds the pace of non-urgent messages, so this estimate is early: the pace may grow meanwhile.
         self.resume_at = now + deferral + count / limiter.rate
         return deferral
 
@@ -122,8 +123,8 @@ class ApplicationGate(Generic[M]):
 class HostGate(Generic[M]):
     """The limiter of one host, and the queues of messages for the host.
 
-    Keyed by host. Within a host, queues are keyed by lane and tenant: the messages of a tenant are deferred because of
-    the length of its own queue, so a tenant with many messages does not delay others.
+    There is one gate per host, with a queue per lane and tenant. Messages of a tenant are deferred because of the
+    length of the tenant's queue, so a tenant with many messages does not delay other tenants.
     """
 
     __slots__ = (
@@ -173,7 +174,8 @@ class HostGate(Generic[M]):
         for lane, blocked in self.blocked.items():
             urgent = lane is Lane.URGENT
             if urgent and limiter.probe_at:
-                # Each application has probes of its own, so the first of the queues may not be the one that may go.
+                # Each application has its own limit of probes, so a queue behind the first one may send while the first
+                # one has to wait.
                 probing = [queue for queue in blocked if self._admits_urgent_probe(queue.tenant.application_id, now)]
                 if probing:
                     for queue in probing:
@@ -205,7 +207,7 @@ class HostGate(Generic[M]):
     def admits_probe(self, lane: Lane, application_id: UUID, now: float) -> bool:
         """Return whether one message may be sent as a probe although the breaker is open.
 
-        It must be urgent, and no other of its application may wait for that.
+        The message must be urgent, and no other message of its application may be waiting for a probe.
         """
         if lane is not Lane.URGENT or (lane, application_id) in self.queues:
             return False

@@ -60,6 +60,7 @@ class Backlog:
         self.non_urgent_paused = False
         # Number of messages since the last claim that were deferred as soon as they were put into the scheduler.
         self._undeliverable: dict[Lane, int] = dict.fromkeys(Lane, 0)
+        # Number of messages that were taken or deferred since the claim loops were last woken.
         self._taken = 0
         self._changed = asyncio.Event()
         self._urgent_arrived = asyncio.Event()
