@@ -21,12 +21,15 @@ from nats.aio.client import Client
 from gateway.domain.json_object import JsonObject
 
 MIN_SERVER_VERSION = (2, 10)
+# Default time limit of the first connection.
 CONNECT_TIMEOUT = timedelta(seconds=10)
 # Time limit for connecting to one server.
 SERVER_TIMEOUT_S = 2
+# Pause between two attempts to re-establish a lost connection.
 RECONNECT_INTERVAL_S = 0.25
 # When a server does not respond to two pings, the client gives up the connection to it.
 PING_INTERVAL_S = 10
+# Interval between two checks whether the connection has ended.
 POLL_INTERVAL_S = 0.5
 
 T = TypeVar("T")
@@ -52,8 +55,8 @@ class BrokerConnection:
     async def wait_until_closed(self, timeout: timedelta = CONNECT_TIMEOUT) -> str:
         """Wait until the connection has ended for good, and return the reason.
 
-        It has when the client has closed it, as after some errors of the server, or when the servers have refused the
-        credentials for as long as `timeout`.
+        The connection has ended for good if the client has closed it, as after some errors of the server, or if the
+        servers have refused the credentials for as long as `timeout`.
         """
         loop = asyncio.get_running_loop()
         while not self.client.is_closed:
@@ -157,7 +160,7 @@ class _Client(Client):
 
 
 class _ErrorTracker:
-    """Stores the last connection error, and logs an error only if it differs from the one before.
+    """Stores the last connection error, and logs an error only if it differs from the previous one.
 
     The client retries several times a second, so most errors are repetitions.
     """

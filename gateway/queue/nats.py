@@ -39,11 +39,12 @@ from gateway.records.postgres.notifier import ChannelSubscription
 
 # Subjects of notification statuses and of job results, each followed by an id, and of announcements of new jobs.
 STATUSES, RESULTS, NEW_JOBS = "gateway.statuses", "gateway.results", "gateway.new_jobs"
+# Names of the streams and consumers.
 STATUSES_STREAM, RESULTS_STREAM = "GATEWAY_STATUSES", "GATEWAY_RESULTS"
 WORKER_CONSUMER, RECORDER_CONSUMER = "workers", "recorder"
 # Results stay in the stream after they were recorded, because a worker that takes over a job reads the last one.
 RESULTS_MAX_AGE = timedelta(days=1)
-# Longer than the lifetime of any notification.
+# How long a status stays in the stream: longer than the lifetime of any notification.
 STATUSES_MAX_AGE = timedelta(days=60)
 # How long the broker remembers message ids, to ignore a message that is published again.
 DUPLICATE_WINDOW = timedelta(minutes=2)
@@ -52,10 +53,11 @@ ACK_WAIT = timedelta(seconds=12)
 # Announcements of new jobs may be lost, so workers also poll at this interval.
 POLL_INTERVAL_S = 1.0
 BROKER_ERRORS = (nats.errors.Error, NoStreamResponseError)
-# The body of a request for one message that does not wait for one.
+# The body of a request that pulls one message, and does not wait if the stream has none.
 PULL_ONE_NO_WAIT = b'{"batch":1,"no_wait":true}'
 # Delay before a message that cannot be decoded is redelivered, possibly to a worker whose version can decode it.
 UNDECODABLE_DELAY_S = 30.0
+# Time limit for a response of the broker.
 REQUEST_TIMEOUT_S = 5.0
 # The broker's error code when the last message of a subject does not have the expected sequence number.
 WRONG_LAST_SEQUENCE = 10071
@@ -109,7 +111,7 @@ class Broker:
 
     @property
     def max_payload(self) -> int:
-        """The maximum size of a message in bytes. It may change when the client connects to another server."""
+        """The maximum payload of a message in bytes. It may change when the client connects to another server."""
         return self.client.max_payload - HEADER_BYTES
 
     async def prepare(self) -> None:
@@ -343,9 +345,9 @@ class NatsQueue:
                 return claimed
             await self._new_jobs.wait(min(remaining_s, POLL_INTERVAL_S))
 
-    async def _claim_shielded(self, lanes: Sequence[Lane], limit: int, lease: timedelta) -> list[Job]:
+    async def _claim_shielded(self, lanes: Sequence[Lane], limit: int, duration: timedelta) -> list[Job]:
         """Run `_claim_now`. When cancelled, wait for its end and release the jobs that it claimed."""
-        claim = asyncio.ensure_future(self._claim_now(lanes, limit, lease))
+        claim = asyncio.ensure_future(self._claim_now(lanes, limit, duration))
         try:
             return await asyncio.shield(claim)
         except asyncio.CancelledError:
@@ -354,11 +356,11 @@ class NatsQueue:
                     await self.release(job)
             raise
 
-    async def _claim_now(self, lanes: Sequence[Lane], limit: int, lease: timedelta) -> list[Job]:
+    async def _claim_now(self, lanes: Sequence[Lane], limit: int, duration: timedelta) -> list[Job]:
         claimed: list[Job] = []
         for lane in lanes:
             while len(claimed) < limit and (message := await self._pull(lane)) is not None:
-                if (job := await self._claim_message(message, lease)) is not None:
+                if (job := await self._claim_message(message, duration)) is not None:
                     claimed.append(job)
         return claimed
 
@@ -374,10 +376,10 @@ class NatsQueue:
         message: Msg = await self._broker.request(response)
         return None if message.headers and message.headers.get("Status") else message
 
-    async def _claim_message(self, message: Msg, lease: timedelta) -> Job | None:
+    async def _claim_message(self, message: Msg, duration: timedelta) -> Job | None:
         """Return the job in a message; None if no devices remain, or if the message cannot be decoded."""
         try:
-            return await self._take_lease(message, lease)
+            return await self._take_lease(message, duration)
         except wire.DecodeError as error:
             log.error("job.undecodable", cause=str(error))
             await message.nak(delay=UNDECODABLE_DELAY_S)
@@ -453,13 +455,13 @@ class NatsQueue:
         renewed = set()
         # The worker renews the leases again only after this renewal, which may wait for a response.
         expires_at = asyncio.get_running_loop().time() + lease.total_seconds() + REQUEST_TIMEOUT_S
-        leases = [current for job in jobs if (current := self._find_lease(job)) is not None]
-        for current in leases:
-            current.expires_at = expires_at
-        for current in leases:
-            last = await self._broker.last_message(RESULTS_STREAM, f"{RESULTS}.{current.job.id}")
-            if (0 if last is None else last.sequence) == current.last_sequence:
-                renewed.add(current.job.id)
+        job_leases = [job_lease for job in jobs if (job_lease := self._find_lease(job)) is not None]
+        for job_lease in job_leases:
+            job_lease.expires_at = expires_at
+        for job_lease in job_leases:
+            last = await self._broker.last_message(RESULTS_STREAM, f"{RESULTS}.{job_lease.job.id}")
+            if (0 if last is None else last.sequence) == job_lease.last_sequence:
+                renewed.add(job_lease.job.id)
         return renewed
 
     async def settle(self, job: Job, settlement: ResultBatch, remaining: Sequence[UUID]) -> None:
@@ -501,7 +503,7 @@ class NatsQueue:
     async def _publish(
         self, lease: _Lease, settlement: ResultBatch, remaining: Sequence[UUID], *, returned: bool = False
     ) -> None:
-        """Publish a result; if it is too large for one message, publish it in parts. Raise LeaseLost."""
+        """Publish a result, in parts if it is too large for one message. Raises LeaseLost if the lease was lost."""
         payload = lease.job.payload
         checks_failure_rate = payload is not None and payload.notification.policy.pause_when is not None
         result = wire.Result(lease.job, settlement, remaining, returned, checks_failure_rate)

@@ -64,6 +64,7 @@ _WHERE_JOB_UNCHANGED = (
 )
 _DELETE = delete(jobs).where(*_WHERE_JOB_UNCHANGED)
 _SHRINK = update(jobs).where(*_WHERE_JOB_UNCHANGED).values(device_ids=bindparam("remaining"))
+# The id that precedes the ids of all applications.
 MIN_UUID = UUID(int=0)
 # Maximum concurrent claims and settlements of the non-urgent lanes, per worker. Batches of one application get their
 # log positions one after the other, so they wait for each other. Without a limit they could occupy all connections, and
@@ -125,7 +126,12 @@ class PostgresQueue:
     async def _claim_now(
         self, lanes: Sequence[Lane], limit: int, lease: timedelta, excluded: Collection[UUID]
     ) -> tuple[list[Job], float | None]:
-        """Return the claimed jobs and None; or no jobs and the seconds until the next one comes due (None: unknown)."""
+        """Claim due jobs without waiting.
+
+        Returns:
+            The claimed jobs and None. If no job is due: an empty list, and the seconds until a job comes due, None if
+            there is no job.
+        """
         claimed: list[Job] = []
         async with self._reserve_slot(lanes), self._engine_for(lanes).begin() as conn:
             await commit_asynchronously(conn)
@@ -201,7 +207,7 @@ def _are_urgent(lanes: Sequence[Lane]) -> bool:
 
 
 async def apply(conn: Connection, job: Job, settlement: ResultBatch, remaining: Sequence[UUID]) -> bool:
-    """Settle a batch in the transaction of `conn`; return False if it was settled before.
+    """Settle a batch in the transaction of `conn`; return False if the batch was settled before.
 
     Raises:
         LeaseLost: another worker has claimed the job, or it has ended.
@@ -281,9 +287,9 @@ async def split_job(conn: Connection, job: Job) -> None:
 
 
 async def _shrink(conn: Connection, job: Job, settled: int, remaining: Sequence[UUID]) -> bool:
-    """Reduce the job to its `remaining` devices, from which `settled` others are removed; end it when none remain.
+    """Remove `settled` devices from the job, so that the `remaining` ones are left; delete the job if none are left.
 
-    Return False if that was done before. Raise LeaseLost.
+    Returns False if the devices were removed before. Raises LeaseLost if the lease was lost.
     """
     values = {"job": job.id, "lease_generation": job.lease_generation, "devices": settled + len(remaining)}
     if not remaining:

@@ -36,7 +36,7 @@ class Queue(Protocol):
         ...
 
     async def renew(self, jobs: Sequence[Job], lease: timedelta) -> set[int]:
-        """Let the leases end after `lease` from now; return the ids of the jobs whose lease was not lost."""
+        """Extend the leases of jobs to `lease` from now; return the ids of the jobs whose lease was not lost."""
         ...
 
     async def settle(self, job: Job, settlement: ResultBatch, remaining: Sequence[UUID]) -> None:

@@ -32,7 +32,7 @@ from gateway.domain.job_payload import JobPayload, PreSendOutcome, Recipient, Si
 from gateway.domain.json_object import JsonObject
 from gateway.domain.notification import Lane, Notification
 
-# Version 3: recipients and results carry what is known of the acceptance of devices.
+# The version of the encoding. Version 3 added to recipients and results whether a push service has accepted the device.
 VERSION = b"\x03"
 # MessagePack has no integers of more than 64 bits. They become floats, limited to this absolute value.
 MAX_FLOAT = 10**300
@@ -92,7 +92,7 @@ class _Result(msgspec.Struct, array_like=True, frozen=True):
     head: _Head
     settled: list[_Settled]
     attempts: list[Attempt]
-    later: list[tuple[datetime, int, list[UUID]]]
+    requeued: list[tuple[datetime, int, list[UUID]]]
     retries: int
     remaining: list[UUID]
     returned: bool
@@ -160,12 +160,12 @@ def write_result(result: Result) -> bytes:
         _Settled(*delivery._replace(outcome=_pack_outcome(delivery.outcome)))  # type: ignore[arg-type]
         for delivery in settlement.settled
     ]
-    later = [(due, attempts, device_ids) for (due, attempts), device_ids in settlement.requeued.items()]
+    requeued = [(due, attempts, device_ids) for (due, attempts), device_ids in settlement.requeued.items()]
     packed = _Result(
         _head(result.job, ()),
         settled,
         settlement.attempts,
-        later,
+        requeued,
         settlement.retries,
         [*result.remaining],
         result.returned,
@@ -200,7 +200,7 @@ def read_result(data: bytes) -> Result:
             for delivery in packed.settled
         ],
         packed.attempts,
-        {(due, attempts): device_ids for due, attempts, device_ids in packed.later},
+        {(due, attempts): device_ids for due, attempts, device_ids in packed.requeued},
         packed.retries,
         packed.newly_accepted,
         packed.reaccepted,
