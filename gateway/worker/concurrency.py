@@ -26,7 +26,7 @@ class ConcurrencyLimit:
         self._seconds = 0.0
 
     def record_iteration(self, seconds: float) -> None:
-        """Record the duration of one iteration of the event loop; update the limit every ITERATIONS_PER_UPDATE calls."""
+        """Record the duration of one iteration of the event loop. ITERATIONS_PER_UPDATE of them update the limit."""
         self._iterations += 1
         self._seconds += seconds
         if self._iterations < ITERATIONS_PER_UPDATE:
