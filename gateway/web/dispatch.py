@@ -3,15 +3,15 @@
 Every route takes the same path, in this order:
 
 1. The rate limit of the client address.
-2. The credential, its scope and origin, and the rate limit of its key. The lookup holds no transaction, and the body is
-   still unread: a request without a valid credential is refused before it costs memory or time. Forged credentials cost
-   no database lookup, and made-up ones a limited number for each client address.
+2. The credential with its scope and origin, and the rate limit of its key. This happens before the body is read and
+   without a transaction, so a request without a valid credential costs little memory and time. Tokens with a forged
+   signature cause no database lookup. The lookups of other unknown credentials are limited for each client address.
 3. A slot of the request limiter. It is charged to the application and the credential, and to the client address unless
-   the credential may send, so that a client that stalls its requests uses up its own share.
-4. The body, bounded in size, duration and rate, and its validation. No database connection is held while a client sends
-   it.
-5. One transaction: the credential is looked up again, then the handler, the idempotency record and the audit entry run.
-   An error rolls all of it back, and a response describes committed state.
+   the credential may send. So a client that stalls its requests uses up only its own share of the slots.
+4. The body, with limits of size, time and rate, and its validation. No database connection is in use while a client
+   sends the body.
+5. One transaction: the credential is looked up again, the handler runs, and the idempotency record and the audit entry
+   are stored. An error rolls back all of this. A successful response is sent after the commit.
 """
 
 import asyncio
@@ -44,18 +44,21 @@ from gateway.web.http.routing import MediaType, Request, Response, Route, Transa
 
 # The key under which aiohttp's request stores the id of the created resource, for the access log.
 CREATED_ID = web.RequestKey("created_id", object)
+# The principal of requests to public routes.
 ANONYMOUS = Principal(frozenset())
+# Maximum length of an Idempotency-Key.
 MAX_KEY_LENGTH = 255
 # Only paths with this prefix are rate limited. Probes and metrics are not, so that monitoring always works.
 RATE_LIMITED_PREFIX = "/v1/"
 # Time to receive a whole body. Without the limit, a slow client would occupy a slot of the request limiter.
 BODY_TIMEOUT_S = 30.0
-# A body must have arrived after this time, plus a second for each MIN_BODY_RATE octets of it that have arrived.
+# Time to receive a body. Each MIN_BODY_RATE octets that have arrived extend it by a second, up to BODY_TIMEOUT_S.
 BODY_GRACE_S = 5.0
 MIN_BODY_RATE = 4096
-# Maximum body of a request without a credential.
+# Maximum size of the body of a request to a public route.
 MAX_PUBLIC_BODY_OCTETS = 16_384
-# What may be in progress at once, as a multiple of what is free: see SharedBudget.
+# The maximum share of the request limiter that an application, a credential, a client address and all public requests
+# may use, as multiples of the free amount: see SharedBudget.
 APPLICATION_SHARE, CREDENTIAL_SHARE, ADDRESS_SHARE, PUBLIC_SHARE = 4.0, 2.0, 1.0, 0.5
 # If a request is refused before its body was read, and the body has at most this length, the server reads and discards
 # the body and keeps the connection open.
@@ -63,14 +66,14 @@ MAX_DISCARDED_OCTETS = 65_536
 
 
 class Reservation:
-    """What one request occupies in the request limiter until its response is complete.
+    """The slot and the memory that one request occupies in the request limiter until its response is complete.
 
-    Charged to the application and to the credential; to the client address unless the credential may send; and for
-    requests without a credential to all of them together.
+    They are charged to the application and to the credential, and to the client address unless the credential may send.
+    Requests without a credential share one key in place of the credential.
     """
 
     def __init__(self, limiter: RequestLimiter, slots: ExitStack, principal: Principal, address: str) -> None:
-        """Reserve nothing yet; `slots` releases everything at the end of the request."""
+        """Create an empty reservation. Closing `slots`, at the end of the request, releases what was reserved."""
         self._limiter = limiter
         self._slots = slots
         self.application_id = principal.application_id
@@ -127,15 +130,15 @@ async def _handle(state: WebState, route: Route, http: web.Request) -> web.Strea
     headers = {} if principal.key_id is None else state.limits.key_buckets.acquire(principal.key_id)
     with ExitStack() as slots:
         reservation = Reservation(state.limits.requests, slots, principal, address)
-        # Streaming routes have limiters of their own. The probes are streaming routes, so that they are answered when
-        # the request limiter is full.
+        # Streaming routes have their own limiters. The probes count as streaming routes, so that they work when the
+        # request limiter has no free slot.
         if route.streams is None:
             reservation.occupy_slot()
         await _send_continue(http)
         raw, body, query = await _read_input(state, route, http, reservation)
         request = Request(state, http, principal, body, query)
         if route.precondition is not None:
-            # A precondition may wait long for something new (long polling), and many do so at once.
+            # Many requests may wait in a precondition at once (long polling), so they must not occupy slots.
             slots.close()
             headers |= await route.precondition(request)
             if route.streams is None:
@@ -289,7 +292,7 @@ async def _read_input(
 async def _read_raw(
     state: WebState, http: web.Request, media_type: MediaType | None, reservation: Reservation
 ) -> bytes:
-    """Read the body; its memory is reserved in the request limiter until the response is complete.
+    """Read the body. Its memory stays reserved in the request limiter until the response is complete.
 
     Raises:
         UnsupportedMediaType: the body is neither JSON nor a media type of the route.

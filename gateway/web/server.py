@@ -65,7 +65,9 @@ ROUTES: tuple[Route, ...] = (
     *health.routes,
 )
 
+# The key under which aiohttp's request stores the request id.
 REQUEST_ID = web.RequestKey("request_id", str)
+# Maximum length of a request id that a client sends.
 MAX_REQUEST_ID_LENGTH = 128
 
 # aiohttp's errors for requests that are not valid HTTP.

@@ -25,6 +25,7 @@ from gateway.web.schemas import responses
 
 routes = Routes("deliveries")
 
+# Maximum number of digits of a log position.
 MAX_POSITION_LENGTH = len(str(2**63))
 # Time for a client to read an event.
 WRITE_TIMEOUT_S = 60.0

@@ -2,7 +2,7 @@
 
 msgspec decodes valid lines directly to the domain value. If this decoder refuses a line, the request model parses it
 again: it accepts the line, or reports all its errors. So the decoder must not accept lines that the model refuses, nor
-decode a line to another value. A test compares the two.
+decode a line to another value. A test compares the results of both.
 """
 
 from binascii import a2b_base64

@@ -19,6 +19,7 @@ from gateway.web.http.routing import Request, Response, Routes, TransactionalReq
 
 routes = Routes("devices")
 
+# Maximum time for which a long poll waits.
 MAX_WAIT_S = 60
 # Maximum number of long polls in progress for one device.
 MAX_LONG_POLLS = 4

@@ -43,6 +43,7 @@ HELLO_TIMEOUT_S = 5.0
 HEARTBEAT_S = 20.0
 # Time for the page to read a message, when the buffers of the connection are full.
 WRITE_TIMEOUT_S = 10.0
+# Maximum size of a message that a page sends.
 MAX_MESSAGE_OCTETS = 4096
 # Maximum number of live channels of one device. Each open page has one.
 MAX_CHANNELS = 10

@@ -23,6 +23,7 @@ from gateway.web.http.routing import Request, Response, Routes, TransactionalReq
 
 routes = Routes("operation")
 
+# The request header with the CSRF token, and the methods of requests that need none.
 CSRF_HEADER = "X-CSRF-Token"
 SAFE_METHODS = ("GET", "HEAD")
 

@@ -17,6 +17,7 @@ from gateway.web.http.routing import Response, Routes, TransactionalRequest
 
 routes = Routes("deliveries")
 
+# Maximum number of time steps in one response.
 MAX_STEPS = 120
 
 

@@ -22,6 +22,7 @@ from gateway.web.schemas.notification_requests import Audience, Deliverable, Lab
 
 routes = Routes("triggers")
 
+# Maximum delay and dedupe period of a trigger, and maximum window of its cap.
 MAX_PERIOD_S = 366 * 86_400
 
 Condition = Annotated[

@@ -7,10 +7,10 @@ from gateway.web.http.parsing import read_json
 
 
 def read_geojson(raw: bytes) -> list[AlertMessage | RefusedAlert]:
-    """Read every alert of GeoJSON of api.weather.gov, oldest first.
+    """Read every alert in a GeoJSON document of api.weather.gov, oldest first.
 
     Raises:
-        MalformedBody: the document is not such GeoJSON.
+        MalformedBody: the document is not GeoJSON of api.weather.gov.
         ValidationError: the document contains values that cannot be stored.
     """
     return nws.read(read_json(raw))

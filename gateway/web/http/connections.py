@@ -1,9 +1,9 @@
-"""Keep the open connections below the limit of file descriptors, whoever opens them.
+"""Keep the number of open connections below the limit of file descriptors, whichever client opens them.
 
-A connection without a request in progress costs its client nothing, and the server a file descriptor. Such connections
-are limited for each client address, and at the limit of the process the address with the most of them loses one. A
-connection that has sent no request yet is closed before one that is kept alive between requests, since a client may be
-sending its next request on the latter.
+A connection without a request in progress costs its client nothing, but the server a file descriptor. The number of
+such connections is limited for each client address. At the limit of the process, a connection of the address that has
+the most of them is closed. A connection that has sent no request yet is closed before a connection that is kept alive
+between requests, since a client may be sending its next request on a connection that is kept alive.
 """
 
 import resource
@@ -13,19 +13,20 @@ from typing import Protocol
 
 from gateway.web.http.client_address import rate_limit_key
 
-# File descriptors that are not for clients: the listening socket, the database, push services, files.
+# File descriptors that are reserved for other purposes than clients' connections (the listening socket, the database,
+# push services, files): a minimum number, and a fraction of the limit.
 MIN_RESERVED_DESCRIPTORS = 96
 RESERVED_FRACTION = 0.2
-# Without a limit of the operating system.
+# Maximum number of connections, also if the operating system sets no limit of file descriptors.
 MAX_CONNECTIONS = 1_000_000
-# The fraction of all connections that may come from one address without a request in progress.
+# The fraction of the maximum number of connections that one address may have open without a request in progress.
 ADDRESS_FRACTION = 0.25
-# A younger connection is closed only when the whole table is full: its request may be on the way.
+# A connection that is younger than this is closed only when the whole table is full: its request may be on the way.
 MIN_AGE_S = 1.0
 
 
 class Closable(Protocol):
-    """A connection."""
+    """The interface of a connection for the table."""
 
     def force_close(self) -> None:
         """Close the connection at once."""
@@ -48,8 +49,8 @@ def connection_limit() -> int:
 class ConnectionTable:
     """The open connections of one server.
 
-    Charged per client address; connections from trusted proxies are charged to nobody, since each carries the requests
-    of many clients.
+    Connections are charged to client addresses. Connections from trusted proxies are not charged, since each of them
+    carries the requests of many clients.
     """
 
     def __init__(
@@ -62,7 +63,7 @@ class ConnectionTable:
 
         Args:
             limit: the maximum number of connections; None derives it from the limit of file descriptors.
-            is_proxy: whether an address is a trusted proxy's.
+            is_proxy: returns whether an address is that of a trusted proxy.
             clock: returns the time in seconds.
         """
         self._clock = clock
@@ -70,8 +71,8 @@ class ConnectionTable:
         self._address_limit = max(1, int(self._limit * ADDRESS_FRACTION))
         self._is_proxy = is_proxy
         self._addresses: dict[Closable, str] = {}
-        # Connections without a request in progress and since when, by address, the longest silent first: those that
-        # have sent no request yet, and those that are kept alive.
+        # By address, the connections without a request in progress, with the time since when they are silent, oldest
+        # first. `_silent` has those that have sent no request yet, `_kept_alive` those that are kept alive.
         self._silent: dict[str, dict[Closable, float]] = {}
         self._kept_alive: dict[str, dict[Closable, float]] = {}
 
@@ -80,7 +81,7 @@ class ConnectionTable:
         return len(self._addresses)
 
     def add(self, connection: Closable, peer: str) -> None:
-        """Add a new connection from an IP address; close another one, or else this one, when there are too many."""
+        """Add a new connection from an IP address. If there are too many, closes one of them, perhaps the new one."""
         address = rate_limit_key(peer)
         self._addresses[connection] = address
         self._silent.setdefault(address, {})[connection] = self._clock()
@@ -113,8 +114,8 @@ class ConnectionTable:
         for connections in (self._silent.get(address), self._kept_alive.get(address)):
             if not connections:
                 continue
-            connection, since = next(iter(connections.items()))
-            if self._clock() - since >= min_age:
+            connection, silent_since = next(iter(connections.items()))
+            if self._clock() - silent_since >= min_age:
                 self.remove(connection)
                 connection.force_close()
                 return

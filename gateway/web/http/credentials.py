@@ -6,10 +6,10 @@ from gateway.web.http.routing import WebState
 
 
 async def identify(state: WebState, address: str, bearer: str) -> Principal:
-    """Return the principal behind a bearer token; charge the lookup of an unknown credential to the client address.
+    """Return the principal of a bearer token; charge the lookup of an unknown credential to the client address.
 
-    A lookup that succeeds or cannot be done costs nothing, and a credential that succeeded before is looked up whatever
-    else its address has sent.
+    A lookup is not charged if it succeeds, or if the database is unavailable. A credential whose lookup has succeeded
+    before is looked up even if its address has used up the limit.
 
     Raises:
         RateLimited: the address has sent too many unknown credentials.

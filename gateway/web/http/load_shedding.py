@@ -1,7 +1,7 @@
 """Limit the work in progress in this process, and refuse excess requests at once.
 
 There is no queue: a request in a queue would be answered late or never, and its body would occupy memory. A refused
-request gets 503 with Retry-After (RFC 9110 section 15.6.4), or 429 when the limit that it exceeds is its sender's own.
+request gets 503 with Retry-After (RFC 9110 section 15.6.4), or 429 if it exceeds the share of its sender.
 """
 
 from collections import Counter
@@ -15,10 +15,10 @@ from gateway.domain.errors import RateLimited, Unavailable
 SHARE_RETRY_AFTER = {"Retry-After": "5"}
 # Limit of the total size of all request bodies in memory.
 MAX_BODY_OCTETS = 64 * 1024 * 1024
-# Percentage of the slots and of the memory that only credentials with the scope `send` can use.
+# Percentage of the slots and of the memory that is reserved for credentials with the scope `send` or `admin`.
 SEND_RESERVE = 20
 
-# The keys that a request is charged to, each with the multiple of the free amount that it may use.
+# The keys to which a request is charged. Each has a multiple of the free amount, up to which the key may be charged.
 Shares = Mapping[Hashable, float]
 
 
@@ -56,15 +56,16 @@ class _Slots:
 
 
 class SharedBudget:
-    """An amount, of slots or octets, that the requests of this process share.
+    """An amount of slots or octets that the requests of this process share.
 
-    Charged per key: an application, a credential or a client address. A key may use a multiple of what is free. With a
-    multiple of 2 a single greedy key gets two thirds, and two get two fifths each: whatever they do, other keys find
-    something free. A part of the amount is reserved for credentials that send.
+    Uses of the amount are charged to keys: applications, credentials and client addresses. A key may use up to a
+    multiple of the free amount. With a multiple of 2, one key can use at most two thirds of the total, and two keys two
+    fifths each. So a part of the amount is always free for other keys. SEND_RESERVE is reserved for credentials that
+    may send.
     """
 
     def __init__(self, limit: int, refusal: str) -> None:
-        """Create a budget of `limit`; `refusal` is the error message when nothing is free."""
+        """Create a budget of `limit` in total; `refusal` is the error message if the free amount is too small."""
         self._limit = limit
         self._refusal = refusal
         self._in_use = 0
@@ -76,11 +77,11 @@ class SharedBudget:
         return self._in_use
 
     def acquire(self, shares: Shares, amount: int, *, sends: bool) -> None:
-        """Take an amount and charge it to the keys; `sends` requests may use the reserve.
+        """Take an amount and charge it to the keys. With `sends` the reserve may be used.
 
         Raises:
-            RateLimited: a key has its share.
-            Unavailable: nothing is free.
+            RateLimited: a key would use more than its share.
+            Unavailable: the free amount is too small.
         """
         limit = self._limit if sends else self._limit - self._limit * SEND_RESERVE // 100
         if self._in_use + amount > limit:
@@ -103,11 +104,11 @@ class SharedBudget:
 
     @contextmanager
     def slot(self, shares: Shares, *, sends: bool = False) -> Iterator[None]:
-        """Take one until the context ends.
+        """Take an amount of 1 (a slot) until the context ends.
 
         Raises:
-            RateLimited: a key has its share.
-            Unavailable: nothing is free.
+            RateLimited: a key would use more than its share.
+            Unavailable: no slot is free.
         """
         self.acquire(shares, 1, sends=sends)
         try:
@@ -117,13 +118,13 @@ class SharedBudget:
 
 
 class RequestLimiter:
-    """Limits the requests in progress in this process, and the memory of their bodies.
+    """Limits the number of requests in progress in this process, and the memory of their bodies.
 
-    Both are charged to the keys that the caller names; see `SharedBudget`.
+    Slots and memory are charged to the keys that the caller passes; see `SharedBudget`.
     """
 
     def __init__(self, limit: int, max_octets: int = MAX_BODY_OCTETS) -> None:
-        """Create a limiter of `limit` requests and `max_octets` of bodies. Long polls that wait occupy no slot."""
+        """Create a limiter for `limit` requests and `max_octets` of bodies. Waiting long polls occupy no slot."""
         self._slots = SharedBudget(limit, "too many requests are in progress on this server; try again shortly")
         self._octets = SharedBudget(
             max_octets, "the request bodies in progress exceed this server's memory limit; try again shortly"
@@ -136,7 +137,7 @@ class RequestLimiter:
 
     @property
     def octets_in_use(self) -> int:
-        """The memory that request bodies occupy."""
+        """The number of octets that request bodies occupy."""
         return self._octets.in_use
 
     def slot(self, shares: Shares, *, sends: bool) -> AbstractContextManager[None]:
@@ -145,11 +146,13 @@ class RequestLimiter:
 
     @contextmanager
     def body(self, shares: Shares, *, sends: bool) -> Iterator[Callable[[int], None]]:
-        """Reserve memory for one body until the context ends; call the yielded function with each chunk's length.
+        """Yield a function that reserves memory for a body. Call it with the length of each chunk.
+
+        The memory is released when the context ends.
 
         Raises:
-            RateLimited: from the yielded function, when a key has its share of the memory.
-            Unavailable: from the yielded function, when all bodies together exceed the memory limit.
+            RateLimited: raised by the yielded function if a key would use more than its share of the memory.
+            Unavailable: raised by the yielded function if all bodies together would exceed the memory limit.
         """
         reserved = 0
 
@@ -167,8 +170,8 @@ class RequestLimiter:
 class StreamLimiter(_Slots):
     """Limits long-lived connections of one kind. They take no slots of the request limiter.
 
-    Charged per process and per application. An application may have only a share of the slots, so it cannot use up all
-    of them.
+    The number is limited for the process, and for each application to a share of the slots, so that no application can
+    use up all of them.
     """
 
     def __init__(self, kind: str, limit: int, share: int = 50) -> None:

@@ -30,7 +30,7 @@ NDJSON = "application/x-ndjson"
 # A batch has at most this many lines and octets.
 BATCH = 500
 MAX_BATCH_OCTETS = 1 << 20
-# Maximum number of batches in progress: one can wait for the database while the next is parsed.
+# Maximum number of batches in progress: one batch can wait for the database while the next batch is parsed.
 MAX_CONCURRENT_BATCHES = 2
 # Number of lines that are parsed before other tasks of the event loop may run.
 LINES_PER_TURN = 10
@@ -88,7 +88,7 @@ async def respond(
                 totals.update([result["status"] for result in results])
                 spool.write(_encoder.encode_lines(results))
             summary: JsonObject = {"done": True, **totals}
-        # Earlier lines were committed, so their results are sent nevertheless.
+        # The lines before the error were committed, so their results are sent nevertheless.
         except problems.EXPECTED_ERRORS as exception:
             error = problems.from_exception(exception)
             summary = {"done": False, **totals, "code": error.code, "detail": error.detail}
@@ -116,7 +116,7 @@ async def check_credential(request: Request[Any, Any]) -> None:
 async def _process(
     http: web.Request, parse_line: ParseLine[B], process_lines: ProcessLines[B], key_of: KeyOf[B]
 ) -> AsyncIterator[list[JsonObject]]:
-    """Yield the results in the order of the lines. While batches are processed, the next batch is read."""
+    """Yield the results in the order of the lines. The next batch is read while batches are being processed."""
     in_progress: deque[_BatchInProgress] = deque()
     read_error: GatewayError | None = None
     try:
@@ -124,7 +124,7 @@ async def _process(
         while True:
             try:
                 batch = await anext(batches, None)
-            except (BodyTooLarge, BodyTooSlow) as error:  # earlier lines are processed nevertheless
+            except (BodyTooLarge, BodyTooSlow) as error:  # the lines before the error are processed nevertheless
                 batch, read_error = None, error
             keys = {key_of(line) for _, line in batch or [] if not isinstance(line, GatewayError)}
             while in_progress and (

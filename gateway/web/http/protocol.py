@@ -1,4 +1,4 @@
-"""Adapt aiohttp's connections: silent ones are closed, and invalid HTTP gets a problem document.
+"""Adapt aiohttp's connections: close silent connections, and answer invalid HTTP with a problem document.
 
 A request that is not valid HTTP does not reach the application. aiohttp itself would answer it in plain text or HTML.
 """
@@ -22,49 +22,50 @@ KEEP_ALIVE_S = 75.0
 # How long an unread body is discarded after the response. Closing the connection at once would reset it, and the client
 # could lose the response (RFC 9112 section 9.6).
 LINGERING_S = 5.0
+# Maximum length of a header field.
 MAX_FIELD_LENGTH = 16_384
-# For the head of the first request of a connection, however slowly its octets arrive.
+# Time for a new connection to send the head of its first request, however slowly the octets arrive.
 FIRST_REQUEST_TIMEOUT_S = 10.0
 
 
 class Connection(web.RequestHandler):
-    """A connection that answers protocol errors with a problem document, and is closed when it stays silent."""
+    """A connection that answers protocol errors with a problem document, and is closed if no request arrives."""
 
     def __init__(
         self, server: web.Server, connections: ConnectionTable, common: Mapping[str, str], **options: Any
     ) -> None:
-        """Create a connection of the table; `common` are the headers of every response."""
+        """Create a connection that adds itself to the table; `common` are the headers of every response."""
         super().__init__(server, **options)
         self._connections = connections
         self._common_headers = common
         self._silence: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """Begin to wait for the first request."""
+        """Add the connection to the table, and start the timeout for its first request."""
         super().connection_made(transport)
         peer = transport.get_extra_info("peername")
         self._silence = asyncio.get_running_loop().call_later(FIRST_REQUEST_TIMEOUT_S, self.force_close)
         self._connections.add(self, peer[0] if isinstance(peer, tuple) else "")
 
     def data_received(self, data: bytes) -> None:
-        """Process what has arrived; the head of a request ends the silence."""
-        requests = self._request_count
+        """Process data; the head of a request ends the timeout for the first request."""
+        count_before = self._request_count
         super().data_received(data)
-        if self._request_count > requests:
+        if self._request_count > count_before:
             self._end_silence()
             self._connections.begin_request(self)
 
     async def finish_response(
         self, request: web.BaseRequest, resp: web.StreamResponse, start_time: float | None
     ) -> tuple[web.StreamResponse, bool]:
-        """Complete a response."""
+        """Complete a response; record that the connection is kept alive, unless another request waits."""
         result = await super().finish_response(request, resp, start_time)
         if not self._messages:
             self._connections.end_request(self)
         return result
 
     def connection_lost(self, exc: BaseException | None) -> None:
-        """Forget the connection."""
+        """Remove the connection from the table."""
         self._end_silence()
         self._connections.remove(self)
         super().connection_lost(exc)
@@ -108,7 +109,7 @@ class Runner(web.AppRunner):
             app: the application.
             public_url: with an https URL, responses include Strict-Transport-Security.
             shutdown_timeout: seconds that requests in progress have to complete.
-            connections: the table of the open connections; None trusts no proxy.
+            connections: the table of the open connections; None uses a new table that trusts no proxy.
         """
         super().__init__(app, access_log=None, shutdown_timeout=shutdown_timeout)
         self._public_url = public_url

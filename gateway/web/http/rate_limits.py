@@ -18,8 +18,8 @@ MAX_BUCKETS = 100_000
 class TokenBuckets:
     """Token buckets, one for each key (a client address, an API key or a device).
 
-    A full bucket has the tokens of one minute, so a client may send that many requests at once. A key only uses tokens
-    of its own bucket.
+    A full bucket has the tokens of one minute, so a client may send this number of requests at once. A key only uses
+    the tokens of its own bucket.
     """
 
     def __init__(self, name: str, per_minute: int, clock: Callable[[], float] = time.monotonic) -> None:
@@ -47,7 +47,7 @@ class TokenBuckets:
         tokens, updated_at = self._buckets.get(key, (self._capacity, now))
         tokens = min(self._capacity, tokens + (now - updated_at) * self._capacity / 60)
         acquired = tokens >= 1
-        # Evicts the least recently used bucket, which is full again, or almost.
+        # If there are MAX_BUCKETS, evicts the least recently used bucket, which is full or almost full again.
         put(self._buckets, key, (tokens - acquired, now), MAX_BUCKETS)
         if not acquired:
             wait = math.ceil((1 - tokens) * 60 / self._capacity)

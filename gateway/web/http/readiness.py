@@ -9,6 +9,7 @@ import time
 from gateway.service.context import Context
 from gateway.service.operations.readiness import check_database
 
+# Time for which the result of a check is cached.
 CACHE_S = 1.0
 
 

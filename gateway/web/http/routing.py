@@ -32,9 +32,10 @@ B = TypeVar("B", default=Any)
 Q = TypeVar("Q", bound=Query | None, default=Any)
 
 
-# Live channels that have sent no hello yet, each for at most 5 s.
+# Maximum number of live channels whose page has not sent its first message yet.
 MAX_GREETINGS = 2000
-# Per client address and minute. A credential has 256 random bits, so guessing gains nothing but load.
+# Maximum number of lookups of unknown credentials per client address and minute. A credential has 256 random bits, so
+# guessing one does not succeed and only causes load.
 MAX_FAILED_LOOKUPS = 600
 
 
@@ -47,7 +48,7 @@ class WebLimits:
     imports: StreamLimiter = field(default_factory=lambda: StreamLimiter("NDJSON streams", 16))
     log_streams: StreamLimiter = field(default_factory=lambda: StreamLimiter("live streams of the log", 1000))
     live_channels: StreamLimiter = field(default_factory=lambda: StreamLimiter("live channels and long polls", 20_000))
-    # Live channels without a hello.
+    # Live channels whose page has not sent its first message yet.
     greetings: SharedBudget = field(
         default_factory=lambda: SharedBudget(MAX_GREETINGS, "too many live channels are being opened on this server")
     )

@@ -48,6 +48,7 @@ COMMON_HEADERS = {
     "Cross-Origin-Opener-Policy": "same-origin",
     "Server": "gateway",  # aiohttp would send its name and version
 }
+# Time for which browsers use only https after a response with Strict-Transport-Security: one year.
 HSTS_MAX_AGE_S = 31_536_000
 # The response headers that scripts of other origins may read (CORS).
 EXPOSED_HEADERS = "ETag, Location, Retry-After, X-Request-Id, Idempotency-Replayed, RateLimit, RateLimit-Policy"

@@ -27,6 +27,7 @@ PAGES = (
 )
 # A link from one page to another. Pages link to files, so that the links also work in the repository.
 PAGE_LINK = re.compile(rf"^({'|'.join(PAGES)})\.md(?=#|$)")
+# The headers of a documentation page.
 HEADERS = {"Content-Security-Policy": PAGE_POLICY, "Cache-Control": "no-cache"}
 # The suffixes that the Prometheus client appends to a metric's name, by type.
 SUFFIXES = {"counter": "_total", "info": "_info"}

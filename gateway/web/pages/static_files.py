@@ -10,6 +10,7 @@ from gateway.web.pages import docs
 
 STATIC = Path(__file__).resolve().parents[2] / "static"
 
+# Time for which browsers may cache a file.
 CACHE_S = 3600
 # Content types by suffix. The module `mimetypes` is not used, since its table depends on the machine, and browsers run
 # a script only if its type is right.
