@@ -4,12 +4,14 @@ Push services limit each sender separately: Chrome's site limit, for example, co
 refusal (429, 406, 503 with Retry-After) counts for the application at that host. A few refusals among many accepted
 messages count for their devices only.
 
-An application becomes limited after MAX_CONSECUTIVE refusals in a row, or if the share of refused messages exceeds
-MAX_REFUSED_SHARE for some time. A hold begins: nothing is sent until Retry-After, or for a pause that doubles while
-probes are refused. After the hold, messages are sent at a pace: the number of messages accepted between two holds,
-divided by the time. The budget at the push service is used up when a hold begins, so this is the rate at which it is
-refilled. Non-urgent messages use NON_URGENT_SHARE of the pace. The rest is a reserve for urgent messages. While no
-message is refused, the pace grows, more slowly after each hold, until the application is not limited.
+After SUSPECT_CONSECUTIVE refusals in a row, messages wait for the responses to those in flight, and single messages are
+sent as probes. The application becomes limited if PROBES are refused, or if the share of refused messages exceeds
+MAX_REFUSED_SHARE for some time. A device that is refused repeatedly does not count. A hold begins: nothing is sent
+until Retry-After, or for a pause that doubles while probes are refused. After the hold, messages are sent at a pace:
+the number of messages accepted between two holds, divided by the time. The budget at the push service is used up when
+a hold begins, so this is the rate at which it is refilled. Non-urgent messages use NON_URGENT_SHARE of the pace. The
+rest is a reserve for urgent messages. While no message is refused, the pace grows, more slowly after each hold, until
+the application is not limited.
 
 The module only makes decisions: it does no I/O, and callers pass the time as an argument.
 """
@@ -19,15 +21,15 @@ import random
 
 from gateway.worker.host_limiter import Feedback
 
-# Number of refusals in a row after which a hold begins, for an application without and with a pace.
-MAX_CONSECUTIVE, MAX_CONSECUTIVE_PACED = 5, 3
+# Number of refusals in a row after which messages are sent as probes, interval between probes, and number of refused
+# probes after which a hold begins.
+SUSPECT_CONSECUTIVE, SUSPECT_INTERVAL_S, PROBES = 3, 0.1, 3
+# Number of refusals in a row after which a hold begins, for an application with a pace.
+MAX_CONSECUTIVE_PACED = 3
 # Share of refused messages that is attributed to single devices, for an application without and with a pace.
 MAX_REFUSED_SHARE, MAX_REFUSED_SHARE_PACED = 0.1, 0.03
 # Number of refusals in excess of that share after which a hold begins, for an application without and with a pace.
 MAX_EXCESS, MAX_EXCESS_PACED = 40.0, 5.0
-# After SUSPECT_CONSECUTIVE refusals in a row, a message waits for a response to the previous one, at most for
-# SUSPECT_INTERVAL_S.
-SUSPECT_CONSECUTIVE, SUSPECT_INTERVAL_S = 2, 0.1
 # The refusals of an application that is not limited are forgotten after this time without another refusal.
 SUSPECT_LIFETIME_S = 60.0
 # Time without an accepted message after which the pace does not grow, and after which the limit is forgotten.
@@ -46,8 +48,9 @@ PROBE_RATE, FIRST_RATE, MIN_RATE, MAX_RATE = 2.0, 0.1, 1 / 300, 5000.0
 NON_URGENT_SHARE = 0.7
 # Minimum factor from the learnt rate of one hold to that of the next: if the pace has grown in between, and otherwise.
 INCREASE, MAX_REDUCTION = 1.25, 0.5
-# Time for which an unused part of the pace stays available to urgent messages.
-RESERVE_S = 15.0
+# Time for which an unused part of the pace stays available to urgent messages, and the factor of the pace at which they
+# use it.
+RESERVE_S, URGENT_SPEEDUP = 15.0, 3
 # Time for which an unused part of the pace stays available to non-urgent messages, which are released periodically.
 BURST_S = 0.2
 # After a hold the pace is constant for a while (the plateau): at least as long as the time in which it was learnt,
@@ -62,6 +65,8 @@ MAX_DOUBLINGS = 32
 # Responses to messages that were sent earlier than LATE_S after the beginning of a hold are ignored. No message is sent
 # in this time, so these messages were sent before the hold.
 LATE_S = 0.5
+# Response times are rounded to milliseconds.
+PROBE_TOLERANCE_S = 0.002
 
 
 class ApplicationLimiter:
@@ -82,6 +87,8 @@ class ApplicationLimiter:
         "_next_at",
         "_pause_s",
         "_plateau_s",
+        "_probed_at",
+        "_probes",
         "_refused_at",
         "_spent_until",
         "_steady_until",
@@ -105,6 +112,9 @@ class ApplicationLimiter:
         self._consecutive = 0
         self._excess = 0.0
         self._refused_at = 0.0
+        # When the first probe was sent because of a suspicion, 0 if there is none; and the refused probes.
+        self._probed_at = 0.0
+        self._probes = 0
         # Messages accepted since the last hold began, when that was, and when the last message was accepted.
         self._accepted = 0
         self._counted_from = self._accepted_at = 0.0
@@ -126,6 +136,11 @@ class ApplicationLimiter:
         """Whether the refusals so far are attributed to single devices."""
         return not self.limited_at and self._excess <= 0
 
+    @property
+    def is_probing(self) -> bool:
+        """Whether the next message is a probe, which should go to any device rather than to the next one."""
+        return not self._accepted if self.limited_at else self._consecutive >= SUSPECT_CONSECUTIVE
+
     def admits(self, now: float, *, urgent: bool) -> bool:
         """Return whether a message may be sent now."""
         if not self.limited_at:
@@ -137,33 +152,46 @@ class ApplicationLimiter:
     def begin(self, now: float, *, urgent: bool) -> None:
         """Record that a message is being sent."""
         if not self.limited_at:
-            self._next_at = now + SUSPECT_INTERVAL_S
+            if self._consecutive >= SUSPECT_CONSECUTIVE and now >= self._next_at:
+                self._probed_at = self._probed_at or now
+                self._next_at = now + SUSPECT_INTERVAL_S
             return
-        interval_s = 1 / self.rate
-        self._spent_until = max(self._spent_until, now - RESERVE_S) + interval_s
+        urgent_s, other_s = 1 / self.pace(urgent=True), 1 / self.pace(urgent=False)
+        self._spent_until = max(self._spent_until, now - RESERVE_S) + urgent_s
         if not urgent:
-            self._next_at = max(self._next_at, now - BURST_S) + interval_s / NON_URGENT_SHARE
+            self._next_at = max(self._next_at, now - BURST_S) + other_s
             return
-        self._next_at = max(self._next_at, now + interval_s / NON_URGENT_SHARE)
+        self._next_at = max(self._next_at, now + other_s)
         if self._consecutive:
             self._urgent_at = now + self._urgent_pause_s
+        else:
+            self._urgent_at = max(self._urgent_at, now - BURST_S) + urgent_s / URGENT_SPEEDUP
 
-    def end(self, now: float, feedback: Feedback | None, seconds: float, retry_after_s: float | None = None) -> bool:
+    def end(
+        self,
+        now: float,
+        feedback: Feedback | None,
+        seconds: float,
+        retry_after_s: float | None = None,
+        *,
+        repeated: bool = False,
+    ) -> bool:
         """Record that a message completed.
 
         Args:
             now: the current time.
-            feedback: the conclusion from the response; None if no POST was sent.
-            seconds: the time until the response.
+            feedback: the conclusion from the response, if any.
+            seconds: the time until the response; 0 if no POST was sent.
             retry_after_s: the Retry-After of a refusal.
+            repeated: whether the message had been sent to the device before.
 
         Returns:
             Whether a hold begins because of this response.
         """
         if feedback is None:
-            if self.limited_at:
-                self._spent_until -= 1 / self.rate
-                self._next_at = max(self.held_until, self._next_at - 1 / self.rate / NON_URGENT_SHARE)
+            if self.limited_at and not seconds:
+                self._spent_until -= 1 / self.pace(urgent=True)
+                self._next_at = max(self.held_until, self._next_at - 1 / self.pace(urgent=False))
             return False
         if self.limited_at and now - seconds < self._refused_at + LATE_S:
             return False
@@ -171,14 +199,19 @@ class ApplicationLimiter:
             if feedback is Feedback.SUCCESS:
                 self._on_success(now)
             return False
+        if repeated and (self._accepted or not self.limited_at):
+            return False
         self._consecutive += 1
         self._excess += 1
+        if self._probed_at and now - seconds >= self._probed_at - PROBE_TOLERANCE_S:
+            self._probes += 1
         if self._is_too_much():
             self._hold(now, retry_after_s)
             return True
         if not self.limited_at:
             self._refused_at = now
-            self._next_at = now + SUSPECT_INTERVAL_S
+            if self._consecutive == SUSPECT_CONSECUTIVE:
+                self._next_at = now + SUSPECT_INTERVAL_S
         return False
 
     def update(self, now: float) -> bool:
@@ -204,22 +237,29 @@ class ApplicationLimiter:
         return self._learnt_rate > 0
 
     def pace(self, *, urgent: bool) -> float:
-        """Return the messages per second that a limited application may send."""
-        return self.rate if urgent else self.rate * NON_URGENT_SHARE
+        """Return the messages per second that a limited application may send.
+
+        The pace of urgent messages grows only with that of the others, since their reserve has not grown.
+        """
+        if urgent:
+            return max(self._learnt_rate or self.rate, self.rate * NON_URGENT_SHARE)
+        return self.rate * NON_URGENT_SHARE
 
     def _on_success(self, now: float) -> None:
-        self._consecutive = 0
+        if self._consecutive:
+            self._urgent_at = now
+        self._consecutive = self._probes = 0
+        self._probed_at = 0.0
         self._excess = max(0.0, self._excess - (MAX_REFUSED_SHARE_PACED if self.limited_at else MAX_REFUSED_SHARE))
         self._accepted += 1
         self._accepted_at = now
         self._pause_s, self._urgent_pause_s = INITIAL_PAUSE_S, INITIAL_URGENT_PAUSE_S
-        self._urgent_at = 0.0
         if not self._learnt_rate:
             self._steady_until = min(self._steady_until, now)
 
     def _is_too_much(self) -> bool:
         if not self.limited_at:
-            return self._consecutive >= MAX_CONSECUTIVE or self._excess >= MAX_EXCESS
+            return self._probes >= PROBES or self._excess >= MAX_EXCESS
         return not self._accepted or self._consecutive >= MAX_CONSECUTIVE_PACED or self._excess >= MAX_EXCESS_PACED
 
     def _hold(self, now: float, retry_after_s: float | None) -> None:

@@ -6,6 +6,7 @@ that claims the job next sends only to the remaining devices.
 """
 
 import asyncio
+import random
 import time
 from collections import Counter
 from collections.abc import Awaitable, Callable
@@ -42,7 +43,7 @@ DATABASE_RETRY_S = 0.5
 class SendTask:
     """One message to one device: the unit that the scheduler and the senders process."""
 
-    __slots__ = ("application_id", "executor", "host", "lane", "prepared", "recipient")
+    __slots__ = ("application_id", "executor", "host", "lane", "prepared", "recipient", "repeated")
 
     def __init__(self, executor: "JobExecutor", prepared: PreparedNotification, recipient: Recipient) -> None:
         """Create the task for one recipient of a job."""
@@ -51,6 +52,7 @@ class SendTask:
         self.recipient = recipient
         self.lane: Lane = executor.job.lane
         self.application_id = executor.job.application_id
+        self.repeated = executor.job.attempts > 0
         self.host = recipient.host
 
     def defer(self, seconds: float) -> None:
@@ -100,6 +102,8 @@ class JobExecutor:
             ]
             recipients = [recipient for recipient in recipients if recipient.device_id not in outcomes]
         self._tasks = [SendTask(self, prepared, recipient) for recipient in recipients]
+        # Devices that were registered together may be refused together. In order, they would look like a refusing host.
+        random.shuffle(self._tasks)
 
     def on_status(self, status: Status, expires_at: datetime | None = None) -> None:
         """Handle a new status of the notification. A pause stops the job, unless the notification has expired."""

@@ -24,7 +24,7 @@ INITIAL_LIMIT = 64
 # Maximum number of non-urgent messages in flight to a new host, until the host has accepted FIRST_ACCEPTED messages: a
 # host that allows few messages (ntfy: 60) would otherwise refuse a full window of them before its first refusal is
 # known. A message counts for more if its response is late, so this phase lasts a second at most.
-FIRST_LIMIT, FIRST_ACCEPTED = 10, 100
+FIRST_LIMIT, FIRST_ACCEPTED = 8, 100
 GROWTH_FACTOR = 1.25
 # The limit shrinks if latency exceeds its baseline by this factor.
 LATENCY_TOLERANCE = 1.5

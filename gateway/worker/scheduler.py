@@ -11,6 +11,7 @@ The scheduler combines them with a limit on all messages in flight (`Concurrency
 """
 
 import asyncio
+import random
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -49,6 +50,11 @@ class Schedulable(Protocol):
     @property
     def application_id(self) -> UUID:
         """The application that sends the message."""
+        ...
+
+    @property
+    def repeated(self) -> bool:
+        """Whether the message has been sent to the device before, without success."""
         ...
 
     def defer(self, seconds: float) -> None:
@@ -170,6 +176,8 @@ class SendScheduler(Generic[M]):
                 if (application and not application.admits(queue, now)) or not gates.admits(gate, queue, now):
                     fair_queue.skip(lane)
                     continue
+                if application and application.limiter.is_probing:
+                    queue.messages.rotate(random.randrange(len(queue.messages)))  # noqa: S311 - a sample, not a secret
                 message = fair_queue.pop(lane)
                 gates.in_flight += 1
                 gate.limiter.begin(now, queue.tenant.application_id)
@@ -216,7 +224,7 @@ class SendScheduler(Generic[M]):
         if limiter.probe_at != probe_at:
             self._on_breaker_change(gate, now, was_open=probe_at > 0)
         if gate.applications or feedback is Feedback.REFUSAL:
-            self._inform_application(gate, message.application_id, now, feedback, seconds, retry_after_s)
+            self._inform_application(gate, message, now, feedback, seconds, retry_after_s)
         if gate.queues or gate.applications:
             # One fewer, since the calling sender takes a message itself.
             self._wake(self._unblock(gate, now) - 1)
@@ -292,13 +300,14 @@ class SendScheduler(Generic[M]):
     def _inform_application(
         self,
         gate: HostGate[M],
-        application_id: UUID,
+        message: M,
         now: float,
         feedback: Feedback | None,
         seconds: float,
         retry_after_s: float | None,
     ) -> None:
         """Pass the feedback to the limiter of an application, and handle the beginning or the end of a limit."""
+        application_id = message.application_id
         if feedback is Feedback.SUCCESS:
             gate.refused_since_accepted.clear()
         if feedback is Feedback.REFUSAL:
@@ -309,7 +318,7 @@ class SendScheduler(Generic[M]):
             return
         limiter = application.limiter
         was_limited = limiter.is_limited
-        if limiter.end(now, feedback, seconds, retry_after_s):
+        if limiter.end(now, feedback, seconds, retry_after_s, repeated=message.repeated):
             gate.record_held(application_id)
             if not was_limited:
                 self._limit(gate, application_id, application)

@@ -199,11 +199,11 @@ async def count_posts(setup: Setup, application_id: UUID, began: float, after_s:
     since = datetime.fromtimestamp(began + after_s, UTC)
     accepted = text(
         "SELECT count(*) FROM deliveries JOIN notifications ON notifications.id = notification_id "
-        "WHERE notifications.application_id = :id AND outcome = 'accepted' AND attempted_at >= :since"
+        "WHERE notifications.application_id = :id AND outcome = 'accepted' AND deliveries.attempted_at >= :since"
     )
     refused = text(
         "SELECT count(*) FROM attempts JOIN notifications ON notifications.id = notification_id "
-        "WHERE notifications.application_id = :id AND status = 429 AND at >= :since"
+        "WHERE notifications.application_id = :id AND attempts.status = 429 AND attempts.at >= :since"
     )
     values = {"id": application_id, "since": since}
     async with setup.context.engine.connect() as conn:

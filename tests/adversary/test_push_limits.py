@@ -117,7 +117,7 @@ async def test_refusals_of_single_devices_do_not_slow_a_campaign(
 ) -> None:
     """Devices that answer 429 for themselves wait alone: neither their application nor another is held."""
     await parts.register(parts.subscribe(Vendor.FCM, 2000, share_keys=True))
-    parts.sim.behave(Rule(vendor=Vendor.FCM, status=429, share=0.03, retry_after=60))
+    parts.sim.behave(Rule(vendor=Vendor.FCM, status=429, share=0.03))
     sent = await parts.submit()
     await parts.wait_until(sent.id, lambda progress: progress.accepted + progress.retries >= 2000)
     await bystander.check_alert()

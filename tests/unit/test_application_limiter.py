@@ -53,7 +53,7 @@ class Campaign:
     """An application with an endless campaign, on a virtual clock; urgent messages are added to `urgent`."""
 
     accepts: Callable[[float], bool]
-    window: int = 10
+    window: int = 8
     latency_s: float = 0.05
     retry_after_s: float | None = None
     now: float = 0.0
@@ -192,6 +192,22 @@ def test_refusals_of_single_devices_limit_nobody(share: float, seed: int) -> Non
     assert len(campaign.accepted) > 0.8 * len(undisturbed.accepted)
 
 
+def test_refused_devices_in_a_row_limit_nobody() -> None:
+    """Ten refused devices are in flight together; the probes after them are accepted."""
+    numbers = itertools.count()
+    campaign = Campaign(lambda _: not 200 <= next(numbers) < 210, 64, 0.02)
+    campaign.run(5)
+    assert campaign.hold_count == 0
+
+
+def test_repeated_refusals_of_a_device_limit_nobody() -> None:
+    """Refused devices come back together, and say nothing new of the host."""
+    limiter = ApplicationLimiter()
+    for number in range(1000):
+        limiter.begin(number, urgent=False)
+        assert not limiter.end(number, Feedback.REFUSAL, 0.0, repeated=True)
+
+
 def test_lifted_limit_is_noticed() -> None:
     """When the push service no longer refuses, the application is soon no longer limited."""
     bucket = Bucket(1000, 60)
@@ -212,8 +228,11 @@ def test_passing_refusals_are_forgotten_within_seconds() -> None:
 def test_unsent_message_costs_no_budget() -> None:
     """A message that ended without a POST gives its turn back."""
     limiter = ApplicationLimiter()
-    for _ in range(application_limiter.MAX_CONSECUTIVE):
-        limiter.end(100.0, Feedback.REFUSAL, 0.01)
+    now = 100.0
+    while not limiter.is_limited:
+        limiter.begin(now, urgent=False)
+        limiter.end(now, Feedback.REFUSAL, 0.0)
+        now += 1
     now = limiter.held_until
     assert limiter.admits(now, urgent=False)
     limiter.begin(now, urgent=False)

@@ -17,13 +17,15 @@ from gateway.domain.job import MAX_CHUNK_SIZE
 from gateway.domain.notification import Lane
 from gateway.service.pipeline.key_health import SUCCESS_WINDOW_S
 from gateway.worker import application_limiter, host_limiter
-from gateway.worker.application_limiter import MAX_CONSECUTIVE
+from gateway.worker.application_limiter import PROBES, SUSPECT_CONSECUTIVE
 from gateway.worker.concurrency import INITIAL_LIMIT
 from gateway.worker.host_limiter import Feedback
 from gateway.worker.scheduler import SendScheduler
-from gateway.worker.scheduling.host_gate import MAX_DEFERRAL_S, MAX_HOST_WAIT_S
+from gateway.worker.scheduling.host_gate import MAX_DEFERRAL_S, MAX_HOST_WAIT_S, HostGate
 
 TENANT, OTHER_TENANT = UUID(int=1), UUID(int=2)
+# Refusals that limit an application.
+MAX_REFUSED = SUSPECT_CONSECUTIVE + PROBES
 
 
 @dataclass(frozen=True)
@@ -35,6 +37,7 @@ class Message:
     number: int = 0
     application_id: UUID = TENANT
     deferrals: list[float] = field(default_factory=list, compare=False)
+    repeated: bool = False
 
     def defer(self, seconds: float) -> None:
         self.deferrals.append(seconds)
@@ -348,17 +351,27 @@ async def test_limited_application_delays_no_other_at_its_host(clock: Clock, sch
     assert not any(message.deferrals for message in others)
 
 
-def refuse(scheduler: SendScheduler[Message], application: UUID = TENANT, retry_after_s: float | None = None) -> None:
+def refuse(
+    clock: Clock, scheduler: SendScheduler[Message], application: UUID = TENANT, retry_after_s: float | None = None
+) -> None:
     """Let the host refuse an application until it is held."""
-    messages = make_messages(Lane.BULK, MAX_CONSECUTIVE, application=application)
-    scheduler.put(Lane.BULK, application, messages)
-    for message in drain(scheduler):
-        scheduler.complete(message, Feedback.REFUSAL, 0.1, retry_after_s)
+    scheduler.put(Lane.BULK, application, make_messages(Lane.BULK, MAX_REFUSED, application=application))
+    while gate_of(scheduler).limited(application) is None:
+        if (message := scheduler.next_nowait(urgent_only=False)) is not None:
+            scheduler.complete(message, Feedback.REFUSAL, 0.0, retry_after_s)
+        else:
+            clock.now += application_limiter.SUSPECT_INTERVAL_S
+            scheduler.reassess_hosts()
+    assert scheduler.fair_queue.is_empty
+
+
+def gate_of(scheduler: SendScheduler[Message]) -> HostGate[Message]:
+    return scheduler.gates.get_or_create("one.example")
 
 
 async def test_held_application_defers_until_retry_after(clock: Clock, scheduler: SendScheduler[Message]) -> None:
     """No message waits in the worker for a long hold; after it, the application probes with few."""
-    refuse(scheduler, retry_after_s=600)
+    refuse(clock, scheduler, retry_after_s=600)
     job = make_messages(Lane.BULK, MAX_CHUNK_SIZE)
     scheduler.put(Lane.BULK, TENANT, job)
     assert all(600 <= pause <= 700 for message in job for pause in message.deferrals)
@@ -372,7 +385,7 @@ async def test_held_application_defers_until_retry_after(clock: Clock, scheduler
 
 async def test_limited_application_sends_at_its_pace(clock: Clock, scheduler: SendScheduler[Message]) -> None:
     """A host that accepts 20 messages a second of an application gets about as many, and its alert goes before."""
-    refuse(scheduler)
+    refuse(clock, scheduler)
     left, sent, refused = 0.0, 0, 0
     alert: list[Message] = []
     due = [(0.0, make_messages(Lane.BULK, MAX_CHUNK_SIZE)) for _ in range(8)]
@@ -406,18 +419,18 @@ async def test_limited_application_sends_at_its_pace(clock: Clock, scheduler: Se
     assert refused < 0.05 * sent
 
 
-async def test_host_that_refuses_several_gets_fewer(scheduler: SendScheduler[Message]) -> None:
+async def test_host_that_refuses_several_gets_fewer(clock: Clock, scheduler: SendScheduler[Message]) -> None:
     """When two applications are refused and nothing is accepted in between, the host's own limit is halved."""
     limit = scheduler.host_limit("one.example")
-    refuse(scheduler)
+    refuse(clock, scheduler)
     assert scheduler.host_limit("one.example") == limit
-    refuse(scheduler, OTHER_TENANT)
+    refuse(clock, scheduler, OTHER_TENANT)
     assert scheduler.host_limit("one.example") == limit // 2
 
 
 async def test_held_application_is_deferred_at_an_open_breaker(clock: Clock, scheduler: SendScheduler[Message]) -> None:
     """When the host fails too, the messages that waited for the pace go back into the queue."""
-    refuse(scheduler, retry_after_s=5)
+    refuse(clock, scheduler, retry_after_s=5)
     clock.now += SUCCESS_WINDOW_S
     waiting = make_messages(Lane.BULK, 5)
     scheduler.put(Lane.BULK, TENANT, waiting)
