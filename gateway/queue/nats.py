@@ -171,8 +171,8 @@ class Broker:
     async def _configure(self, stream: StreamConfig, consumer: ConsumerConfig | None) -> None:
         try:
             # Do not reduce the number of replicas: some servers of the cluster may be down now.
-            current = (await self.js.stream_info(str(stream.name))).config.num_replicas or 1
-            stream = replace(stream, num_replicas=max(current, self._replicas))
+            replicas = (await self.js.stream_info(str(stream.name))).config.num_replicas or 1
+            stream = replace(stream, num_replicas=max(replicas, self._replicas))
             await self.js.update_stream(stream)
         except NotFoundError:
             await self.js.add_stream(stream)
@@ -393,8 +393,12 @@ class NatsQueue:
         """
         job = wire.read_job(message.data)
         now = asyncio.get_running_loop().time()
-        current = self._leases.get(job.id)
-        if current is not None and current.expires_at > now and await self._continue_own_job(current, message):
+        existing_lease = self._leases.get(job.id)
+        if (
+            existing_lease is not None
+            and existing_lease.expires_at > now
+            and await self._continue_own_job(existing_lease, message)
+        ):
             return None
         delivery_count = message.metadata.num_delivered
         expires_at = now + duration.total_seconds()
@@ -423,8 +427,12 @@ class NatsQueue:
 
         Return False if another worker has taken over the job in the meantime.
         """
-        last = await self._broker.last_message(RESULTS_STREAM, f"{RESULTS}.{lease.job.id}")
-        if last is not None and last.sequence != lease.last_sequence and not last.message_id.startswith(lease.token):
+        last_result = await self._broker.last_message(RESULTS_STREAM, f"{RESULTS}.{lease.job.id}")
+        if (
+            last_result is not None
+            and last_result.sequence != lease.last_sequence
+            and not last_result.message_id.startswith(lease.token)
+        ):
             return False
         lease.message = message
         return True
@@ -436,11 +444,11 @@ class NatsQueue:
         """
         subject = f"{RESULTS}.{lease.job.id}"
         while True:
-            last = await self._broker.last_message(RESULTS_STREAM, subject)
-            if last is not None:
-                remaining = set(wire.read_result(last.data).remaining)
+            last_result = await self._broker.last_message(RESULTS_STREAM, subject)
+            if last_result is not None:
+                remaining = set(wire.read_result(last_result.data).remaining)
                 lease.remaining = tuple(id_ for id_ in lease.job.device_ids if id_ in remaining)
-                lease.last_sequence = last.sequence
+                lease.last_sequence = last_result.sequence
             if not lease.remaining:
                 return False
             try:
@@ -459,8 +467,8 @@ class NatsQueue:
         for job_lease in job_leases:
             job_lease.expires_at = expires_at
         for job_lease in job_leases:
-            last = await self._broker.last_message(RESULTS_STREAM, f"{RESULTS}.{job_lease.job.id}")
-            if (0 if last is None else last.sequence) == job_lease.last_sequence:
+            last_result = await self._broker.last_message(RESULTS_STREAM, f"{RESULTS}.{job_lease.job.id}")
+            if (0 if last_result is None else last_result.sequence) == job_lease.last_sequence:
                 renewed.add(job_lease.job.id)
         return renewed
 
@@ -520,12 +528,12 @@ class NatsQueue:
         except APIError as error:
             if error.err_code != WRONG_LAST_SEQUENCE:
                 raise BrokerUnavailable(f"NATS: {error.description}") from None
-            last = await self._broker.last_message(RESULTS_STREAM, subject)
-            if last is None or last.message_id != message_id:
+            last_result = await self._broker.last_message(RESULTS_STREAM, subject)
+            if last_result is None or last_result.message_id != message_id:
                 if self._leases.get(lease.job.id) is lease:
                     del self._leases[lease.job.id]  # ends the heartbeats
                 raise LeaseLost from None
-            sequence = last.sequence  # the broker has stored this result; only its response was lost
+            sequence = last_result.sequence  # the broker has stored this result; only its response was lost
         lease.last_sequence, lease.remaining = sequence, tuple(remaining)
         lease.result_count += 1
 

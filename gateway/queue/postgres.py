@@ -245,14 +245,14 @@ async def apply_unlogged(conn: Connection, job: Job, settlement: ResultBatch, re
         LeaseLost: another worker has claimed the job, or it has ended.
         IntegrityError: the log refuses the results for another reason.
     """
-    current = await lock_job(conn, job)
-    if current is None or current.lease_generation != job.lease_generation:
+    current_job = await lock_job(conn, job)
+    if current_job is None or current_job.lease_generation != job.lease_generation:
         raise LeaseLost
     device_ids = settlement.device_ids()
-    logged = await writer.find_logged(conn, job, device_ids & set(current.device_ids))
+    logged = await writer.find_logged(conn, job, device_ids & set(current_job.device_ids))
     if logged:
         log.error("job.logged_before", **job.log_fields, devices=len(logged))
-        unlogged = [device_id for device_id in current.device_ids if device_id not in logged]
+        unlogged = [device_id for device_id in current_job.device_ids if device_id not in logged]
         await conn.execute(update(jobs).where(*leased_as(job)).values(device_ids=unlogged))
     return await apply(conn, job, settlement.for_devices(device_ids - logged), remaining)
 

@@ -8,7 +8,7 @@ Columns:
     parked: the job is suspended because its notification is paused.
     slot: the time that a throttle has assigned to the job.
     attempt: the lease generation, which every claim increments.
-    tries: the number of earlier POSTs to each device of the job. It is the same for all of them.
+    tries: the number of earlier POSTs to each device. All devices of a job have the same number.
 """
 
 from collections.abc import Sequence
@@ -129,7 +129,7 @@ async def suspend(conn: Connection, job: Job, until: datetime) -> None:
     Does nothing if the lease was lost.
     """
     await conn.execute(update(jobs).where(*leased_as(job)).values(run_at=until, parked=True, slot=None))
-    # Idle workers wait for the end of the lease, but the job may come due earlier now.
+    # Wake idle workers: they wait until the end of the lease, but the job may now come due before it.
     await notifier.notify(conn, notifier.JOBS)
 
 

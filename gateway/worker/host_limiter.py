@@ -129,7 +129,7 @@ class HostLimiter:
     def has_room(self, now: float, *, urgent: bool, application_id: UUID | None = None) -> bool:
         """Return whether a message may be sent. A quarter more slots are reserved for urgent messages.
 
-        While the breaker is open, each application has urgent probes of its own.
+        While the breaker is open, urgent probes are limited for each application.
         """
         if self.probe_at:
             if urgent:

@@ -50,8 +50,8 @@ async def count_unread(conn: AsyncConnection, application_id: UUID, device_id: U
     query = _select_entries(application_id, device_id).add_columns(
         func.count().filter(inbox_reads.c.read_at.is_(None)), func.coalesce(func.max(_d.position), 0)
     )
-    unread, last = (await conn.execute(query)).one()
-    return unread, last
+    unread, newest_position = (await conn.execute(query)).one()
+    return unread, newest_position
 
 
 async def last_position(conn: AsyncConnection, application_id: UUID, device_id: UUID) -> int:

@@ -118,8 +118,8 @@ def _check_connections(engine: AsyncEngine) -> None:
     """Replace lost connections before they are used.
 
     SQLAlchemy's `pool_pre_ping` pings before each transaction and takes three round trips, as many as a typical
-    transaction. Here only connections that were idle for MAX_UNCHECKED_IDLE_S are pinged. For the others, asyncpg's own
-    `is_closed` suffices.
+    transaction. Here only connections that were idle for MAX_UNCHECKED_IDLE_S are pinged. For other connections,
+    asyncpg's `is_closed` suffices.
     """
     pool, dialect = engine.sync_engine.pool, engine.sync_engine.dialect
 

@@ -172,7 +172,7 @@ erased_devices = Table(
     Index(None, "at"),
 )
 
-# Saved audiences. A segment may refer to others, without cycles.
+# Saved audiences. A segment may refer to other segments, without cycles.
 segments = Table(
     "segments",
     metadata,

@@ -30,13 +30,14 @@ ADMIN, DEVICE = "admin", "device"
 SESSION_PREFIX = "ss_"
 # Maximum number of API keys that one query looks up.
 MAX_BATCH = 1000
-# Digests of credentials whose last lookup succeeded.
+# Maximum number of digests that are stored of credentials whose last lookup succeeded.
 MAX_PROVEN = 20_000
 
+# Details of the error Unauthenticated.
 UNKNOWN_KEY = "the key is unknown or was removed, or the session has expired"
 UNKNOWN_DEVICE = "the device token is unknown, or its device is unregistered"
 
-# A prefix and 256 bits in base64url, as `secrets.new_key` issues them.
+# The form of API keys and session tokens (`secrets.new_key`): a prefix, and 256 bits in base64url.
 _STORED_CREDENTIAL = re.compile(r"(?:pk|sk|ss)_[A-Za-z0-9_-]{43}")
 
 
@@ -106,6 +107,7 @@ class Authenticator:
         self._admin_token = admin_token
         self._in_process_keys = {digest(key): principal for key, principal in in_process_keys.items()}
         self._batcher: RequestBatcher[bytes, ApiKey | None] = RequestBatcher(self._find_keys, MAX_BATCH)
+        # Digests of credentials whose last lookup succeeded.
         self._proven: dict[bytes, None] = {}
 
     async def identify(self, bearer: str, conn: Connection | None = None) -> Principal:
@@ -139,10 +141,10 @@ class Authenticator:
         return _to_principal(key)
 
     def may_fail_lookup(self, bearer: str) -> bool:
-        """Return whether anybody could make up this credential so that it costs a database lookup.
+        """Return whether the credential may be invented and needs a database lookup.
 
-        Device tokens and the admin token are verified without the database, and a credential whose last lookup in this
-        process succeeded was not made up.
+        Device tokens and the admin token are verified without the database. A credential whose last lookup in this
+        process succeeded is not invented.
         """
         return _STORED_CREDENTIAL.fullmatch(bearer) is not None and digest(bearer) not in self._proven
 
@@ -163,10 +165,11 @@ def _verify(keyring: Keyring, admin_token: str | None, bearer: str) -> Principal
     """Verify a credential as far as possible without the database.
 
     Returns:
-        The operator; the id of the device whose token this is; or the digest to look up a key or a session by.
+        The principal of the operator for the admin token, or the device id for a device token. Otherwise the digest by
+        which to look up the API key or the session.
 
     Raises:
-        Unauthenticated: the token is forged, or no credential has this form.
+        Unauthenticated: the device token is not valid, or no credential has this form.
     """
     if _is_admin(admin_token, bearer):
         return Principal(frozenset({ADMIN}))

@@ -41,12 +41,12 @@ NORWEGIAN = ("nb", "nn")
 def alert_content(message: AlertMessage, info: AlertInfo, routing: AlertRouting, tag: str | None) -> JsonObject:
     """Return the content of a warning, in the languages of the info block."""
     by_language = {_language(text): _localized_content(message.status, text) for text in info.texts}
-    first = info.texts[0]
-    content = by_language[_language(first)] | {
+    first_text = info.texts[0]
+    content = by_language[_language(first_text)] | {
         "require_interaction": routing.lane is Lane.URGENT,
-        "data": {"alert": {"event": first.event, "severity": info.severity, "urgency": info.urgency}},
+        "data": {"alert": {"event": first_text.event, "severity": info.severity, "urgency": info.urgency}},
     }
-    return _with_locales(content, by_language, _language(first), tag)
+    return _with_locales(content, by_language, _language(first_text), tag)
 
 
 def cancellation_content(
@@ -59,19 +59,19 @@ def cancellation_content(
     """
     new_texts = message.infos[0].texts if message.infos else ()
     texts = {_language(text): text for text in (*previous_texts, *new_texts)}
-    first = (
+    first_text = (
         (*new_texts, *previous_texts)[0]
         if new_texts or previous_texts
         else LocalizedText(None, message.identifier or "Alert")
     )
-    base = _language(first) or "en"
+    base = _language(first_text) or "en"
     by_language = {}
     for language in {
         *CANCELLATION_TEXTS,
         *(language for language in texts if _primary(language) in CANCELLATION_TEXTS),
     }:
         title, left_area_text = CANCELLATION_TEXTS[_primary(language)]
-        text = texts.get(language) or _same_language(texts, language) or first
+        text = texts.get(language) or _same_language(texts, language) or first_text
         explanation = None if left_area or not new_texts else _body(text) or text.headline
         by_language[language] = {
             "title": _shorten(
@@ -80,8 +80,8 @@ def cancellation_content(
             "body": _shorten(explanation or (left_area_text if left_area else ""), MAX_BODY_LENGTH, MAX_BODY_OCTETS),
         }
     content = by_language.get(base) or by_language.get(_primary(base)) or by_language["en"]
-    if first.url:
-        content = content | {"url": first.url}
+    if first_text.url:
+        content = content | {"url": first_text.url}
     return _with_locales(content, by_language, base, tag)
 
 

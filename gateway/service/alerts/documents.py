@@ -18,16 +18,18 @@ T = TypeVar("T")
 
 # The outcome of an alert that is not valid.
 REFUSED = "refused"
-# A document of this size takes milliseconds, whatever is in it: alerts are this small, and do not wait for a helper.
+# Documents up to this size are parsed in a thread: it takes milliseconds, whatever they contain. Most alerts are this
+# small, and do not wait for a helper process.
 MAX_SMALL_DOCUMENT = 32_768
-# All alerts in force in the United States, 5 MB, take a second.
+# Limit of the CPU time for parsing a document in a helper process. All alerts in force in the United States, 5 MB, take
+# a second.
 DOCUMENT_CPU_S = 5.0
 
 
 async def parse(
     context: Context, application_id: UUID | None, function: Callable[..., T], raw: bytes, *arguments: object
 ) -> T:
-    """Parse a document off the event loop; a large one in a helper process, which is charged to the application.
+    """Parse a document in a thread, or a large document in a helper process, which is charged to the application.
 
     Args:
         context: the dependencies of the service layer.

@@ -367,7 +367,7 @@ async def _submit_cancellations(
 ) -> list[UUID]:
     """Submit cancellations to the devices that were warned and are outside every area in which the alert is in effect.
 
-    There is one cancellation for each info block number, since each number has a tag of its own.
+    There is one cancellation for each info block number, since each number has its own tag.
     """
     is_update = message.message_type is MessageType.UPDATE
     notification_ids = []
@@ -378,7 +378,7 @@ async def _submit_cancellations(
             continue
         in_effect = [stored for stored in (*chain, new_alert) if stored.expires_at > now and number < len(stored.parts)]
         areas = [area for stored in in_effect if (area := stored.parts[number].area) is not None]
-        # The new cancellation replaces earlier ones that have not started.
+        # The new cancellation replaces earlier cancellations that have not started.
         for stage in stages:
             for id_ in stage.cancelled_by:
                 await lifecycle.cancel_if(conn, application_id, id_, [Status.SCHEDULED])

@@ -129,7 +129,7 @@ async def schedule_next_occurrence(conn: Connection, context: Context, job: Job)
             if not await _schedule(conn, context, row, max(now, occurrence.start_at)):
                 await _reminders.save(conn, row.id, {"status": "ended", "cause": "no occurrence is left"})
     except GatewayError as error:
-        # The draft refers to something that no longer exists. The current occurrence was accepted, and is sent.
+        # The draft refers to a resource that no longer exists. The current occurrence was accepted, and is sent.
         await _reminders.save(conn, row.id, {"status": "ended", "cause": error.detail})
         log.warning("reminder.ended", reminder_id=ids.format_id(ids.REMINDER, row.id), cause=error.detail)
     delay = now - occurrence.start_at

@@ -13,7 +13,7 @@ Event = Literal["displayed", "clicked", "dismissed"]
 
 
 def verify(keyring: Keyring, token: str) -> tuple[UUID, UUID, int | None]:
-    """Return (notification, device, variant) of a receipt token.
+    """Return (notification id, device id, index of the variant or None) of a receipt token.
 
     Raises:
         ReceiptInvalid: the token is not valid, or has expired.

@@ -84,8 +84,8 @@ async def cancel_if(
 ) -> bool:
     """Cancel a notification if its status is one of `statuses`; return whether it was cancelled.
 
-    The status is read under a lock, since the last delivery of the notification may end at the same time. For callers
-    that must not fail if the notification has ended already.
+    The status is read under a lock, since the last delivery of the notification may end at the same time. Unlike
+    `cancel`, this function does not raise an error if the notification has ended.
     """
     rows = await notifications.load(conn, [id_], lock=True)
     if not rows or rows[0].status not in statuses:

@@ -182,7 +182,7 @@ class NotificationRenderer:
 
 
 def template_variables(notification: Notification, template_context: Mapping[str, Any]) -> JsonObject:
-    """Return the variables of the templates of a notification; `template_context` holds those of user and device."""
+    """Return the template variables of a notification; `template_context` has the variables `user` and `device`."""
     return {
         "user": {},
         "device": {},

@@ -26,13 +26,14 @@ from gateway.service.context import Context
 from gateway.service.named_resources import NamedResource
 from gateway.service.notifications.rendering import NotificationRenderer, template_variables
 
-# To compile or render the templates of one notification; they need hundredths of a second at most.
+# Limit of the CPU time for compiling or rendering the templates of one notification in a helper process. They need
+# hundredths of a second at most.
 HELPER_CPU_S = 1.0
 
 
 @dataclass(frozen=True, slots=True)
 class InlineContent:
-    """Content in a request. `strict`: an unknown variable in its templates makes the message fail."""
+    """Content in a request. With `strict`, a message fails if a template refers to an unknown variable."""
 
     content: JsonObject
     strict: bool = False
@@ -40,7 +41,7 @@ class InlineContent:
 
 @dataclass(frozen=True, slots=True)
 class TemplateReference:
-    """A reference to a saved template, by its public id. `version` None is the newest version."""
+    """A reference to a saved template by its public id. A `version` of None stands for the newest version."""
 
     id: str
     version: int | None = None

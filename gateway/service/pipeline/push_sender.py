@@ -174,7 +174,7 @@ class PushSender:
             return SendResult(Rejected(error.detail), variant=variant)
         key, subject = self._keys[recipient.vapid_key_id]
         authorization = self._signer.authorization_header(key, subject, origin, now)
-        at = datetime.fromtimestamp(now, UTC)
+        sent_at = datetime.fromtimestamp(now, UTC)
         evidence: Evidence | None = None
         answered_at = now
         is_probe = health.begin()
@@ -187,7 +187,7 @@ class PushSender:
                 topic=topic,
                 authorization=authorization,
             )
-            outcome = classify(response, at)
+            outcome = classify(response, sent_at)
             evidence = classify_evidence(response, outcome)
             answered_at += response.duration_ms / 1000
         finally:
@@ -206,7 +206,7 @@ class PushSender:
         if (
             isinstance(outcome, Retry)
             and evidence is Evidence.REFUSED
-            and _is_refused_for_good(recipient, at)
+            and _is_refused_for_good(recipient, sent_at)
             and health.accepts_others(now)
         ):
             cause = f"{outcome.cause}; the push service accepts the key for other devices"
@@ -214,14 +214,14 @@ class PushSender:
         result = SendResult(
             outcome,
             response.status,
-            at,
+            sent_at,
             response.duration_ms,
             posted=True,
             variant=variant,
             host_failed=host_failed,
         )
         if isinstance(outcome, Retry):
-            if outcome.slow_down and (delay := retry_after(response.headers.get("retry-after"), at)) is not None:
+            if outcome.slow_down and (delay := retry_after(response.headers.get("retry-after"), sent_at)) is not None:
                 result = result._replace(retry_after_s=delay.total_seconds())
             return self._schedule_retry(prepared, outcome, attempts + 1, result)
         return result

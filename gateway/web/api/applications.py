@@ -109,8 +109,8 @@ async def list_applications(request: TransactionalRequest[None, PageQuery]) -> R
     """List applications, oldest first."""
     limit = request.query.limit
     items = await applications.list_page(request.conn, after=request.query.after_id(), limit=limit)
-    last = ids.parse(ids.APPLICATION, items[-1]["id"]) if items else None
-    return page(items, limit, last)
+    last_id = ids.parse(ids.APPLICATION, items[-1]["id"]) if items else None
+    return page(items, limit, last_id)
 
 
 @routes.add("GET", "/v1/applications/{application_id}", scopes=(ADMIN, READ), responses={200: views.Application})

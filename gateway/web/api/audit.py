@@ -59,7 +59,7 @@ async def record(route: Route, request: TransactionalRequest[Any, Any], response
 def _visible_fields(action: str, body: Body | None) -> JsonObject:
     """Return the fields of a body by name: with the value if the audit log stores it, otherwise with None.
 
-    Only the stored values are serialized, since the others may be large.
+    Only the stored values are serialized, since other values may be large.
     """
     if body is None:
         return {}

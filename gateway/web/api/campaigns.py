@@ -39,5 +39,7 @@ class CampaignRequest(CampaignOptions):
 )
 async def create_campaign(request: TransactionalRequest[CampaignRequest]) -> Response:
     """Start a campaign, now or at `schedule.at`."""
-    new = request.body
-    return await submit(request, new.to_request(Kind.CAMPAIGN, new.audience, name=new.name, schedule=new.schedule))
+    campaign = request.body
+    return await submit(
+        request, campaign.to_request(Kind.CAMPAIGN, campaign.audience, name=campaign.name, schedule=campaign.schedule)
+    )

@@ -216,10 +216,10 @@ async def register_device(request: TransactionalRequest[NewDevice]) -> Response:
 
 
 def _to_registration(request: Request[NewDevice]) -> registration.RegistrationRequest:
-    new = request.body
+    body = request.body
     # The user id of a request from a web page needs a proof. A request from the application's back end needs none.
     needs_proof = REGISTER in request.principal.scopes
-    return registration.RegistrationRequest(request.application_id, new.value(), needs_proof, new.user_hash)
+    return registration.RegistrationRequest(request.application_id, body.value(), needs_proof, body.user_hash)
 
 
 def _to_response(request: Request[NewDevice], result: registration.Registered) -> Response:

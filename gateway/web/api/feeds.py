@@ -70,16 +70,16 @@ class FeedChange(Body):
 )
 async def create_feed(request: TransactionalRequest[NewFeed]) -> Response:
     """Create a feed. Each alert is sent once. It is updated or cancelled if its issuer updates or cancels it."""
-    new = request.body
+    feed = request.body
     created = await feeds.create(
         request.conn,
         request.context,
         request.application_id,
-        new.name,
-        new.url,
-        interval=timedelta(seconds=new.interval),
-        audience=new.audience,
-        category=new.category,
+        feed.name,
+        feed.url,
+        interval=timedelta(seconds=feed.interval),
+        audience=feed.audience,
+        category=feed.category,
     )
     return Response(created, 201, {"Location": f"/v1/feeds/{created['id']}"})
 

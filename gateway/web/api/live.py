@@ -50,7 +50,8 @@ MAX_CHANNELS = 10
 # WebSocket close codes. Codes from 4000 on are defined by the application (RFC 6455 section 7.4.2).
 CLOSE_GOING_AWAY, CLOSE_TRY_AGAIN_LATER = 1001, 1013
 CLOSE_UNAUTHENTICATED, CLOSE_MALFORMED, CLOSE_TOO_SLOW, CLOSE_TOO_MANY = 4401, 4400, 4408, 4429
-# Channels of one client address without a hello, as a multiple of what is free of all of them.
+# Maximum share of one client address in the channels that wait for the hello (the first message), as a multiple of the
+# free slots: see SharedBudget.
 ADDRESS_SHARE = 0.25
 
 log = structlog.get_logger(__name__)
@@ -75,14 +76,15 @@ async def open_live_channel(request: Request) -> web.StreamResponse:
     sent by Web Push.
 
     Close codes: 4401 for an invalid token or origin, 4400 for a malformed message, 4408 if the page reads too slowly
-    or sends no hello within 5 s, 4429 if the device or the application has too many open channels, 1013 if the
-    server has.
+    or sends no hello within 5 s, 4429 if the device or the application has too many open channels, 1013 if too many
+    channels are open on the server.
     """
     socket = web.WebSocketResponse(heartbeat=HEARTBEAT_S, max_msg_size=MAX_MESSAGE_OCTETS)
     if not socket.can_prepare(request.http).ok:
         raise UpgradeRequired("this endpoint requires a WebSocket upgrade")
     with ExitStack() as greeting:
-        # Anybody can open a channel and say nothing, so until the hello it is charged to the client address alone.
+        # A client without a credential can open a channel and send nothing. So until the hello the channel is charged
+        # to the client address.
         limits = request.state.limits
         limits.live_channels.check()
         greeting.enter_context(
@@ -119,7 +121,9 @@ async def _serve(request: Request, socket: web.WebSocketResponse, greeting: Exit
 
 
 async def _authenticate_and_send(request: Request, socket: web.WebSocketResponse, greeting: ExitStack) -> None:
-    """Serve the channel until the page disconnects; close `greeting` once the hello is valid.
+    """Serve the channel until the page disconnects.
+
+    `greeting` has the slot that the channel occupies until the hello is valid. It is closed then.
 
     Raises:
         GatewayError: the first message is invalid, or there are too many channels.

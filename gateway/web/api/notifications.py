@@ -58,14 +58,16 @@ class NotificationQuery(PageQuery):
     status: Status | None = None
 
 
-def work_of(new: Sendable) -> WorkKind:
+def work_of(body: Sendable) -> WorkKind:
     """Return the kind of database work of accepting a notification."""
-    return URGENT if new.delivery.lane == Lane.URGENT.label else REQUEST
+    return URGENT if body.delivery.lane == Lane.URGENT.label else REQUEST
 
 
-async def submit(request: TransactionalRequest[Any, Any], new: NotificationRequest) -> Response:
+async def submit(request: TransactionalRequest[Any, Any], notification_request: NotificationRequest) -> Response:
     """Submit a notification of any kind, and return the response."""
-    notification = await submission.submit_request(request.conn, request.context, request.application_id, new)
+    notification = await submission.submit_request(
+        request.conn, request.context, request.application_id, notification_request
+    )
     view = representations.notification_view(notification, Progress())
     return Response(view, 201, {"Location": f"/v1/notifications/{view['id']}"})
 
@@ -81,8 +83,8 @@ async def submit(request: TransactionalRequest[Any, Any], new: NotificationReque
 )
 async def send_notification(request: TransactionalRequest[NewNotification]) -> Response:
     """Send a notification to an audience. The delivery log then has a result for each device."""
-    new = request.body
-    return await submit(request, new.to_request(Kind.DIRECT, new.audience, schedule=new.schedule))
+    body = request.body
+    return await submit(request, body.to_request(Kind.DIRECT, body.audience, schedule=body.schedule))
 
 
 @routes.add(

@@ -24,7 +24,7 @@ class Receipt(Body):
 
 
 async def verify_token(request: Request[Receipt]) -> Mapping[str, str]:
-    """Verify the token before a transaction is opened; raises ReceiptInvalid."""
+    """Verify the receipt token before a transaction is opened; raises ReceiptInvalid."""
     receipts.verify(request.context.keyring, request.body.token)
     return {}
 

@@ -114,16 +114,18 @@ class ReminderChange(SpecPatch):
 )
 async def create_reminder(request: TransactionalRequest[NewReminder]) -> Response:
     """Create a reminder: a notification at every time of a cron expression."""
-    new = request.body
-    draft = await submission.resolve(request.conn, request.application_id, new.to_request(Kind.REMINDER, new.audience))
+    reminder = request.body
+    draft = await submission.resolve(
+        request.conn, request.application_id, reminder.to_request(Kind.REMINDER, reminder.audience)
+    )
     created = await reminders.create(
         request.conn,
         request.context,
         request.application_id,
-        new.name,
-        Recurrence(new.cron, new.timezone),
-        ends_at=new.ends_at,
-        missed=new.missed,
+        reminder.name,
+        Recurrence(reminder.cron, reminder.timezone),
+        ends_at=reminder.ends_at,
+        missed=reminder.missed,
         draft=draft,
     )
     return Response(created, 201, {"Location": f"/v1/reminders/{created['id']}"})

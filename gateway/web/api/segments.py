@@ -105,6 +105,6 @@ async def change_segment(request: TransactionalRequest[SegmentChange]) -> Respon
     responses={204: None},
 )
 async def remove_segment(request: TransactionalRequest) -> Response:
-    """Remove a segment. A segment that something refers to cannot be removed."""
+    """Remove a segment. A segment to which another resource refers cannot be removed."""
     await segments.delete(request.conn, request.application_id, request.id(ids.SEGMENT, "segment_id"))
     return Response(status=204)

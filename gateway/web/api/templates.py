@@ -75,9 +75,9 @@ class TemplatePreview(ContentOrTemplate):
 )
 async def create_template(request: TransactionalRequest[NewTemplate]) -> Response:
     """Create a template. Notifications refer to it as `"template": {"id": "tpl_..."}`."""
-    new = request.body
+    template = request.body
     created = await templates.create(
-        request.conn, request.context, request.application_id, new.name, new.content.value(), new.strict
+        request.conn, request.context, request.application_id, template.name, template.content.value(), template.strict
     )
     return Response(created, 201, {"Location": f"/v1/templates/{created['id']}"})
 

@@ -116,21 +116,23 @@ class TriggerChange(SpecPatch):
 )
 async def create_trigger(request: TransactionalRequest[NewTrigger]) -> Response:
     """Create a trigger: it sends a notification for every matching event. Templates can use the event as `event`."""
-    new = request.body
+    trigger = request.body
     created = await triggers.create(
         request.conn,
         request.context,
         request.application_id,
-        new.name,
-        new.event,
+        trigger.name,
+        trigger.event,
         await submission.resolve(
-            request.conn, request.application_id, new.to_request(Kind.EVENT, new.audience or triggers.DEFAULT_AUDIENCE)
+            request.conn,
+            request.application_id,
+            trigger.to_request(Kind.EVENT, trigger.audience or triggers.DEFAULT_AUDIENCE),
         ),
-        condition_=new.condition,
-        delay=timedelta(seconds=new.delay),
-        dedupe=None if new.dedupe is None else timedelta(seconds=new.dedupe),
-        cap=None if new.cap is None else new.cap.value(),
-        cancel_on=new.cancel_on,
+        condition_=trigger.condition,
+        delay=timedelta(seconds=trigger.delay),
+        dedupe=None if trigger.dedupe is None else timedelta(seconds=trigger.dedupe),
+        cap=None if trigger.cap is None else trigger.cap.value(),
+        cancel_on=trigger.cancel_on,
     )
     return Response(created, 201, {"Location": f"/v1/triggers/{created['id']}"})
 

@@ -99,9 +99,9 @@ async def create_webhook(request: TransactionalRequest[NewWebhook]) -> Response:
     Webhooks. A message without a 2xx response is retried with the same `webhook-id` for 24 hours; then the webhook is
     disabled. An event that is sent again has the same `id`.
     """
-    new = request.body
+    webhook = request.body
     created = await subscriptions.create(
-        request.conn, request.context, request.application_id, new.name, new.url, new.events
+        request.conn, request.context, request.application_id, webhook.name, webhook.url, webhook.events
     )
     return Response(created, 201, {"Location": f"/v1/webhooks/{created['id']}"})
 

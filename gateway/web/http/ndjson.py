@@ -49,7 +49,7 @@ LineResult = JsonObject | GatewayError
 ParseLine = Callable[[bytes], B]
 # Processes lines in one transaction. Returns the result of each line (with a `status`), or the error of the line.
 ProcessLines = Callable[[Sequence[B]], Awaitable[Sequence[LineResult]]]
-# Returns the key of a line. Lines with the same key are processed in order; others may be processed concurrently.
+# Returns the key of a line. Lines with the same key are processed in order; other lines may be processed concurrently.
 KeyOf = Callable[[B], object]
 
 

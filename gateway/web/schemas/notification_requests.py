@@ -41,6 +41,7 @@ from gateway.web.http.parsing import (
 )
 
 MAX_TTL_S = int(MAX_TTL.total_seconds())
+# Maximum size of the data of an event, in octets of JSON.
 MAX_EVENT_OCTETS = 16_384
 
 Text = Annotated[str, StringConstraints(max_length=4000)]

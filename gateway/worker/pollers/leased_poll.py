@@ -69,8 +69,8 @@ class LeasedPoll(Generic[R]):
             await stop.wait()
             poll.cancel()
             if running:
-                _, late = await asyncio.wait(running, timeout=shutdown_timeout_s)
-                for task in late:
+                _, unfinished = await asyncio.wait(running, timeout=shutdown_timeout_s)
+                for task in unfinished:
                     task.cancel()
 
     async def _poll(

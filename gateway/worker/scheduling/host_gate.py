@@ -5,8 +5,9 @@ Messages for a full host wait at its gate. They delay neither messages for other
 Messages that would wait for too long, or whose host has an open breaker, are deferred: they return to the job queue
 until the host is expected to accept them.
 
-If a host refuses the messages of an application, the application gets a gate of its own in the gate of the host
-(`ApplicationGate`), with a limiter and queues. Its messages wait there, and do not count as waiting for the host.
+If a host refuses the messages of an application, the gate of the host gets a gate for the application
+(`ApplicationGate`), with a limiter and queues. The application's messages wait there, and do not count as waiting for
+the host.
 """
 
 import random
@@ -197,7 +198,7 @@ class HostGate(Generic[M]):
             return 0
         # A deferral is not longer than the host has been slow, so that a short disturbance does not cost minutes.
         max_deferral = min(MAX_DEFERRAL_S[lane], max(MAX_HOST_WAIT_S, now - (self.slow_since or now)))
-        # Messages that were deferred earlier are sent first, at the recent rate of the host.
+        # Messages that are deferred already are sent first, at the recent rate of the host.
         deferral = max(MAX_HOST_WAIT_S / 2, self.resume_at - now)
         if deferral >= max_deferral:
             return max_deferral * random.uniform(0.5, 1)  # noqa: S311 - jitter, not a secret
