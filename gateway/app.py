@@ -55,7 +55,7 @@ from gateway.web.http.client_address import ClientAddressResolver
 from gateway.web.http.connections import ConnectionTable, raise_descriptor_limit
 from gateway.web.http.load_shedding import RequestLimiter, StreamLimiter
 from gateway.web.http.protocol import Runner
-from gateway.web.http.rate_limits import TokenBuckets
+from gateway.web.http.rate_limits import AddressBuckets, SharedBuckets, TokenBuckets
 from gateway.web.http.routing import WebLimits, WebState
 from gateway.web.server import build
 from gateway.worker import maintenance
@@ -300,8 +300,11 @@ def _web_state(settings: Settings, installation: Installation, context: Context,
         imports=StreamLimiter("NDJSON streams", settings.max_concurrent_imports, share),
         log_streams=StreamLimiter("live streams of the log", settings.max_concurrent_log_streams, share),
         live_channels=StreamLimiter("live channels and long polls", settings.max_concurrent_live_channels, share),
-        address_buckets=TokenBuckets("address", settings.address_per_minute),
+        address_buckets=AddressBuckets("address", settings.address_per_minute),
         key_buckets=TokenBuckets("key", settings.key_per_minute),
+        publishable_key_buckets=SharedBuckets("key", settings.key_per_minute),
+        new_device_address_buckets=AddressBuckets("new devices", settings.new_devices_per_address),
+        new_device_buckets=SharedBuckets("new devices", settings.new_devices_per_minute),
         inbox_buckets=TokenBuckets("inbox", settings.inbox_per_minute),
     )
     return WebState.create(

@@ -128,11 +128,29 @@ class Settings(BaseSettings):
         120_000,
         ge=1,
         le=10_000_000,
-        description="Maximum requests per client address (IPv6: per /64) and minute, per server. Behind a proxy set "
-        "GATEWAY_PROXIES too; otherwise all clients share the proxy's limit.",
+        description="Maximum requests per client address (IPv6: per /56, and eight times as many per /48) and minute, "
+        "per server. Behind a proxy set GATEWAY_PROXIES too; otherwise all clients share the proxy's limit.",
     )
     key_per_minute: int = Field(
-        300_000, ge=1, le=10_000_000, description="Maximum requests per API key and minute, per server."
+        300_000,
+        ge=1,
+        le=10_000_000,
+        description="Maximum requests per API key and minute, per server. The addresses that use a publishable key "
+        "share it fairly.",
+    )
+    new_devices_per_address: int = Field(
+        6_000,
+        ge=1,
+        le=10_000_000,
+        description="Maximum new devices per client address and minute, per server, with a publishable key. Registered "
+        "devices are not counted.",
+    )
+    new_devices_per_minute: int = Field(
+        60_000,
+        ge=1,
+        le=10_000_000,
+        description="Maximum new devices per application and minute, per server, with a publishable key. The client "
+        "addresses share it fairly.",
     )
     proxies: Annotated[tuple[str, ...], NoDecode] = Field(
         (),

@@ -83,6 +83,12 @@ class IdentityUnproven(Forbidden):
     error_code = "identity_unproven"
 
 
+class DeviceProofRequired(Forbidden):
+    """403: the endpoint is registered with other keys; send the `device_token` of its device."""
+
+    error_code = "device_proof_required"
+
+
 class OriginNotAllowed(Forbidden):
     """403: the page's web origin is not one of the origins at which the publishable key is allowed."""
 

@@ -113,7 +113,9 @@ class NewDevice(TypedDict):
     """Names of the categories that the device opted out of."""
     location: NotRequired[Location | None]
     vapid_public_key: NotRequired[str | None]
-    """The VAPID key of the subscription; defaults to the application's newest."""
+    """The VAPID key of the subscription. Defaults to the key of the registered device, or for a new device to the application's newest."""
+    device_token: NotRequired[str | None]
+    """The token of the registered device. A publishable key needs it to change the keys of the subscription."""
 
 
 class DeviceSearch(TypedDict):

@@ -136,6 +136,7 @@ class Device:
     status: DeviceStatus
     host: str
     user_id: str | None
+    user_proven: bool
     client: Client
     attributes: dict[str, Any]
     topics: list[str]

@@ -4,6 +4,8 @@ Each text is parsed once and rendered as text, never as JSON, so a value cannot 
 percent-encoded, so it cannot add a parameter or a path or change the host.
 """
 
+import json
+import re
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 from urllib.parse import quote
@@ -45,6 +47,8 @@ _URLS = {strict: Sandbox(strict=strict, urls=True) for strict in (False, True)}
 
 # Renders one text for the given variables, within what is left of the budget.
 RenderText = Callable[[dict[str, Any], Budget], str]
+# A tag or an output up to the next one, with a name of personal data anywhere in it.
+_PERSONAL_MARKUP = re.compile(r"\{[{%][^{]*?\b(?:user|attributes)\b")
 
 
 def has_markup(value: object) -> bool:
@@ -57,6 +61,11 @@ def has_markup(value: object) -> bool:
         case list():
             return any(map(has_markup, value))
     return False
+
+
+def uses_personal_data(content: Mapping[str, Any]) -> bool:
+    """Whether a template in the content may use the user or the attributes of the device. Nothing is compiled."""
+    return _PERSONAL_MARKUP.search(json.dumps(content, ensure_ascii=False)) is not None
 
 
 class ParsedTexts:

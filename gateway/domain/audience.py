@@ -207,6 +207,15 @@ def iter_leaves(audience: Audience) -> Iterator[Audience]:
             yield audience
 
 
+def selects_users(audience: Audience) -> bool:
+    """Return whether a filter selects devices by their users. A filter that only excludes users does not."""
+    match audience:
+        case AllOf(of) | AnyOf(of):
+            return any(map(selects_users, of))
+        case _:
+            return isinstance(audience, Users)
+
+
 def iter_segments(audience: Audience) -> Iterator[Segment]:
     """Yield the segments of a filter in order."""
     return (leaf for leaf in iter_leaves(audience) if isinstance(leaf, Segment))

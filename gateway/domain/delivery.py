@@ -76,7 +76,7 @@ class Cancelled:
 
 @dataclass(frozen=True, slots=True)
 class Skipped:
-    """The message was not sent, because its user has opted out or has reached a frequency cap."""
+    """The message was not sent: its user has opted out or reached a frequency cap, or no longer has the device."""
 
     cause: str
     name = OutcomeName.SKIPPED

@@ -89,7 +89,11 @@ class Registration(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Device:
-    """A registered device. `zones` are codes of the named areas it is in, `muted` the categories it opted out of."""
+    """A registered device.
+
+    `zones` are codes of the named areas it is in, `muted` the categories it opted out of. `user_proven`: the user has a
+    proof, or the application's back end named it.
+    """
 
     id: UUID
     application_id: UUID
@@ -107,3 +111,4 @@ class Device:
     created_at: datetime
     updated_at: datetime
     last_seen_at: datetime
+    user_proven: bool = False

@@ -130,6 +130,13 @@ class IdentityUnproven(Forbidden):
     title = "The user id is not proven"
 
 
+class DeviceProofRequired(Forbidden):
+    """The endpoint is registered with other keys, and the request has no token of that device."""
+
+    code = "device_proof_required"
+    title = "The endpoint is registered with other keys"
+
+
 class NotFound(GatewayError):
     """The resource does not exist, or belongs to another application; the response does not reveal which."""
 

@@ -113,7 +113,8 @@ class Notification:
     `winner` is the index of the variant that recipients outside the sample get, None until it is decided. `auto_paused`
     is the reason why the gateway paused the notification by itself; it does so at most once. `templating` is None when
     the texts are not templates. `occurrence` is the due time of a reminder's notification. `trace` is the W3C
-    traceparent of the request that submitted the notification, when tracing is on.
+    traceparent of the request that submitted the notification, when tracing is on. `person_bound`: each delivery is for
+    the user that the device had at planning.
     """
 
     id: UUID
@@ -136,6 +137,7 @@ class Notification:
     reminder_id: UUID | None = None
     occurrence: datetime | None = None
     trace: str | None = None
+    person_bound: bool = False
 
     @property
     def is_localized(self) -> bool:

@@ -1,14 +1,19 @@
-"""Endpoint policy: which push service hosts this gateway may post to.
+"""Endpoint policy: which push service hosts this gateway may post to, and the canonical form of each endpoint.
 
 An endpoint comes from a web page. Without a policy, anyone could make the gateway send requests into the operator's
 network. The host of an endpoint is compared with allowed names, as text. The accepted syntax is so narrow that all URL
 parsers interpret it alike.
+
+The endpoint identifies a device, so each endpoint has one canonical form. Otherwise a second registration with `?x=1`
+would send every message twice to one browser. At the hosts of the four vendors only the paths of push endpoints are
+allowed, since other paths belong to APIs.
 """
 
 import re
 from collections.abc import Iterable
 from functools import lru_cache
 from typing import NamedTuple
+from urllib.parse import quote, unquote
 
 from gateway.domain.errors import EndpointNotAllowed
 
@@ -32,6 +37,21 @@ _LABEL = re.compile(r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?")
 # URL parsers read a host as an IPv4 address if its last label is a decimal or hexadecimal number (WHATWG URL 3.5).
 _NUMBER = re.compile(r"[0-9]+|0x[0-9a-f]*")
 _DEFAULT_PORTS = {"https": 443, "http": 80}
+
+# A token of an endpoint, decoded. It is one path segment and no dot segment.
+_SEGMENT = r"(?!\.{1,2}$)[A-Za-z0-9:._~=-]+"
+# The canonical paths of each vendor's endpoints.
+_PATHS = {
+    "FCM": re.compile(rf"/(fcm/send|wp)/{_SEGMENT}"),
+    "Mozilla": re.compile(rf"/wpush/v[12]/{_SEGMENT}"),
+    "Apple": re.compile(rf"/{_SEGMENT}"),
+    "WNS": re.compile(r"/w/\?token=([A-Za-z0-9._~-]|%2b|%2f|%3d)+"),
+}
+# Vendors whose path is recognised at a host of another name, such as a self-hosted autopush. Apple's has no own form.
+_RECOGNISED = ("FCM", "Mozilla", "WNS")
+_WNS_QUERY = re.compile(r"(?:.*&)?token=(?P<token>[^&]+)(?:&.*)?")
+# Chromium hands out endpoints at this host for subscriptions that it has removed.
+REMOVED_HOST = "permanently-removed.invalid"
 
 
 class Endpoint(NamedTuple):
@@ -82,7 +102,7 @@ class EndpointPolicy:
         self._origins: set[str] = set()
         for entry in (*VENDORS, *extra):
             self._add_entry(entry.strip())
-        self._cached_origins: dict[str, tuple[str, str]] = {}
+        self._cached_origins: dict[str, tuple[str, str, str | None]] = {}
         _named_hosts.update(self._hosts, (origin.partition("://")[2] for origin in self._origins))
         _named_suffixes.update(self._suffixes)
 
@@ -102,10 +122,12 @@ class EndpointPolicy:
         cached = self._cached_origins.get(authority_part)
         if cached is None:
             server = self._check_server(scheme.lower(), authority)
-            cached = (server.origin, server.host)
+            name = vendor_name(server.name)
+            cached = (server.origin, server.host, name if name in _PATHS else None)
             if len(self._cached_origins) < _MAX_CACHED_ORIGINS:
                 self._cached_origins[authority_part] = cached
-        return Endpoint(cached[0] + path, *cached)
+        origin, host, vendor = cached
+        return Endpoint(origin + canonical_path(vendor, path), origin, host)
 
     def check_stored(self, endpoint: str) -> str:
         """Return the origin of a stored (canonical) endpoint.
@@ -115,14 +137,11 @@ class EndpointPolicy:
         """
         end = endpoint.find("/", 8)
         origin = endpoint[:end]
-        if (
-            origin not in self._cached_origins
-            or end < 0
-            or not _REST.fullmatch(endpoint, end)
-            or len(endpoint) > MAX_ENDPOINT_LENGTH
-        ):
+        cached = self._cached_origins.get(origin)
+        if cached is None or end < 0 or len(endpoint) > MAX_ENDPOINT_LENGTH:
             return self.check(endpoint).origin
-        return origin
+        pattern = _REST if cached[2] is None else _PATHS[cached[2]]
+        return origin if pattern.fullmatch(endpoint, end) else self.check(endpoint).origin
 
     def is_wildcard_only(self, origin: str) -> bool:
         """Return whether only a `*.suffix` entry allows this origin. The origin must be allowed."""
@@ -130,6 +149,8 @@ class EndpointPolicy:
 
     def _check_server(self, scheme: str, authority: str) -> _Server:
         server = _parse_server(scheme, authority)
+        if server.name == REMOVED_HOST:
+            raise EndpointNotAllowed("the browser has removed this subscription; it must subscribe again")
         if server.origin in self._origins:
             return server
         if scheme != "https":
@@ -159,6 +180,37 @@ class EndpointPolicy:
             self._suffixes += (f".{name}",)
         else:
             raise ValueError(f"push host {entry!r} would allow a whole top-level domain")
+
+
+def canonical_path(vendor: str | None, path: str) -> str:
+    """Return the canonical form of the path and query of an endpoint.
+
+    At WNS the query contains the token; endpoints of the other vendors have no query. At other push services
+    (UnifiedPush) the query may be part of the endpoint, unless the path has the form of a vendor.
+
+    Args:
+        vendor: FCM, Mozilla, Apple, WNS, or None for other push services.
+        path: the path with its query.
+
+    Raises:
+        EndpointNotAllowed: the vendor has no endpoints at this path.
+    """
+    base, _, query = path.partition("?")
+    token_in_query = _WNS_QUERY.fullmatch(query)
+    forms = {name: unquote(base) for name in ("FCM", "Mozilla", "Apple")}
+    if token_in_query is not None:
+        forms["WNS"] = f"{base}?token={_quote_lower(unquote(token_in_query['token']))}"
+    for name in _RECOGNISED if vendor is None else (vendor,):
+        if name in forms and _PATHS[name].fullmatch(forms[name]):
+            return forms[name]
+    if vendor is None:
+        return path
+    raise EndpointNotAllowed(f"{vendor} has no push endpoints at this path")
+
+
+def _quote_lower(token: str) -> str:
+    """Percent-encode a token as WNS does, with lower-case digits."""
+    return re.sub("%..", lambda escape: escape[0].lower(), quote(token, safe=""))
 
 
 @lru_cache(maxsize=_MAX_CACHED_ORIGINS)

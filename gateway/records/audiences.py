@@ -55,6 +55,7 @@ from gateway.domain.audience import (
 )
 from gateway.domain.comparison import Scalar
 from gateway.domain.delivery import OutcomeName
+from gateway.records.bound_deliveries import has_valid_user
 from gateway.records.postgres.schema import deliveries, devices, notifications
 
 # Mean radius of the Earth (IUGG).
@@ -114,7 +115,8 @@ def compile_audience(audience: Audience) -> ColumnElement[bool]:
         case Zones(codes):
             return devices.c.zones.op("&&", is_comparison=True)(cast(list(codes), ARRAY(Text)))
         case Users(user_ids):
-            return devices.c.user_id == any_(literal(list(user_ids), ARRAY(Text)))
+            same_user = devices.c.user_id == any_(literal(list(user_ids), ARRAY(Text)))
+            return and_(same_user, has_valid_user())
         case Devices(device_ids):
             return devices.c.id == any_(literal(list(device_ids), ARRAY(Uuid)))
         case Notified(notification_ids):

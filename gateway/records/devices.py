@@ -4,13 +4,28 @@ import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
+from enum import StrEnum
 from operator import itemgetter
 from typing import Any, NamedTuple
 from uuid import UUID
 
 import asyncpg
 import msgspec
-from sqlalchemy import Row, any_, bindparam, cast, delete, func, literal, select, text, update
+from sqlalchemy import (
+    ColumnElement,
+    Row,
+    any_,
+    bindparam,
+    case,
+    cast,
+    delete,
+    false,
+    func,
+    literal,
+    select,
+    text,
+    update,
+)
 from sqlalchemy.dialects.postgresql import ARRAY
 from sqlalchemy.ext.asyncio import AsyncConnection
 from sqlalchemy.types import Text
@@ -38,12 +53,22 @@ _GET_APPLICATION_ID = select(devices.c.application_id).where(devices.c.id == bin
 
 
 class CheckedRegistration(NamedTuple):
-    """A validated registration. `host` is the host of the push service."""
+    """A validated registration.
+
+    `host` is the host of the push service. `vapid_key_id` is the key of a new device; a registered one keeps its key
+    unless the registration names one. `user_proven`: the user has a proof, or the application's back end names it.
+    `trusted`: the back end sent it, so the keys may differ from those that are stored. `proven_device_id` is the device
+    whose token the request contains. Without `may_create` only a registered device is refreshed.
+    """
 
     application_id: UUID
     registration: Registration
     host: str
     vapid_key_id: UUID
+    user_proven: bool = True
+    trusted: bool = True
+    proven_device_id: UUID | None = None
+    may_create: bool = True
 
 
 class Registered(NamedTuple):
@@ -51,6 +76,18 @@ class Registered(NamedTuple):
 
     device_id: UUID
     created: bool
+
+
+class Refusal(StrEnum):
+    """Why a registration changed nothing.
+
+    `unproven`: a device has the endpoint and another `auth` secret. Whoever knows an endpoint could otherwise take over
+    its device; the secret is known to its browser and the application server only (RFC 8291 section 2). `limited`: the
+    device is new, and the registration may not create one.
+    """
+
+    UNPROVEN = "unproven"
+    LIMITED = "limited"
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,15 +99,16 @@ class DeviceFilters:
     status: DeviceStatus | None = None
 
 
-async def register(conn: AsyncConnection, registrations: Sequence[CheckedRegistration]) -> list[Registered]:
+async def register(conn: AsyncConnection, registrations: Sequence[CheckedRegistration]) -> list[Registered | Refusal]:
     """Insert devices, or refresh those whose endpoint is registered; return the results in the same order.
 
     `registrations` may contain an endpoint only once per application. A refreshed device becomes active again. Fields
-    that a registration omits keep their values.
+    that a registration omits keep their values, except that another user starts without the topics and attributes of
+    the last one.
     """
     keys = [(item.application_id, endpoint_digest(item.registration.subscription.endpoint)) for item in registrations]
     remaining = dict(zip(keys, registrations, strict=True))
-    results: dict[tuple[UUID, bytes], Registered] = {}
+    results: dict[tuple[UUID, bytes], Registered | Refusal] = {}
     # Usually one round. Devices that another transaction inserts or deletes at the same time need a second one.
     while remaining:
         # Sorted, so that transactions with the same devices lock them in the same order and cannot deadlock.
@@ -78,18 +116,21 @@ async def register(conn: AsyncConnection, registrations: Sequence[CheckedRegistr
         new_keys = zip(new_ids(len(sorted_keys)), sorted_keys, strict=True)
         rows = [_row(id_, key[1], remaining[key]) for id_, key in new_keys]
         columns = dict(zip(_COLUMNS, map(_column, zip(*rows, strict=True)), strict=True))
-        for id_, application_id, digest, created in await conn.execute(_WRITE, columns):
-            results[application_id, digest] = Registered(id_, created)
+        for id_, application_id, digest, result in await conn.execute(_WRITE, columns):
+            is_stored = result in ("created", "refreshed")
+            stored = Registered(id_, result == "created")
+            results[application_id, digest] = stored if is_stored else Refusal(result)
             del remaining[application_id, digest]
     await _append_events(conn, results)
     return [results[key] for key in keys]
 
 
-async def _append_events(conn: AsyncConnection, results: Mapping[tuple[UUID, bytes], Registered]) -> None:
+async def _append_events(conn: AsyncConnection, results: Mapping[tuple[UUID, bytes], Registered | Refusal]) -> None:
     if not results or not await outbox.has_subscribers(conn, {application_id for application_id, _ in results}):
         return
+    stored = [result for result in results.values() if isinstance(result, Registered)]
     for type_, created in (("device.registered", True), ("device.changed", False)):
-        if device_ids := [result.device_id for result in results.values() if result.created is created]:
+        if device_ids := [result.device_id for result in stored if result.created is created]:
             await outbox.append_registration_events(conn, type_, device_ids)
 
 
@@ -151,16 +192,35 @@ async def lock_attributes(conn: AsyncConnection, id_: UUID) -> dict[str, Any]:
     return attributes or {}
 
 
-async def change(conn: AsyncConnection, id_: UUID, changed: DeviceChange) -> None:
-    """Change fields of a device. Attributes are merged; those with the value None are removed."""
-    await _change(conn, id_, {**changed})
+async def change(conn: AsyncConnection, id_: UUID, changed: DeviceChange, *, user_proven: bool = False) -> None:
+    """Change fields of a device. Attributes are merged; those with the value None are removed.
+
+    Another user than the last one starts without that one's topics and attributes. `user_proven`: the user id in
+    `changed` is proven, or the back end sent it.
+    """
+    await _change(conn, id_, {**changed}, user_proven=user_proven)
 
 
-async def _change(conn: AsyncConnection, id_: UUID, values: dict[str, Any]) -> None:
-    if (patch := values.pop("attributes", None)) is not None:
+async def _change(conn: AsyncConnection, id_: UUID, values: dict[str, Any], *, user_proven: bool = False) -> None:
+    d = devices.c
+    patch = values.pop("attributes", None)
+    attributes: ColumnElement[Any] = d.attributes
+    if "user_id" in values:
+        user_id = values["user_id"]
+        values |= {"user_proven": user_proven and user_id is not None, "former_user_id": None}
+        if user_id is None:
+            values["former_user_id"] = func.coalesce(d.user_id, d.former_user_id)
+        else:
+            is_same = func.coalesce(d.user_id == user_id, false())
+            values["user_proven"] = literal(user_proven) | (d.user_proven & is_same)
+            is_other = func.coalesce(d.user_id, d.former_user_id) != user_id
+            attributes = case((is_other, literal({}, d.attributes.type)), else_=d.attributes)
+            values["attributes"] = attributes
+            values.setdefault("topics", case((is_other, cast([], ARRAY(Text))), else_=d.topics))
+    if patch is not None:
         merged_values = {name: value for name, value in patch.items() if value is not None}
         removed = [name for name, value in patch.items() if value is None]
-        merged = devices.c.attributes.op("||")(literal(merged_values, devices.c.attributes.type))
+        merged = attributes.op("||")(literal(merged_values, d.attributes.type))
         values["attributes"] = merged.op("-")(cast(removed, ARRAY(Text))) if removed else merged
     device = devices.c.id == id_
     await conn.execute(update(devices).where(device).values(**values, updated_at=func.now(), last_seen_at=func.now()))
@@ -243,6 +303,7 @@ _COLUMNS = (
     *("id", "application_id", "endpoint", "endpoint_digest", "host", "p256dh", "auth", "vapid_key_id", "user_id"),
     *_CLIENT,
     *("attributes", "topics", "zones", "muted", "lon", "lat", "accuracy_m"),
+    *("names_key", "user_proven", "trusted", "proven_device_id", "may_create"),
 )
 # Plain SQL, prepared once: a Core expression would be compiled again for every number of rows, which costs twenty times
 # as much as running it. Postgres 14 has no MERGE, and ON CONFLICT DO UPDATE cannot tell an omitted value from the
@@ -255,48 +316,70 @@ _WRITE = text("""
             CAST(:vapid_key_id AS uuid[]), CAST(:user_id AS text[]), CAST(:platform AS text[]),
             CAST(:browser AS text[]), CAST(:locale AS text[]), CAST(:timezone AS text[]), CAST(:app_version AS text[]),
             CAST(:attributes AS text[]), CAST(:topics AS text[]), CAST(:zones AS text[]), CAST(:muted AS text[]),
-            CAST(:lon AS float8[]), CAST(:lat AS float8[]), CAST(:accuracy_m AS float8[])
+            CAST(:lon AS float8[]), CAST(:lat AS float8[]), CAST(:accuracy_m AS float8[]),
+            CAST(:names_key AS boolean[]), CAST(:user_proven AS boolean[]), CAST(:trusted AS boolean[]),
+            CAST(:proven_device_id AS uuid[]), CAST(:may_create AS boolean[])
         ) AS input (
             id, application_id, endpoint, endpoint_digest, host, p256dh, auth, vapid_key_id, user_id, platform,
-            browser, locale, timezone, app_version, attributes, topics, zones, muted, lon, lat, accuracy_m
+            browser, locale, timezone, app_version, attributes, topics, zones, muted, lon, lat, accuracy_m,
+            names_key, user_proven, trusted, proven_device_id, may_create
         )
     ), existing AS MATERIALIZED (
-        SELECT d.id AS existing_id, new.*
+        SELECT d.id AS existing_id,
+            trusted OR new.auth = d.auth OR proven_device_id IS NOT DISTINCT FROM d.id AS proven,
+            coalesce(new.user_id <> coalesce(d.user_id, d.former_user_id), false) AS other_user, new.*
         FROM new JOIN devices d USING (application_id, endpoint_digest) ORDER BY endpoint_digest FOR UPDATE OF d
     ), refreshed AS (
         UPDATE devices d SET
-            accepted_at = CASE WHEN d.vapid_key_id = input.vapid_key_id THEN d.accepted_at END,
-            refused_since = CASE WHEN d.vapid_key_id = input.vapid_key_id THEN d.refused_since END,
-            p256dh = input.p256dh, auth = input.auth, vapid_key_id = input.vapid_key_id, status = 'active',
-            updated_at = now(), last_seen_at = now(),
-            user_id = coalesce(input.user_id, d.user_id), platform = coalesce(input.platform, d.platform),
-            browser = coalesce(input.browser, d.browser), locale = coalesce(input.locale, d.locale),
+            accepted_at = CASE
+                WHEN NOT input.names_key OR d.vapid_key_id = input.vapid_key_id THEN d.accepted_at
+            END,
+            refused_since = CASE
+                WHEN NOT input.names_key OR d.vapid_key_id = input.vapid_key_id THEN d.refused_since
+            END,
+            p256dh = input.p256dh, auth = input.auth,
+            vapid_key_id = CASE WHEN input.names_key THEN input.vapid_key_id ELSE d.vapid_key_id END,
+            status = 'active', updated_at = now(), last_seen_at = now(), registered_at = now(),
+            user_id = coalesce(input.user_id, d.user_id),
+            user_proven = CASE
+                WHEN input.user_id IS NULL THEN d.user_proven
+                ELSE input.user_proven OR (d.user_proven AND input.user_id = d.user_id)
+            END,
+            former_user_id = CASE WHEN input.user_id IS NULL THEN d.former_user_id END,
+            platform = coalesce(input.platform, d.platform), browser = coalesce(input.browser, d.browser),
+            locale = coalesce(input.locale, d.locale),
             timezone = coalesce(input.timezone, d.timezone), app_version = coalesce(input.app_version, d.app_version),
-            attributes = coalesce(CAST(input.attributes AS jsonb), d.attributes),
-            topics = coalesce(CAST(input.topics AS text[]), d.topics),
+            attributes = coalesce(
+                CAST(input.attributes AS jsonb), CASE WHEN input.other_user THEN '{}' ELSE d.attributes END
+            ),
+            topics = coalesce(CAST(input.topics AS text[]), CASE WHEN input.other_user THEN '{}' ELSE d.topics END),
             zones = coalesce(CAST(input.zones AS text[]), d.zones),
             muted = coalesce(CAST(input.muted AS text[]), d.muted),
             location = CASE WHEN input.lon IS NULL THEN d.location ELSE point(input.lon, input.lat) END,
             accuracy_m = CASE WHEN input.lon IS NULL THEN d.accuracy_m ELSE input.accuracy_m END,
             located_at = CASE WHEN input.lon IS NULL THEN d.located_at ELSE now() END
-        FROM existing input WHERE d.id = input.existing_id
+        FROM existing input WHERE d.id = input.existing_id AND input.proven
         RETURNING d.id, d.application_id, d.endpoint_digest
     ), added AS (
         INSERT INTO devices (
             id, application_id, endpoint, endpoint_digest, host, p256dh, auth, vapid_key_id, user_id, platform,
-            browser, locale, timezone, app_version, attributes, topics, zones, muted, location, accuracy_m, located_at
+            browser, locale, timezone, app_version, attributes, topics, zones, muted, location, accuracy_m, located_at,
+            user_proven, registered_at
         )
         SELECT
             id, application_id, endpoint, endpoint_digest, host, p256dh, auth, vapid_key_id, user_id, platform,
             browser, locale, timezone, app_version, coalesce(CAST(attributes AS jsonb), '{}'),
             coalesce(CAST(topics AS text[]), '{}'), coalesce(CAST(zones AS text[]), '{}'),
             coalesce(CAST(muted AS text[]), '{}'), point(lon, lat), accuracy_m,
-            CASE WHEN lon IS NOT NULL THEN now() END
-        FROM new WHERE id NOT IN (SELECT id FROM existing) ORDER BY endpoint_digest
+            CASE WHEN lon IS NOT NULL THEN now() END, user_proven, now()
+        FROM new WHERE may_create AND id NOT IN (SELECT id FROM existing) ORDER BY endpoint_digest
         ON CONFLICT (application_id, endpoint_digest) DO NOTHING
         RETURNING id, application_id, endpoint_digest
     )
-    SELECT *, false FROM refreshed UNION ALL SELECT *, true FROM added
+    SELECT *, 'refreshed' FROM refreshed UNION ALL SELECT *, 'created' FROM added
+    UNION ALL SELECT existing_id, application_id, endpoint_digest, 'unproven' FROM existing WHERE NOT proven
+    UNION ALL SELECT id, application_id, endpoint_digest, 'limited' FROM new
+        WHERE NOT may_create AND id NOT IN (SELECT id FROM existing)
 """)
 
 
@@ -350,6 +433,11 @@ def _row(id_: UUID, digest: bytes, checked: CheckedRegistration) -> tuple[Any, .
         _array_literal(registration.zones),
         _array_literal(registration.muted),
         *((None, None, None) if location is None else (location.lon, location.lat, location.accuracy_m)),
+        registration.vapid_public_key is not None,
+        checked.user_proven and registration.user_id is not None,
+        checked.trusted,
+        checked.proven_device_id,
+        checked.may_create,
     )
 
 
@@ -388,6 +476,7 @@ def _device(row: Row[Any]) -> Device:
         created_at=row.created_at,
         updated_at=row.updated_at,
         last_seen_at=row.last_seen_at,
+        user_proven=row.user_proven,
     )
 
 

@@ -16,10 +16,11 @@ from datetime import date, datetime
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import ColumnElement, Select, delete, func, insert, literal, select, update
+from sqlalchemy import CTE, ColumnElement, Select, delete, func, insert, literal, select, update
 
 from gateway.domain.job import Job, JobKind, LeaseLost
 from gateway.domain.notification import Lane, Notification
+from gateway.records import bound_deliveries
 from gateway.records.postgres import notifier
 from gateway.records.postgres.engine import Connection
 from gateway.records.postgres.schema import jobs
@@ -51,7 +52,13 @@ async def enqueue_plans(conn: Connection, accepted: Sequence[Notification]) -> N
 
 
 async def fan_out(
-    conn: Connection, plan: Job, day: date, audience: Select[tuple[UUID, datetime]], max_devices: int
+    conn: Connection,
+    plan: Job,
+    day: date,
+    audience: Select[tuple[UUID, datetime, str | None]],
+    max_devices: int,
+    *,
+    person_bound: bool = False,
 ) -> int:
     """Replace a plan job by send jobs of up to `max_devices` devices, in one INSERT ... SELECT.
 
@@ -59,8 +66,10 @@ async def fan_out(
         conn: the connection, in the planning transaction.
         plan: the claimed plan job.
         day: the partition of the delivery log for the results.
-        audience: the query of (id, due) of each device. Only devices that are due at the same time share a job.
+        audience: the query of (id, due, user_id) of each device. Only devices that are due at the same time share a
+            job.
         max_devices: the maximum number of devices in one job.
+        person_bound: whether to store the user of each device, for whom its delivery is.
 
     Returns:
         The number of devices in all send jobs.
@@ -69,7 +78,7 @@ async def fan_out(
         LeaseLost: another worker has planned the notification.
     """
     await delete_job(conn, plan)
-    devices = audience.subquery("audience")
+    devices = audience.cte("audience") if person_bound else audience.subquery("audience")
     position = func.row_number().over(partition_by=devices.c.due, order_by=devices.c.id) - 1
     numbered = select(devices.c.id, devices.c.due, (position // max_devices).label("chunk")).subquery("numbered")
     chunks = select(
@@ -82,6 +91,8 @@ async def fan_out(
     ).group_by(numbered.c.due, numbered.c.chunk)
     columns = ["application_id", "notification_id", "lane", "day", "run_at", "device_ids"]
     inserted = insert(jobs).from_select(columns, chunks).returning(func.cardinality(jobs.c.device_ids))
+    if isinstance(devices, CTE):
+        inserted = inserted.add_cte(bound_deliveries.insert_from(devices, plan.notification_id))
     sizes = (await conn.execute(inserted)).scalars().all()
     await _notify(conn, plan.lane)
     return sum(sizes)

@@ -8,11 +8,12 @@ from datetime import datetime, timedelta
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import Row, any_, bindparam, delete, func, select, update
+from sqlalchemy import Row, any_, bindparam, delete, func, or_, select, update
 from sqlalchemy.dialects.postgresql import ARRAY, insert
 from sqlalchemy.dialects.postgresql import UUID as PG_UUID
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from gateway.records.bound_deliveries import valid_user_id
 from gateway.records.postgres import notifier
 from gateway.records.postgres.schema import devices, live_handoffs
 
@@ -46,24 +47,36 @@ async def load_handoffs(
 
 
 async def offer_to_page(
-    conn: AsyncConnection, application_id: UUID, notification_id: UUID, deliveries: Sequence[tuple[UUID, int | None]]
+    conn: AsyncConnection,
+    application_id: UUID,
+    notification_id: UUID,
+    deliveries: Sequence[tuple[UUID, int | None, str | None]],
 ) -> None:
     """Offer deliveries to the open pages of their devices when the transaction commits.
 
-    `deliveries` has (device id, index of the variant or None).
+    Each is (device, variant, user); no other user of the device sees it, if there is one.
     """
-    rows = [
-        {"notification_id": notification_id, "device_id": id_, "application_id": application_id, "variant": variant}
-        for id_, variant in deliveries
-    ]
+    offer = {"notification_id": notification_id, "application_id": application_id}
+    rows = [{**offer, "device_id": id_, "variant": variant, "user_id": user} for id_, variant, user in deliveries]
     await conn.execute(insert(live_handoffs).on_conflict_do_nothing(), rows)
-    for id_, _ in deliveries:
+    for id_, _, _ in deliveries:
         await notifier.notify(conn, notifier.LIVE, f"{application_id} {id_}")
 
 
 async def list_unacknowledged(conn: AsyncConnection, device_id: UUID) -> Sequence[Row[Any]]:
-    """Return the deliveries that the page of a device has not acknowledged, oldest first."""
-    query = select(live_handoffs).where(_h.device_id == device_id, _h.acked_at.is_(None))
+    """Return the deliveries that the page of a device has not acknowledged, in order.
+
+    Those for another user than the device has now are left out.
+    """
+    query = (
+        select(live_handoffs)
+        .join(devices, devices.c.id == _h.device_id)
+        .where(
+            _h.device_id == device_id,
+            _h.acked_at.is_(None),
+            or_(_h.user_id.is_(None), _h.user_id == valid_user_id()),
+        )
+    )
     rows: Sequence[Row[Any]] = (await conn.execute(query.order_by(_h.created_at, _h.notification_id))).all()
     return rows
 

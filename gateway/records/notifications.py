@@ -112,7 +112,15 @@ async def load(conn: AsyncConnection, ids: Sequence[UUID], *, lock: bool = False
     return [_notification_from_row(row) for row in rows]
 
 
-async def start(conn: AsyncConnection, id_: UUID, day: date, targets: int, per_second: float | None = None) -> None:
+async def start(
+    conn: AsyncConnection,
+    id_: UUID,
+    day: date,
+    targets: int,
+    per_second: float | None = None,
+    *,
+    person_bound: bool = False,
+) -> None:
     """Record that sending starts. A notification without recipients is done at once.
 
     `day` is the partition of the delivery log, `targets` the number of devices, `per_second` the rate of the throttle.
@@ -122,7 +130,9 @@ async def start(conn: AsyncConnection, id_: UUID, day: date, targets: int, per_s
     ended: dict[str, Any] = {"status": Status.DONE, "finished_at": func.now()}
     status_values = ended if targets == 0 else {"status": Status.SENDING}
     same_notification = notifications.c.id == id_
-    await conn.execute(update(notifications).where(same_notification).values(day=day, **status_values))
+    await conn.execute(
+        update(notifications).where(same_notification).values(day=day, person_bound=person_bound, **status_values)
+    )
     await outbox.append_notification_events(conn, "notification.started", same_notification)
     if targets == 0:
         await outbox.append_notification_events(conn, "notification.done", same_notification)
@@ -229,6 +239,7 @@ def _notification_from_row(row: Row[Any]) -> Notification:
         reminder_id=row.reminder_id,
         occurrence=row.occurrence,
         trace=row.trace,
+        person_bound=row.person_bound,
     )
 
 

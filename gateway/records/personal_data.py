@@ -30,7 +30,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from gateway.domain import ids
 from gateway.domain.json_object import JsonObject
-from gateway.records import outbox
+from gateway.records import bound_deliveries, outbox
 from gateway.records.postgres.schema import (
     applications,
     audit,
@@ -39,6 +39,7 @@ from gateway.records.postgres.schema import (
     erased_devices,
     events,
     frequency_cap_sends,
+    live_handoffs,
     notifications,
     reminders,
     trigger_runs,
@@ -53,10 +54,17 @@ _n = notifications.c
 
 
 async def remove_devices(conn: AsyncConnection, application_id: UUID, user_id: str) -> list[UUID]:
-    """Delete a user's devices, and with them their read marks and offered deliveries; return the device ids."""
+    """Delete a user's devices with their inbox marks and offered deliveries; return the ids.
+
+    A device from which the user has signed out stays, without the user's attributes and topics.
+    """
     owned = (devices.c.application_id == application_id, devices.c.user_id == user_id)
     await outbox.append_device_events(conn, "device.unregistered", *owned)
     removed = list((await conn.execute(delete(devices).where(*owned).returning(devices.c.id))).scalars())
+    signed_out = (devices.c.application_id == application_id, devices.c.former_user_id == user_id)
+    await conn.execute(
+        update(devices).where(*signed_out).values(former_user_id=None, attributes={}, topics=[], updated_at=func.now())
+    )
     if removed:
         await conn.execute(insert(erased_devices), [{"device_id": id_} for id_ in removed])
     return removed
@@ -132,12 +140,14 @@ async def remove_traces(
     conn: AsyncConnection,
     application_id: UUID,
     user_id: str,
+    pseudonym: str,
     device_ids: Collection[UUID],
     notification_ids: Collection[UUID],
 ) -> None:
     """Erase a user from events, frequency caps, the outbox and the delivery log.
 
-    `notification_ids` are the notifications that were sent to this user only.
+    `notification_ids` are the notifications that were sent to this user only. Where a device has another user now, the
+    pseudonym replaces the user id, so that the other user does not receive or see the delivery.
     """
     persons = [user_id, *map(str, device_ids)]
     await conn.execute(
@@ -152,9 +162,14 @@ async def remove_traces(
     # For batches after this transaction it reads the time of the erasure, and checks for erased devices.
     await conn.execute(update(applications).where(applications.c.id == application_id).values(forgot_at=func.now()))
     d = deliveries.c
-    for same_user in (d.user_id == user_id, d.device_id == any_(cast(list(device_ids), ARRAY(PG_UUID)))):
-        entries = (d.application_id == application_id, same_user)
-        await conn.execute(update(deliveries).where(*entries).values(user_id=None, message=None))
+    of_removed = d.device_id == any_(cast(list(device_ids), ARRAY(PG_UUID)))
+    for entries, name in ((of_removed, None), (d.user_id == user_id, pseudonym)):
+        of_user = (d.application_id == application_id, entries)
+        await conn.execute(update(deliveries).where(*of_user).values(user_id=name, message=None))
+    await bound_deliveries.replace_user(conn, application_id, user_id, pseudonym)
+    w = live_handoffs.c
+    offered = (w.application_id == application_id, w.user_id == user_id)
+    await conn.execute(delete(live_handoffs).where(*offered))
 
 
 async def find_erased(conn: AsyncConnection, device_ids: Sequence[UUID]) -> set[UUID]:

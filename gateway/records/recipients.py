@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import BigInteger, ColumnElement, Integer, Text, any_, bindparam, cast, func, literal, select
+from sqlalchemy import BigInteger, ColumnElement, Integer, Text, any_, bindparam, case, cast, func, literal, select
 from sqlalchemy.dialects import postgresql
 from sqlalchemy.ext.asyncio import AsyncConnection
 
@@ -15,15 +15,17 @@ from gateway.domain.job_payload import Recipient, SigningKey
 from gateway.domain.json_object import JsonObject
 from gateway.domain.notification import Notification
 from gateway.domain.send_policy import BUCKETS
+from gateway.records.bound_deliveries import valid_user_id
 from gateway.records.postgres.schema import applications, attempts, devices, vapid_keys
 
 # Mask that makes a 64-bit hash positive.
 HASH_MASK = 2**62 - 1
-_COLUMNS = ("id", "endpoint", "host", "p256dh", "auth", "vapid_key_id", "status", "user_id")
+_COLUMNS = ("id", "endpoint", "host", "p256dh", "auth", "vapid_key_id", "status")
 _IDS = any_(bindparam("ids", type_=postgresql.ARRAY(postgresql.UUID)))
 # Prepared once: these statements run for every job, and building one takes longer than running it.
 _RECIPIENTS = select(
     *(devices.c[name] for name in _COLUMNS),
+    valid_user_id(),
     func.coalesce(devices.c.live_until > func.now(), False),
     devices.c.accepted_at.is_not(None),
     devices.c.refused_since,
@@ -53,7 +55,7 @@ async def load_recipients(conn: AsyncConnection, notification: Notification, job
     rows = await conn.execute(query, {"ids": list(job.device_ids)})
     if not extra:
         return [Recipient(*row) for row in rows]
-    common_count = len(_COLUMNS) + 3  # _RECIPIENTS selects three more columns
+    common_count = len(_COLUMNS) + 4  # _RECIPIENTS selects four more columns
     return [Recipient(*row[:common_count], **dict(zip(extra, row[common_count:], strict=True))) for row in rows]
 
 
@@ -82,12 +84,19 @@ def compute_bucket(notification_id: UUID) -> ColumnElement[int]:
 
 
 async def load_template_context(conn: AsyncConnection, device_ids: Sequence[UUID]) -> dict[UUID, JsonObject]:
-    """Return the template variables `user` and `device` of each device."""
+    """Return the template variables `user` and `device` of each device.
+
+    A signed-out device has no attributes: those that are stored are the former user's.
+    """
     d = devices.c
-    query = select(d.id, d.user_id, d.platform, d.browser, d.locale, d.timezone, d.app_version, d.topics, d.attributes)
+    attributes = case((d.former_user_id.is_(None), d.attributes), else_=literal({}, postgresql.JSONB))
+    details = ("platform", "browser", "locale", "timezone", "app_version")
+    query = select(
+        d.id, valid_user_id().label("user_id"), attributes.label("attributes"), d.topics, *(d[name] for name in details)
+    )
     contexts = {}
     for row in await conn.execute(query.where(d.id.in_(device_ids))):
-        device = {name: getattr(row, name) for name in ("platform", "browser", "locale", "timezone", "app_version")}
+        device = {name: getattr(row, name) for name in details}
         device |= {"id": ids.format_id(ids.DEVICE, row.id), "topics": row.topics, "attributes": row.attributes}
         contexts[row.id] = {"user": {"id": row.user_id, "attributes": row.attributes}, "device": device}
     return contexts

@@ -1,6 +1,7 @@
 """Queries for planning a notification: which devices it is sent to, and when each device is due."""
 
 from datetime import datetime
+from typing import Any
 from uuid import UUID
 
 from sqlalchemy import ColumnElement, Select, any_, case, func, literal, not_, select
@@ -12,6 +13,7 @@ from gateway.domain.notification import Notification
 from gateway.domain.schedule import to_utc, zone_or_utc
 from gateway.domain.send_policy import sample_size
 from gateway.records.audiences import match_active
+from gateway.records.bound_deliveries import valid_user_id
 from gateway.records.postgres.engine import Connection
 from gateway.records.postgres.schema import devices
 from gateway.records.recipients import compute_bucket
@@ -32,15 +34,15 @@ async def count_devices(conn: Connection, condition: ColumnElement[bool]) -> int
 
 async def select_due_times(
     conn: Connection, notification: Notification, condition: ColumnElement[bool], now: datetime
-) -> Select[tuple[UUID, datetime]]:
-    """Return the query of (device id, due time) of every device that matches the condition.
+) -> Select[tuple[UUID, datetime, str | None]]:
+    """Return the query of (id, due, user_id) of every device that matches.
 
     A device is due now, or at the notification's local time in the time zone of the device. In a variant test, devices
     outside the sample are due later, after the winner has been decided.
     """
     policy = notification.policy
     due: ColumnElement[datetime] = literal(now, TIMESTAMP(timezone=True))
-    query: Select[tuple[UUID, datetime]] = select(devices.c.id)
+    query: Select[Any] = select(devices.c.id)
     if policy.local_at is not None:
         # Python resolves the time zones, since the system of the database may lack some of them.
         zones = (await conn.execute(select(devices.c.timezone).where(condition).distinct())).scalars().all()
@@ -58,4 +60,4 @@ async def select_due_times(
     if policy.winner is not None:
         sampled = compute_bucket(notification.id) < sample_size(policy.winner.sample)
         due = case((sampled, due), else_=due + policy.winner.after)
-    return query.add_columns(due.label("due")).where(condition)
+    return query.add_columns(due.label("due"), valid_user_id().label("user_id")).where(condition)

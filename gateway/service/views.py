@@ -123,6 +123,7 @@ class Device(TypedDict):
     status: DeviceStatus
     host: str
     user_id: str | None
+    user_proven: bool
     client: Client
     attributes: JsonObject
     topics: list[str]

@@ -127,7 +127,7 @@ async def _handle(state: WebState, route: Route, http: web.Request) -> web.Strea
         state.limits.address_buckets.acquire(address)
     body_received = http.content.is_eof()
     principal = await _authenticate(state, route, http)
-    headers = {} if principal.key_id is None else state.limits.key_buckets.acquire(principal.key_id)
+    headers = _acquire_for_key(state, principal, address)
     with ExitStack() as slots:
         reservation = Reservation(state.limits.requests, slots, principal, address)
         # Streaming routes have their own limiters. The probes count as streaming routes, so that they work when the
@@ -172,6 +172,19 @@ def _transaction(route: Route, request: Request) -> AbstractAsyncContextManager[
     principal = request.principal
     share_key = principal.application_id or ("operator" if principal.scopes else "public")
     return request.context.connections.share(route.work_for(request.body), share_key).begin()
+
+
+def _acquire_for_key(state: WebState, principal: Principal, address: str) -> dict[str, str]:
+    """Take a token of the API key. A publishable key is in every page, so its tokens are shared among addresses.
+
+    Raises:
+        RateLimited: the key, or the address with this key, has sent too many requests.
+    """
+    if principal.key_id is None:
+        return {}
+    if principal.origins is None:
+        return state.limits.key_buckets.acquire(principal.key_id)
+    return state.limits.publishable_key_buckets.acquire(principal.key_id, address)
 
 
 async def _authenticate(state: WebState, route: Route, http: web.Request, conn: Connection | None = None) -> Principal:

@@ -23,7 +23,7 @@ import time
 from collections import Counter, deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from hashlib import md5
+from hashlib import md5, sha256
 from pathlib import Path
 from typing import Any
 
@@ -116,6 +116,8 @@ async def measure_all(options: argparse.Namespace, url: str) -> list[dict[str, A
         postmaster = parent_of((await conn.execute(text("SELECT pg_backend_pid()"))).scalar_one())
     port, floor_port = free_port(), free_port()
     settings = {"DATABASE_URL": url, "MASTER_KEY": MASTER_KEY, "PORT": str(port), "LOG_FORMAT": "json"}
+    # All browsers of the bench have one address.
+    settings |= dict.fromkeys(("NEW_DEVICES_PER_ADDRESS", "NEW_DEVICES_PER_MINUTE"), "10000000")
     aiohttp_command = [sys.executable, __file__, "aiohttp-alone", str(floor_port)]
     figures = []
     with run_server([sys.executable, "-m", "gateway", "serve"], settings, "web.listening") as server:
@@ -199,10 +201,7 @@ class BodyGenerator:
 
     def __init__(self, devices: int, known_share: float) -> None:
         self._random = random.Random(SEED)  # noqa: S311 - not for secrets
-        self._keys = [
-            {"p256dh": encode_base64url(pair.p256dh), "auth": encode_base64url(pair.auth)}
-            for pair in (DeviceKeys.generate() for _ in range(KEY_PAIRS))
-        ]
+        self._points = [encode_base64url(DeviceKeys.generate().p256dh) for _ in range(KEY_PAIRS)]
         self._known_share = known_share if devices else 0.0
         self._devices = devices
         self._next = int(time.time() * 1000) << 20
@@ -215,8 +214,9 @@ class BodyGenerator:
         else:
             self._next += 1
             n = self._next
+        keys = {"p256dh": self._points[n % KEY_PAIRS], "auth": build_auth(n)}
         body = {
-            "subscription": {"endpoint": build_endpoint(n), "expirationTime": None, "keys": self._keys[n % KEY_PAIRS]},
+            "subscription": {"endpoint": build_endpoint(n), "expirationTime": None, "keys": keys},
             "user_id": f"user-{n // 2}",
             "client": {
                 "platform": ("android", "ios", "windows", "macos")[n % 4],
@@ -235,6 +235,11 @@ class BodyGenerator:
 def build_endpoint(n: int) -> str:
     """Return the endpoint of a device number, as FILL creates it."""
     return f"https://fcm.googleapis.com/fcm/send/{md5(str(n).encode(), usedforsecurity=False).hexdigest() * 5}"
+
+
+def build_auth(n: int) -> str:
+    """Return the auth secret of a device number, as FILL creates it: a refresh needs the same."""
+    return encode_base64url(sha256(md5(str(n).encode(), usedforsecurity=False).hexdigest().encode()).digest()[:16])
 
 
 def build_post(path: str, key: str, body: bytes) -> bytes:

@@ -158,6 +158,7 @@ def test_task_keys_and_lock_ids_never_change() -> None:
         "log_retention": 248550234,
         "gone_devices": 623707032,
         "frequency_caps": 4238629924,
+        "bound_deliveries": 1098476715,
         "events": 1664770434,
         "inbox": 1993921238,
         "outbox": 1515905976,

@@ -8,7 +8,7 @@ import pytest
 from gateway.domain.errors import RateLimited
 from gateway.web.http import rate_limits
 from gateway.web.http.client_address import ClientAddressResolver
-from gateway.web.http.rate_limits import TokenBuckets
+from gateway.web.http.rate_limits import SharedBuckets, TokenBuckets
 from tests.support.api import ADMIN, Api
 from tests.support.gateway_parts import APP_ORIGIN
 
@@ -37,7 +37,7 @@ async def test_key_over_its_limit_gets_429_with_retry_after(api: Api) -> None:
 
 async def test_rate_limited_request_has_no_effect(api: Api) -> None:
     """A rate-limited request changes nothing."""
-    set_limits(api, key_buckets=frozen_buckets("key", 1))
+    set_limits(api, publishable_key_buckets=SharedBuckets("key", 1, clock=lambda: 0.0))
     assert (await api.call("POST", "/v1/devices", api.device(), key=api.publishable, origin=APP_ORIGIN)).status == 201
     before = await api.rows()
     for path, body in (("/v1/devices", api.device()), ("/v1/devices", api.device())):

@@ -238,6 +238,18 @@ async def test_device_keeps_its_vapid_key(parts: Parts) -> None:
     ).vapid_key_id
 
 
+async def test_refresh_keeps_vapid_key_unless_it_names_one(parts: Parts) -> None:
+    """After a rotation, a back end's refresh without a key does not change the key of the subscription."""
+    old = await register(parts, build_registration())
+    async with parts.engine.begin() as conn:
+        new_key = await applications.add_vapid_key(conn, parts.context.keyring, parts.application_id)
+    before = await load_device(parts, old.device_id)
+    assert await register(parts, build_registration()) == (old.device_id, False)
+    assert (await load_device(parts, old.device_id)).vapid_key_id == before.vapid_key_id
+    await register(parts, build_registration(vapid_public_key=new_key.public_key))
+    assert (await load_device(parts, old.device_id)).vapid_key_id != before.vapid_key_id
+
+
 async def test_topics_over_the_limit_are_refused(parts: Parts) -> None:
     """More topics than allowed are refused."""
     topics = tuple(f"t{number}" for number in range(MAX_TOPICS + 1))

@@ -51,6 +51,30 @@ async def test_responses_become_outcomes(parts: Parts, vendor: Vendor) -> None:
     assert {row.host for row in log.values()} == {parts.sim.origins[vendor].removeprefix("http://")}
 
 
+async def test_late_410_does_not_undo_new_registration(parts: Parts, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A 410 to a POST from before the browser registered again leaves the device active."""
+    [subscriber] = parts.subscribe(Vendor.FCM, 1)
+    [device_id] = await parts.register([subscriber])
+    parts.sim.behave(Rule(status=410, delay_ms=1500))
+    posted, select_rule = asyncio.Event(), parts.sim.behaviour.select_rule
+
+    def on_post(*request: Any) -> Rule | None:
+        posted.set()
+        return select_rule(*request)
+
+    monkeypatch.setattr(parts.sim.behaviour, "select_rule", on_post)
+    sent = await parts.submit()
+    async with parts.run_worker():
+        await asyncio.wait_for(posted.wait(), 30)
+        await parts.register([subscriber])
+        assert (await parts.wait_until_done(sent.id)).gone == 1
+    assert await parts.device_status(device_id) == "active"
+    parts.sim.behave(Rule(status=410))
+    async with parts.run_worker():
+        assert (await parts.wait_until_done((await parts.submit()).id)).gone == 1
+    assert await parts.device_status(device_id) == "gone"
+
+
 async def test_gone_device_is_not_sent_to_again(parts: Parts) -> None:
     """A device that is gone is not a target of the next notification."""
     active, gone = parts.subscribe(Vendor.FCM, 2)

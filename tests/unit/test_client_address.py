@@ -3,7 +3,7 @@
 import pytest
 from aiohttp.test_utils import make_mocked_request
 
-from gateway.web.http.client_address import ClientAddressResolver
+from gateway.web.http.client_address import ClientAddressResolver, site_of
 
 PROXIES = ("10.0.0.0/8", "2001:db8::1")
 
@@ -47,12 +47,21 @@ def test_number_of_hops_is_bounded() -> None:
     ("forwarded", "expected"),
     [
         ("198.51.100.1:4711", "198.51.100.1"),
-        ("[2001:db8:1:2:3::4]:4711", "2001:db8:1:2::/64"),
-        ("2001:db8:1:2:ffff::4", "2001:db8:1:2::/64"),
+        ("[2001:db8:1:2:3::4]:4711", "2001:db8:1::/56"),
+        ("2001:db8:1:2ff:ffff::4", "2001:db8:1:200::/56"),
         ("::ffff:198.51.100.1", "198.51.100.1"),
     ],
 )
 def test_address_is_normalised(forwarded: str, expected: str) -> None:
-    """Ports are removed, and IPv6 addresses count by their /64 network."""
+    """Ports are removed, and IPv6 addresses count by their /56 network."""
     assert resolve("10.0.0.1", forwarded) == expected
     assert resolve(forwarded.partition(":4711")[0].strip("[]"), proxies=()) == expected
+
+
+@pytest.mark.parametrize(
+    ("key", "site"),
+    [("198.51.100.1", "198.51.100.1"), ("2001:db8:1:200::/56", "2001:db8:1::/48"), ("unknown", "unknown")],
+)
+def test_site_is_the_48_network_of_ipv6(key: str, site: str) -> None:
+    """Other addresses are their own site."""
+    assert site_of(key) == site

@@ -27,6 +27,7 @@ VALID_LINE: dict[str, Any] = {
     "muted": ["offers"],
     "location": {"lat": 59, "lon": 18.1, "accuracy_m": 30},
     "vapid_public_key": "B" * 87,
+    "device_token": "dt_a",
 }
 PATHS = (
     *((name,) for name in VALID_LINE),

@@ -29,7 +29,7 @@ PASSED: dict[str, type[BaseModel]] = {
     "Registration": devices.NewDevice,
 }
 # Fields of a registration that the SDK itself fills in.
-FILLED_IN = {"subscription", "muted", "vapid_public_key"}
+FILLED_IN = {"subscription", "muted", "vapid_public_key", "device_token"}
 PRIMITIVES = {str: "string", bool: "boolean", int: "number", float: "number", datetime: "string", NoneType: "null"}
 
 

@@ -1,11 +1,15 @@
-"""The inbox of a device: its deliveries in the log, and its read marks."""
+"""The inbox of a device: its deliveries in the log, and its read marks.
+
+An entry belongs to the user to whom it was sent, and is in the inbox of a device only while the device has that user.
+Entries that were sent while the device had no user belong to the device.
+"""
 
 from collections.abc import Collection
 from datetime import datetime
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import ColumnElement, Row, Select, and_, any_, cast, delete, func, literal, select
+from sqlalchemy import ColumnElement, Row, Select, and_, any_, cast, delete, func, literal, or_, select
 from sqlalchemy.dialects.postgresql import ARRAY, insert
 from sqlalchemy.dialects.postgresql import UUID as PG_UUID
 from sqlalchemy.ext.asyncio import AsyncConnection
@@ -15,8 +19,9 @@ from gateway.domain import clock
 from gateway.domain.delivery import OutcomeName
 from gateway.domain.notification import MAX_TTL
 from gateway.domain.page import Page
+from gateway.records.bound_deliveries import valid_user_id
 from gateway.records.postgres.paging import fetch_page
-from gateway.records.postgres.schema import deliveries, inbox_reads, notifications
+from gateway.records.postgres.schema import deliveries, devices, inbox_reads, notifications
 
 # Outcomes of the deliveries in the inbox: all but cancelled and skipped. So the inbox includes messages that never
 # reached the device.
@@ -108,7 +113,13 @@ async def prune(conn: AsyncConnection, before: datetime) -> int:
 
 
 def _in_inbox(application_id: UUID, device_id: UUID) -> tuple[ColumnElement[bool], ...]:
-    return (_d.application_id == application_id, _d.device_id == device_id, _d.outcome.in_(INBOX_OUTCOMES))
+    user_id = select(valid_user_id()).where(devices.c.id == device_id).scalar_subquery()
+    return (
+        _d.application_id == application_id,
+        _d.device_id == device_id,
+        _d.outcome.in_(INBOX_OUTCOMES),
+        or_(_d.user_id.is_(None), _d.user_id == user_id),
+    )
 
 
 def _select_entries(application_id: UUID, device_id: UUID) -> Select[Any]:

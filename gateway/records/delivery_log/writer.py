@@ -4,7 +4,7 @@ from collections import Counter
 from collections.abc import Set
 from uuid import UUID
 
-from sqlalchemy import Float, bindparam, case, func, select, update
+from sqlalchemy import DateTime, Float, bindparam, case, func, literal, select, true, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from gateway.domain.delivery import Accepted, Gone, OutcomeName, Rejected, ResultBatch
@@ -163,7 +163,12 @@ async def _append(conn: AsyncConnection, job: Job, batch: ResultBatch) -> None:
 
 
 async def _mark_devices(conn: AsyncConnection, batch: ResultBatch) -> None:
-    """Mark devices that are gone or must subscribe again, so that they receive no more messages."""
+    """Mark devices that are gone or must subscribe again, so that they receive no more messages.
+
+    A device that registered again since the first POST of the batch stays active: the response says nothing of the new
+    registration.
+    """
+    first_attempt = min((result.attempted_at for result in batch.settled if result.attempted_at), default=None)
     gone = [result.device_id for result in batch.settled if isinstance(result.outcome, Gone)]
     quarantined = [
         result.device_id
@@ -178,7 +183,11 @@ async def _mark_devices(conn: AsyncConnection, batch: ResultBatch) -> None:
             # Sorted, so that batches with the same devices lock them in the same order and cannot deadlock.
             marked = await conn.execute(
                 update(devices)
-                .where(devices.c.id.in_(sorted(device_ids)), devices.c.status == DeviceStatus.ACTIVE)
+                .where(
+                    devices.c.id.in_(sorted(device_ids)),
+                    devices.c.status == DeviceStatus.ACTIVE,
+                    func.coalesce(devices.c.registered_at <= literal(first_attempt, DateTime(timezone=True)), true()),
+                )
                 .values(status=status, updated_at=func.now())
                 .returning(devices.c.id)
             )

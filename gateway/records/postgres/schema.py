@@ -75,6 +75,8 @@ applications = Table(
     Column("subject", Text, nullable=False),  # VAPID `sub` (RFC 8292 section 2.1)
     Column("allowed_origins", ARRAY(Text), nullable=False, server_default=text("'{}'")),
     Column("identity_secret", LargeBinary),  # encrypted; when set, `user_id` must be proven
+    # Users that devices got without a proof do not count: set with the identity secret, by versions that know proofs.
+    Column("identity_enforced", Boolean, nullable=False, server_default=text("false")),
     # The last position assigned in the application's delivery log. The writer assigns positions under the lock of this
     # row, so they become visible in order: a reader that has read up to position N misses no entry before N.
     Column("log_position", BigInteger, nullable=False, server_default=text("0")),
@@ -131,6 +133,8 @@ devices = Table(
     Column("vapid_key_id", UUID, ForeignKey("vapid_keys.id"), nullable=False),
     Column("status", Text, nullable=False, server_default=text("'active'")),
     Column("user_id", Text),
+    Column("user_proven", Boolean, nullable=False, server_default=text("false")),  # by a `user_hash` or the back end
+    Column("former_user_id", Text),  # the user who has signed out, whose topics and attributes stay
     Column("platform", Text),
     Column("browser", Text),
     Column("locale", Text),
@@ -151,10 +155,17 @@ devices = Table(
     _moment("created_at", now=True),
     _moment("updated_at", now=True),
     _moment("last_seen_at", now=True),
+    _moment("registered_at", nullable=True),  # by `POST /v1/devices` or an import; NULL before revision 0021
     UniqueConstraint("application_id", "endpoint_digest"),
     CheckConstraint("status IN ('active', 'gone', 'quarantined')", name="status"),
     Index(None, "application_id", "id"),
     Index("devices_user_id_idx", "application_id", "user_id", postgresql_where=text("user_id IS NOT NULL")),
+    Index(
+        "devices_former_user_id_idx",
+        "application_id",
+        "former_user_id",
+        postgresql_where=text("former_user_id IS NOT NULL"),
+    ),
     Index("devices_topics_idx", "topics", postgresql_using="gin"),
     Index(
         "devices_attributes_idx", "attributes", postgresql_using="gin", postgresql_ops={"attributes": "jsonb_path_ops"}
@@ -278,6 +289,8 @@ notifications = Table(
     Column("templating", JSONB(none_as_null=True)),  # options for rendering; NULL if the content is not a template
     Column("winner", SmallInteger),  # the variant for recipients outside the sample, once decided
     Column("auto_paused", Text),  # why the gateway paused the notification by itself, which happens at most once
+    # Its deliveries are for the users in `bound_deliveries`.
+    Column("person_bound", Boolean, nullable=False, server_default=text("false")),
     Column("trace", Text),  # W3C traceparent of the request, when tracing is on
     Column("lane", SmallInteger, nullable=False),
     Column("urgency", Text, nullable=False),
@@ -473,6 +486,16 @@ jobs = Table(
     Index(None, "notification_id"),
 )
 
+# The users for whom the deliveries of a notification were planned, until it has ended; only of notifications that are
+# meant for persons. It has no foreign keys, whose checks would cost as much as the rows.
+bound_deliveries = Table(
+    "bound_deliveries",
+    metadata,
+    Column("notification_id", UUID, primary_key=True),
+    Column("device_id", UUID, primary_key=True),
+    Column("user_id", Text, nullable=False),
+)
+
 # The most frequent values in a delivery log. The partial indexes by outcome and host exclude them.
 COMMON_OUTCOME, COMMON_HOST = "accepted", "fcm.googleapis.com"
 
@@ -574,6 +597,7 @@ live_handoffs = Table(
     Column("device_id", UUID, ForeignKey("devices.id", ondelete="CASCADE"), primary_key=True),
     Column("application_id", UUID, nullable=False),
     Column("variant", SmallInteger),
+    Column("user_id", Text),  # the only user who may see it; NULL when it is not meant for a person
     _moment("created_at", now=True),
     _moment("acked_at", nullable=True),
     Index("live_waiting_device_id_idx", "device_id", postgresql_where=text("acked_at IS NULL")),
@@ -644,7 +668,7 @@ audit = Table(
 idempotency_keys = Table(
     "idempotency_keys",
     metadata,
-    Column("owner", Text, primary_key=True),  # the application's id, or `admin`
+    Column("owner", Text, primary_key=True),  # the credential: `application/key`, the id of a device, or `admin`
     Column("key", Text, primary_key=True),
     Column("request_digest", LargeBinary, nullable=False),
     Column("status", SmallInteger),

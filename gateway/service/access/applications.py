@@ -86,6 +86,7 @@ async def change(
     """Change fields of an application.
 
     Setting `require_identity` to true creates a new identity secret. Only the view returned here contains the secret.
+    From then on user ids that pages sent without a proof are ignored.
 
     Raises:
         NotFound: there is no such application.
@@ -99,6 +100,8 @@ async def change(
     identity_secret: str | None = None
     if (requires_identity := values.pop("require_identity", None)) is not None:
         identity_secret = new_key("is") if requires_identity else None
+        if requires_identity != current["require_identity"]:
+            values["identity_enforced"] = requires_identity
         values["identity_secret"] = (
             None if identity_secret is None else keyring.seal(identity_secret.encode(), "identity")
         )

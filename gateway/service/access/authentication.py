@@ -63,8 +63,12 @@ class Principal:
 
     @property
     def owner(self) -> str:
-        """The owner of this caller's idempotency keys: keys of different owners are independent."""
-        return str(self.device_id or self.application_id or ADMIN)
+        """The owner of this credential's idempotency keys: keys of different owners are independent."""
+        if self.device_id is not None:
+            return str(self.device_id)
+        if self.application_id is None:
+            return ADMIN
+        return str(self.application_id) if self.key_id is None else f"{self.application_id}/{self.key_id}"
 
 
 async def identify(conn: Connection, keyring: Keyring, admin_token: str | None, bearer: str) -> Principal:

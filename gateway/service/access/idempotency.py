@@ -1,7 +1,8 @@
 """Idempotent requests: repeating a request with the same idempotency key returns the stored response.
 
-The key is claimed in the transaction of the request itself. So a request that fails leaves its key unused, and a
-repeated request waits until the first one has ended.
+A key belongs to the credential that sent it, so a page cannot use up the keys of the back end. The key is claimed in
+the transaction of the request itself. So a request that fails leaves its key unused, and a repeated request waits until
+the first one has ended.
 """
 
 import json
@@ -50,11 +51,11 @@ async def erase_user(
 
     Their idempotency keys are deleted too, so a repeated request is executed again.
     """
-    owner, encoded_user_id = str(application_id), json.dumps(user_id, ensure_ascii=False).encode()
+    encoded_user_id = json.dumps(user_id, ensure_ascii=False).encode()
     keys = [
-        row.key
-        async for row in idempotency.stream_responses(conn, owner)
+        (row.owner, row.key)
+        async for row in idempotency.stream_responses(conn, application_id)
         if encoded_user_id in keyring.open(row.answer, "idempotency")
     ]
-    await idempotency.delete_keys(conn, owner, keys)
+    await idempotency.delete_keys(conn, keys)
     await idempotency.delete_owners(conn, [str(id_) for id_ in device_ids])

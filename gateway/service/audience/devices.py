@@ -21,8 +21,13 @@ async def list_page(
     return Page([registration.to_view(device) for device in page.items], page.next_after)
 
 
-async def change(conn: Connection, context: Context, device: Device, changed: DeviceChange) -> None:
+async def change(
+    conn: Connection, context: Context, device: Device, changed: DeviceChange, *, user_proven: bool = False
+) -> None:
     """Change fields of a device.
+
+    Another user than the last one starts without that one's topics and attributes. `user_proven`: the user id in
+    `changed` is proven, or the back end sent it.
 
     Raises:
         ValidationError: the merged attributes are too large.
@@ -34,7 +39,7 @@ async def change(conn: Connection, context: Context, device: Device, changed: De
         # A device that exceeds the limit, because it was stored under a larger one, may still remove attributes.
         if error is not None and registration.measure_attributes(merged) > registration.measure_attributes(current):
             raise ValidationError([error])
-    await devices.change(conn, device.id, changed)
+    await devices.change(conn, device.id, changed, user_proven=user_proven)
 
 
 async def set_location(conn: Connection, device: Device, location: Location | None) -> None:

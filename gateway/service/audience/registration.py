@@ -15,6 +15,7 @@ from gateway.domain.database_work import REQUEST
 from gateway.domain.device import Device, Registration, Subscription
 from gateway.domain.errors import (
     Conflict,
+    DeviceProofRequired,
     EndpointNotAllowed,
     FieldError,
     GatewayError,
@@ -27,6 +28,7 @@ from gateway.push.encryption import check_keys
 from gateway.records import applications, devices
 from gateway.records.applications import RegistrationContext
 from gateway.records.devices import CheckedRegistration as CheckedRegistration
+from gateway.records.devices import Refusal
 from gateway.records.devices import Registered as Registered
 from gateway.records.postgres.engine import DATABASE_ERRORS, Connection, DatabaseError, is_refusal
 from gateway.service import views
@@ -42,18 +44,23 @@ MAX_BATCH = 200
 # Maximum number of applications with a batcher: far more than the applications that register devices at the same time.
 MAX_BATCHERS = 10_000
 
+_OTHER_KEYS = "a device has this endpoint and another auth secret; send its device_token, or subscribe the browser anew"
+
 
 class RegistrationRequest(NamedTuple):
     """A request to register a device.
 
     `needs_proof` is True if a web page sent the request: then the application's server must prove the user id, with
-    `user_hash`.
+    `user_hash`, and only the `device_token` permits other keys for a registered device. `error_if_new` is the error for
+    a device that is not registered; None if the request may create it.
     """
 
     application_id: UUID
     registration: Registration
     needs_proof: bool = False
     user_hash: str | None = None
+    device_token: str | None = None
+    error_if_new: GatewayError | None = None
 
 
 class DeviceRegistrar:
@@ -82,9 +89,16 @@ class DeviceRegistrar:
             ValidationError: the registration is not valid.
             EndpointNotAllowed: the endpoint does not belong to a push service.
         """
-        if request.needs_proof:
-            _check_user_hash(self._identity_secret, request.registration.user_id, request.user_hash)
-        return self.check(request.registration)
+        if not request.needs_proof:
+            return self.check(request.registration)
+        user_proven = _check_user_hash(self._identity_secret, request.registration.user_id, request.user_hash)
+        token = request.device_token
+        return self.check(request.registration)._replace(
+            user_proven=user_proven,
+            trusted=False,
+            proven_device_id=None if token is None else self._context.keyring.verify_device_token(token),
+            may_create=request.error_if_new is None,
+        )
 
     def check(self, registration: Registration) -> CheckedRegistration:
         """Check a registration; return it with its canonical endpoint, the host of the endpoint and its VAPID key.
@@ -116,12 +130,13 @@ class DeviceRegistrar:
 
     @staticmethod
     async def register_all(conn: Connection, registrations: Sequence[CheckedRegistration]) -> list[Registered]:
-        """Store registrations, and return the result of each in order.
+        """Store registrations of the back end, and return the result of each in order.
 
         If several registrations have the same endpoint, only the last of them is stored.
         """
         by_endpoint = {checked.registration.subscription.endpoint: checked for checked in registrations}
-        registered = await devices.register(conn, list(by_endpoint.values()))
+        stored = await devices.register(conn, list(by_endpoint.values()))
+        registered = [result for result in stored if isinstance(result, Registered)]  # the back end is never refused
         if len(by_endpoint) == len(registrations):
             return registered
         results = dict(zip(by_endpoint, registered, strict=True))
@@ -144,6 +159,7 @@ class BatchingRegistrar:
         """Register a device. The transaction has committed when the method returns.
 
         Raises:
+            DeviceProofRequired: the endpoint is registered with other keys.
             IdentityUnproven: the user id lacks a valid proof.
             ValidationError: the registration is not valid.
             EndpointNotAllowed: the endpoint does not belong to a push service.
@@ -200,31 +216,39 @@ async def register(
             batches.append(batch := {})
         batch[key] = (number, checked)
     for batch in batches:
-        registered = await devices.register(conn, [checked for _, checked in batch.values()])
-        for (number, _), result in zip(batch.values(), registered, strict=True):
-            results[number] = result
+        stored = await devices.register(conn, [checked for _, checked in batch.values()])
+        for (number, _), result in zip(batch.values(), stored, strict=True):
+            results[number] = _error_of(requests[number], result) if isinstance(result, Refusal) else result
     return [results[number] for number in range(len(requests))]
+
+
+def _error_of(request: RegistrationRequest, refusal: Refusal) -> GatewayError:
+    limited = request.error_if_new if refusal is Refusal.LIMITED else None
+    return limited or DeviceProofRequired(_OTHER_KEYS)
 
 
 async def verify_user(
     conn: Connection, keyring: Keyring, application_id: UUID, user_id: str | None, user_hash: str | None
-) -> None:
-    """Verify a user id if the application requires proofs.
+) -> bool:
+    """Verify a user id if the application requires proofs, and return whether it is proven.
 
     Raises:
         IdentityUnproven: the user id lacks a valid proof.
     """
     application = await applications.get(conn, application_id)
-    if application is not None and application.identity_secret is not None:
-        _check_user_hash(keyring.open(application.identity_secret, "identity"), user_id, user_hash)
+    if application is None or application.identity_secret is None:
+        return False
+    return _check_user_hash(keyring.open(application.identity_secret, "identity"), user_id, user_hash)
 
 
-def _check_user_hash(identity_secret: bytes | None, user_id: str | None, user_hash: str | None) -> None:
+def _check_user_hash(identity_secret: bytes | None, user_id: str | None, user_hash: str | None) -> bool:
+    """Return whether the user id is proven; False if no proof is required."""
     if user_id is None or identity_secret is None:
-        return
+        return False
     expected = hmac.digest(identity_secret, user_id.encode(), hashlib.sha256).hex()
     if user_hash is None or not hmac.compare_digest(user_hash.encode("utf-8", "replace"), expected.encode()):
         raise IdentityUnproven("user_hash must be the hex HMAC-SHA256 of user_id under the identity secret")
+    return True
 
 
 def measure_attributes(attributes: Mapping[str, Any]) -> int:
@@ -274,6 +298,7 @@ def to_view(device: Device) -> views.Device:
         "status": device.status,
         "host": device.subscription.endpoint.split("/")[2],
         "user_id": device.user_id,
+        "user_proven": device.user_proven,
         "client": {
             "platform": client.platform,
             "browser": client.browser,

@@ -6,7 +6,7 @@ acknowledge the offer in time. An acknowledged offer is logged like any other de
 page, a server or a worker crashes.
 """
 
-from collections.abc import AsyncGenerator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Container, Mapping, Sequence
 from datetime import datetime, timedelta
 from uuid import UUID
 
@@ -46,8 +46,16 @@ async def offer_to_pages(
     notification: Notification,
     recipients: Sequence[Recipient],
     now: datetime,
+    withdrawn: Container[UUID] = (),
 ) -> Mapping[UUID, Deferred | Accepted]:
     """Offer a notification to the open pages of devices.
+
+    Args:
+        conn: the transaction that loads the job.
+        notification: the notification.
+        recipients: its devices.
+        now: the current time.
+        withdrawn: devices that must not have it any more. Only earlier acknowledgements of theirs count.
 
     Returns:
         By id of each device with an offer: `Accepted` if the page has acknowledged the offer, `Deferred` while the page
@@ -58,9 +66,17 @@ async def offer_to_pages(
     earlier_offers = await records.load_handoffs(
         conn, notification.id, [recipient.device_id for recipient in recipients]
     )
-    new_offers = [recipient for recipient in recipients if recipient.live and recipient.device_id not in earlier_offers]
+    new_offers = [
+        recipient
+        for recipient in recipients
+        if recipient.live and recipient.device_id not in earlier_offers and recipient.device_id not in withdrawn
+    ]
     if new_offers:
-        offers = [(recipient.device_id, notification.variant_for(recipient.bucket)) for recipient in new_offers]
+        is_bound = notification.person_bound
+        offers = [
+            (recipient.device_id, notification.variant_for(recipient.bucket), recipient.user_id if is_bound else None)
+            for recipient in new_offers
+        ]
         await records.offer_to_page(conn, notification.application_id, notification.id, offers)
     outcomes: dict[UUID, Deferred | Accepted] = {
         recipient.device_id: Deferred(now + ACK_TIMEOUT) for recipient in new_offers
@@ -68,7 +84,7 @@ async def offer_to_pages(
     for device_id, (offered_at, acknowledged_at) in earlier_offers.items():
         if acknowledged_at is not None:
             outcomes[device_id] = Accepted(cause="acknowledged by the open page over the live channel")
-        elif offered_at + ACK_TIMEOUT > now:
+        elif offered_at + ACK_TIMEOUT > now and device_id not in withdrawn:
             outcomes[device_id] = Deferred(offered_at + ACK_TIMEOUT)
     return outcomes
 

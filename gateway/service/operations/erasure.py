@@ -35,7 +35,7 @@ async def erase_user(conn: Connection, keyring: Keyring, application_id: UUID, u
     await _cancel(conn, application_id, triggered_ids)
     await personal_data.erase_template_variables(conn, triggered_ids)
     await personal_data.remove_reminders(conn, application_id, user_id)
-    await personal_data.remove_traces(conn, application_id, user_id, device_ids, exclusive_ids)
+    await personal_data.remove_traces(conn, application_id, user_id, pseudonym, device_ids, exclusive_ids)
     await idempotency.erase_user(conn, keyring, application_id, user_id, device_ids)
     return len(device_ids)
 

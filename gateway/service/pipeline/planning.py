@@ -3,6 +3,8 @@
 Planning is one transaction. If a worker crashes while planning, the plan job does not change, and another worker starts
 over. Every device has a due time: now, a local time in its time zone, or the time at which the winning variant is
 decided. Devices that are due at the same time share jobs.
+
+Each delivery of a notification for persons (`_is_person_bound`) is for the user that its device has at planning.
 """
 
 import time
@@ -11,10 +13,11 @@ from datetime import timedelta
 import structlog
 
 from gateway import metrics, tracing
+from gateway.content.templates import uses_personal_data
 from gateway.domain import clock
-from gateway.domain.audience import Audience, Notified, iter_leaves
+from gateway.domain.audience import Audience, Notified, iter_leaves, selects_users
 from gateway.domain.job import Job, LeaseLost, chunk_size
-from gateway.domain.notification import Status
+from gateway.domain.notification import Notification, Status
 from gateway.records import jobs, notifications, send_plan
 from gateway.records.audiences import raise_work_mem
 from gateway.records.postgres.engine import Connection
@@ -68,8 +71,9 @@ async def plan(context: Context, job: Job, engine: Engine | None = None) -> int:
         if throttle is not None:
             rate = throttle.rate(await send_plan.count_devices(conn, condition))
         due_times = await send_plan.select_due_times(conn, notification, condition, now)
-        targets = await jobs.fan_out(conn, job, now.date(), due_times, chunk_size(rate))
-        await notifications.start(conn, notification.id, now.date(), targets, rate)
+        person_bound = _is_person_bound(notification, audience)
+        targets = await jobs.fan_out(conn, job, now.date(), due_times, chunk_size(rate), person_bound=person_bound)
+        await notifications.start(conn, notification.id, now.date(), targets, rate, person_bound=person_bound)
     with tracing.span(
         "plan",
         {"notification.id": job.log_fields["notification_id"], "job.id": job.id, "targets": targets},
@@ -82,6 +86,17 @@ async def plan(context: Context, job: Job, engine: Engine | None = None) -> int:
     metrics.TARGETS.labels(notification.kind).inc(targets)
     log.info("notification.planned", **job.log_fields, targets=targets)
     return targets
+
+
+def _is_person_bound(notification: Notification, audience: Audience) -> bool:
+    """Whether the deliveries are meant for persons: the audience selects users, or the content uses their data.
+
+    Each delivery is then sent only while its device has the user that it has now.
+    """
+    if selects_users(audience):
+        return True
+    contents = [notification.content, *(variant.content for variant in notification.policy.variants)]
+    return notification.templating is not None and any(map(uses_personal_data, contents))
 
 
 async def _has_cancelled_in_flight(conn: Connection, audience: Audience) -> bool:

@@ -18,6 +18,8 @@ export class WebPushError extends Error {
 }
 
 const DAY_MS = 86_400_000;
+// Chromium's endpoint of a subscription that it has removed.
+const REMOVED_ENDPOINT = "https://permanently-removed.invalid/";
 // Two decimals of a degree are about a kilometre, so the location is that of a district and not of a house.
 const COARSE_LOCATION = { decimals: 2, accuracy_m: 1500 };
 const MESSAGE_EVENTS = { message: "displayed", click: "clicked", dismiss: "dismissed" };
@@ -43,7 +45,10 @@ export function init({
   const call = (method, path, token, body) => request(method, base + path, token, body);
 
   const loadRecord = () => inStore("readonly", (store) => store.get(workerScope));
-  const saveRecord = (record) => inStore("readwrite", (store) => store.put(record, workerScope));
+  // The owner of the stored details is the last user, also after the user has signed out.
+  const ownerOf = (record) => record?.body?.user_id ?? record?.owner;
+  const saveRecord = (record) =>
+    inStore("readwrite", (store) => store.put({ ...record, owner: ownerOf(record) }, workerScope));
   const devicePath = ({ id }) => `/v1/devices/${encodeURIComponent(id)}`;
 
   async function currentSubscription() {
@@ -61,7 +66,7 @@ export function init({
   /** Change the device at the gateway, then the stored registration. `edit` returns the changed registration. */
   async function changeDevice(method, path, body, edit) {
     const record = await requireDevice();
-    const changed = { ...record, body: edit(record.body) };
+    const changed = { ...record, owner: ownerOf(record), body: edit(record.body, ownerOf(record)) };
     try {
       await call(method, devicePath(record) + path, record.device_token, body);
     } catch (error) {
@@ -78,7 +83,9 @@ export function init({
   async function changeDetails(details, edit) {
     const record = await loadRecord();
     if (record?.id) return changeDevice("PATCH", "", details, edit);
-    await saveRecord({ gateway: base, key, body: edit(record?.gateway === base ? record.body : {}) });
+    const previous = record?.gateway === base ? record : { body: {} };
+    const owner = ownerOf(previous);
+    await saveRecord({ gateway: base, key, owner, body: edit(previous.body, owner) });
   }
 
   async function subscribe({ userId, userHash, attributes, topics, zones, location: place, client } = {}) {
@@ -95,29 +102,40 @@ export function init({
   async function register({ client, ...details } = {}) {
     const vapidKey = vapidPublicKey ?? (await call("GET", "/v1/vapid-public-key", key)).vapid_public_key;
     const registration = await activated(await registerWorker(serviceWorker, workerScope));
-    const subscription = await subscribeWith(registration, vapidKey);
+    let subscription = await subscribeWith(registration, vapidKey);
     const previous = await loadRecord().then((record) => (record?.gateway === base ? record : undefined));
-    const stored = previous?.body ?? {};
+    const stored = detailsFor(details.user_id, previous?.body ?? {}, ownerOf(previous));
     const current = defined({ ...details, client: { ...clientDetails(), ...client }, vapid_public_key: vapidKey });
     // For the gateway a new endpoint is a new device, so it needs all stored details again.
-    const isNewEndpoint = previous && previous.endpoint !== subscription.endpoint;
-    const body = { subscription: subscription.toJSON(), ...(isNewEndpoint ? { ...stored, ...current } : current) };
-    let device = await call("POST", "/v1/devices", key, body);
-    if (previous?.id && previous.id !== device.id && !isNewEndpoint) {
+    const isNewEndpoint = () => previous && previous.endpoint !== subscription.endpoint;
+    const createDevice = (details) =>
+      call("POST", "/v1/devices", key, { subscription: subscription.toJSON(), ...details });
+    let device;
+    try {
+      device = await createDevice(isNewEndpoint() ? { ...stored, ...current } : current);
+    } catch (error) {
+      if (error.code !== "device_proof_required") throw error;
+      // Somebody else has registered this endpoint with other keys: give it up.
+      await subscription.unsubscribe();
+      subscription = await subscribeWith(registration, vapidKey);
+      device = await createDevice({ ...stored, ...current });
+    }
+    if (previous?.id && previous.id !== device.id && !isNewEndpoint()) {
       // The gateway had lost the previous device: repeat the registration with all stored details.
-      device = { ...device, ...(await call("POST", "/v1/devices", key, { ...body, ...stored, ...current })) };
+      device = { ...device, ...(await createDevice({ ...stored, ...current })) };
     }
     const { id, device_token = previous?.device_token } = device;
     await saveRecord({
       gateway: base,
       key,
+      owner: ownerOf(previous),
       id,
       device_token,
       endpoint: subscription.endpoint,
       body: { ...stored, ...current },
       registered_at: Date.now(),
     });
-    if (isNewEndpoint && previous.id && previous.id !== id) {
+    if (isNewEndpoint() && previous.id && previous.id !== id) {
       // If this fails, the gateway deletes the previous device when the push service returns 410 for it.
       await call("DELETE", devicePath(previous), previous.device_token).catch(() => {});
     }
@@ -209,7 +227,7 @@ export function init({
     identify: (userId, userHash) => {
       const details =
         userId === null ? { user_id: null, user_hash: null } : defined({ user_id: userId, user_hash: userHash });
-      return changeDetails(details, (body) => ({ ...body, ...details }));
+      return changeDetails(details, (body, owner) => ({ ...detailsFor(userId, body, owner), ...details }));
     },
     setAttributes: (attributes) =>
       changeDetails({ attributes }, (body) => {
@@ -263,6 +281,13 @@ export function init({
       return () => navigator.serviceWorker.removeEventListener("message", listener);
     },
   };
+}
+
+/** The stored details as they are for a user: another one than their owner starts without topics and attributes. */
+function detailsFor(userId, body, owner) {
+  if (!userId || !owner || userId === owner) return body;
+  const { topics, attributes, ...others } = body;
+  return others;
 }
 
 /** The gateway no longer has the device, or no longer accepts its token. */
@@ -385,11 +410,12 @@ async function registerWorker(script, scope) {
   return navigator.serviceWorker.register(script, { scope });
 }
 
-/** Subscribe with a VAPID key. A subscription with another key is replaced: the gateway could not send to it. */
+/** Subscribe with a VAPID key. A subscription that is removed or has another key is replaced: nothing reaches it. */
 async function subscribeWith({ pushManager }, vapidKey) {
   const applicationServerKey = fromBase64url(vapidKey);
   const existing = await pushManager.getSubscription();
-  if (existing && sameBytes(existing.options?.applicationServerKey, applicationServerKey)) return existing;
+  const isUsable = existing && !existing.endpoint.startsWith(REMOVED_ENDPOINT);
+  if (isUsable && sameBytes(existing.options?.applicationServerKey, applicationServerKey)) return existing;
   await existing?.unsubscribe();
   try {
     return await pushManager.subscribe({ userVisibleOnly: true, applicationServerKey });

@@ -68,6 +68,7 @@ class _Line(Struct, forbid_unknown_fields=True, frozen=True, gc=False):
     muted: _Topics | None = None
     location: _Location | None = None
     vapid_public_key: _Point | None = None
+    device_token: Annotated[str, Meta(max_length=128)] | None = None
 
 
 _decode = Decoder(_Line).decode

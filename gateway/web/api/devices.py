@@ -7,7 +7,7 @@ from pydantic import AfterValidator, Field, StringConstraints
 from gateway.domain import device, ids
 from gateway.domain.database_work import ERASURE, LIST
 from gateway.domain.device import DeviceStatus
-from gateway.domain.errors import FieldError, GatewayError, NotFound, ValidationError
+from gateway.domain.errors import FieldError, GatewayError, NotFound, RateLimited, ValidationError
 from gateway.domain.json_object import JsonObject
 from gateway.domain.schedule import find_zone
 from gateway.service import views
@@ -138,7 +138,19 @@ class NewDevice(Body):
     muted: Annotated[Topics | None, Field(description="Names of the categories that the device opted out of.")] = None
     location: Location | None = None
     vapid_public_key: Annotated[
-        Octets | None, Field(description="The VAPID key of the subscription; defaults to the application's newest.")
+        Octets | None,
+        Field(
+            description="The VAPID key of the subscription. Defaults to the key of the registered device, or for a new "
+            "device to the application's newest."
+        ),
+    ] = None
+    device_token: Annotated[
+        str | None,
+        Field(
+            max_length=128,
+            description="The token of the registered device. A publishable key needs it to change the keys of the "
+            "subscription.",
+        ),
     ] = None
 
     def value(self) -> device.Registration:
@@ -194,7 +206,8 @@ async def find_device(request: TransactionalRequest[Any, Any]) -> device.Device:
 
 
 async def _register_in_batch(request: Request[NewDevice]) -> Response:
-    return _to_response(request, await request.state.registrar.register(_to_registration(request)))
+    new = _to_registration(request)
+    return _to_response(request, new, await request.state.registrar.register(new))
 
 
 @routes.add(
@@ -209,20 +222,45 @@ async def _register_in_batch(request: Request[NewDevice]) -> Response:
 )
 async def register_device(request: TransactionalRequest[NewDevice]) -> Response:
     """Register a device (201), or update the device with the same endpoint (200)."""
-    [result] = await registration.register(request.conn, request.context, [_to_registration(request)])
+    new = _to_registration(request)
+    [result] = await registration.register(request.conn, request.context, [new])
     if isinstance(result, GatewayError):
         raise result
-    return _to_response(request, result)
+    return _to_response(request, new, result)
 
 
 def _to_registration(request: Request[NewDevice]) -> registration.RegistrationRequest:
     body = request.body
     # The user id of a request from a web page needs a proof. A request from the application's back end needs none.
     needs_proof = REGISTER in request.principal.scopes
-    return registration.RegistrationRequest(request.application_id, body.value(), needs_proof, body.user_hash)
+    return registration.RegistrationRequest(
+        request.application_id,
+        body.value(),
+        needs_proof,
+        body.user_hash,
+        body.device_token,
+        _acquire_new_device(request) if needs_proof else None,
+    )
 
 
-def _to_response(request: Request[NewDevice], result: registration.Registered) -> Response:
+def _acquire_new_device(request: Request[NewDevice]) -> RateLimited | None:
+    """Count a new device of the client address and of the application; return the error when a limit is reached."""
+    limits, address = request.state.limits, request.client_address
+    try:
+        limits.new_device_address_buckets.acquire(address)
+        limits.new_device_buckets.acquire(request.application_id, address)
+    except RateLimited as error:
+        return error
+    return None
+
+
+def _to_response(
+    request: Request[NewDevice], new: registration.RegistrationRequest, result: registration.Registered
+) -> Response:
+    if new.needs_proof and not result.created and new.error_if_new is None:
+        limits, address = request.state.limits, request.client_address
+        limits.new_device_address_buckets.refund(address)
+        limits.new_device_buckets.refund(request.application_id, address)
     id_ = ids.format_id(ids.DEVICE, result.device_id)
     body = {"id": id_, "device_token": request.context.keyring.issue_device_token(result.device_id)}
     return Response(body, 201, {"Location": f"/v1/devices/{id_}"}) if result.created else Response(body)
@@ -264,10 +302,13 @@ async def get_device(request: TransactionalRequest) -> Response:
     responses={200: views.Device},
 )
 async def change_device(request: TransactionalRequest[DeviceChange]) -> Response:
-    """Change a device. A `user_id` of null signs the user out."""
-    target, patch = await find_device(request), request.body
+    """Change a device. A `user_id` of null signs the user out.
+
+    Topics and attributes stay for the same user. Another user starts without them.
+    """
+    target, patch, user_proven = await find_device(request), request.body, True
     if DEVICE in request.principal.scopes:
-        await registration.verify_user(
+        user_proven = await registration.verify_user(
             request.conn, request.context.keyring, request.application_id, patch.user_id, patch.user_hash
         )
     changed = patch.model_dump(include={"user_id", "attributes", "topics", "zones"}, exclude_none=True)
@@ -277,7 +318,9 @@ async def change_device(request: TransactionalRequest[DeviceChange]) -> Response
         changed |= patch.client.model_dump(exclude_none=True)
     for name in changed.keys() & {"topics", "zones"}:
         changed[name] = list(dict.fromkeys(changed[name]))
-    await devices.change(request.conn, request.context, target, cast("device.DeviceChange", changed))
+    await devices.change(
+        request.conn, request.context, target, cast("device.DeviceChange", changed), user_proven=user_proven
+    )
     if patch.location is not None:
         await devices.set_location(request.conn, target, patch.location.value())
     return Response(registration.to_view(await find_device(request)))

@@ -16,9 +16,10 @@ Network = IPv4Network | IPv6Network
 
 # Number of entries of X-Forwarded-For that are read.
 MAX_HOPS = 20
-# All addresses of a network of this size count as one client. Providers assign at least such a network (RFC 6177), so a
-# client could use a new address for every request.
-IPV6_PREFIX_LENGTH = 64
+# The prefix that a household gets (RFC 6177). A client could use a new address of it for every request.
+IPV6_PREFIX_LENGTH = 56
+# The prefix that a site or a customer of a hoster gets: 256 of the above.
+IPV6_SITE_PREFIX_LENGTH = 48
 
 
 class ClientAddressResolver:
@@ -69,8 +70,17 @@ def parse(text: str) -> Address | None:
 
 @lru_cache(maxsize=65_536)
 def rate_limit_key(text: str) -> str:
-    """Return the key of a client address: an IPv4 address itself, and the /64 network of an IPv6 address."""
+    """Return an IPv4 address unchanged, and the /56 network of an IPv6 address."""
     address = parse(text)
     if isinstance(address, IPv6Address):
         return str(IPv6Network((address, IPV6_PREFIX_LENGTH), strict=False))
     return text if address is None else str(address)
+
+
+@lru_cache(maxsize=65_536)
+def site_of(key: str) -> str:
+    """Return the /48 network of a rate limit key of IPv6; other keys unchanged."""
+    network, _, prefix = key.partition("/")
+    if not prefix:
+        return key
+    return str(IPv6Network((network, IPV6_SITE_PREFIX_LENGTH), strict=False))

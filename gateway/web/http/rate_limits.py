@@ -10,9 +10,12 @@ from collections.abc import Callable, Hashable
 
 from gateway.domain.bounded_cache import put
 from gateway.domain.errors import RateLimited
+from gateway.web.http.client_address import site_of
 
 # Maximum number of buckets in memory, per instance of `TokenBuckets`.
 MAX_BUCKETS = 100_000
+# An IPv6 site (/48) may have as many tokens as this number of its households (/56).
+HOUSEHOLDS_OF_SITE = 8
 
 
 class TokenBuckets:
@@ -59,3 +62,78 @@ class TokenBuckets:
         """Put back a token that was taken from the key's bucket."""
         if (bucket := self._buckets.get(key)) is not None:
             self._buckets[key] = (min(self._capacity, bucket[0] + 1), bucket[1])
+
+
+class AddressBuckets:
+    """Token buckets of client addresses, as `ClientAddressResolver` returns them.
+
+    Keyed by address: an IPv4 address, or a /56 of IPv6, whose /48 has a bucket of its own too. A client that changes
+    its address within its network empties the bucket of that network only.
+    """
+
+    def __init__(self, name: str, per_minute: int, clock: Callable[[], float] = time.monotonic) -> None:
+        """Create buckets that refill at `per_minute` for each address; `name` appears in the response headers."""
+        self._networks = TokenBuckets(name, per_minute, clock)
+        self._sites = TokenBuckets(name, per_minute * HOUSEHOLDS_OF_SITE, clock)
+
+    def acquire(self, address: str) -> dict[str, str]:
+        """Take a token from the bucket of the address, and of its site; see `TokenBuckets.acquire`."""
+        headers = self._networks.acquire(address)
+        if (site := site_of(address)) != address:
+            self._sites.acquire(site)
+        return headers
+
+    def refund(self, address: str) -> None:
+        """Return a token that was not needed."""
+        self._networks.refund(address)
+        if (site := site_of(address)) != address:
+            self._sites.refund(site)
+
+
+class SharedBuckets:
+    """A rate that many addresses share, one for each key (a publishable key or an application).
+
+    A request is admitted while the recent requests with the key and those of its address together are fewer than the
+    limit. So n busy addresses get 1 / (n + 1) of the limit each, and the next one always finds as much. Requests count
+    less the older they are, by the same factor for the key and for each address. Addresses of one IPv6 site count as
+    one.
+    """
+
+    def __init__(self, name: str, per_minute: int, clock: Callable[[], float] = time.monotonic) -> None:
+        """Admit `per_minute` requests with one key; `name` appears in the response headers."""
+        self._name = name
+        self._capacity = float(per_minute)
+        self._clock = clock
+        self._policy = {"RateLimit-Policy": f'"{name}";q={per_minute};w=60'}
+        self._recent: dict[Hashable, tuple[float, float]] = {}
+
+    def acquire(self, key: Hashable, address: str) -> dict[str, str]:
+        """Admit a request with the key from an address.
+
+        Returns:
+            The RateLimit headers of the response.
+
+        Raises:
+            RateLimited: the address has used its share.
+        """
+        excess = self._count(key) + self._count((key, site_of(address))) - self._capacity
+        if excess < 0:
+            self._add(key, address, 1)
+            return self._policy | {"RateLimit": f'"{self._name}";r={max(0, int(-excess / 2 - 1))};t=60'}
+        wait = max(1, math.ceil(60 * math.log1p(excess / self._capacity)))
+        headers = self._policy | {"RateLimit": f'"{self._name}";r=0;t={wait}', "Retry-After": str(wait)}
+        raise RateLimited(f"all addresses together have {self._capacity:.0f} a minute; try again in {wait} s", headers)
+
+    def refund(self, key: Hashable, address: str) -> None:
+        """Take back a request that was admitted and does not count."""
+        self._add(key, address, -1)
+
+    def _add(self, key: Hashable, address: str, requests: int) -> None:
+        now = self._clock()
+        for counted in (key, (key, site_of(address))):
+            put(self._recent, counted, (max(0.0, self._count(counted) + requests), now), MAX_BUCKETS)
+
+    def _count(self, counted: Hashable) -> float:
+        """Return the recent requests; one that is a minute old counts 1 / e."""
+        count, updated_at = self._recent.get(counted, (0.0, 0.0))
+        return count * math.exp((updated_at - self._clock()) / 60)

@@ -25,7 +25,7 @@ from gateway.service.notifications.representations import encode_json as encode_
 from gateway.web.http.client_address import ClientAddressResolver
 from gateway.web.http.load_shedding import RequestLimiter, SharedBudget, StreamLimiter
 from gateway.web.http.parsing import Body, Query
-from gateway.web.http.rate_limits import TokenBuckets
+from gateway.web.http.rate_limits import AddressBuckets, SharedBuckets, TokenBuckets
 from gateway.web.http.readiness import Readiness
 
 B = TypeVar("B", default=Any)
@@ -52,8 +52,11 @@ class WebLimits:
     greetings: SharedBudget = field(
         default_factory=lambda: SharedBudget(MAX_GREETINGS, "too many live channels are being opened on this server")
     )
-    address_buckets: TokenBuckets = field(default_factory=lambda: TokenBuckets("address", 120_000))
+    address_buckets: AddressBuckets = field(default_factory=lambda: AddressBuckets("address", 120_000))
     key_buckets: TokenBuckets = field(default_factory=lambda: TokenBuckets("key", 300_000))
+    publishable_key_buckets: SharedBuckets = field(default_factory=lambda: SharedBuckets("key", 300_000))
+    new_device_address_buckets: AddressBuckets = field(default_factory=lambda: AddressBuckets("new devices", 6_000))
+    new_device_buckets: SharedBuckets = field(default_factory=lambda: SharedBuckets("new devices", 60_000))
     inbox_buckets: TokenBuckets = field(default_factory=lambda: TokenBuckets("inbox", 60))
     # Database lookups of unknown credentials, per client address.
     lookup_buckets: TokenBuckets = field(default_factory=lambda: TokenBuckets("credential", MAX_FAILED_LOOKUPS))
@@ -147,6 +150,11 @@ class Request(Generic[B, Q]):
         if self.principal.application_id is None:
             raise NotFound("the admin token belongs to no application; use one of an application's keys")
         return self.principal.application_id
+
+    @property
+    def client_address(self) -> str:
+        """The client address that the request is charged to."""
+        return self.state.client_addresses.resolve(self.http)
 
     def path(self, name: str) -> str:
         """Return a path parameter."""

@@ -7,6 +7,7 @@ from gateway.domain.notification import MAX_TTL
 from gateway.domain.send_policy import MAX_CAP_WINDOW
 from gateway.records import (
     audit,
+    bound_deliveries,
     devices,
     events,
     frequency_caps,
@@ -30,6 +31,11 @@ async def prune_gone_devices(conn: Connection, policy: RetentionPolicy) -> int:
 async def prune_frequency_caps(conn: Connection, _: RetentionPolicy) -> int:
     """Delete records of sends that are older than the longest window of a frequency cap."""
     return await frequency_caps.prune(conn, clock.now() - MAX_CAP_WINDOW)
+
+
+async def prune_bound_deliveries(conn: Connection, _: RetentionPolicy) -> int:
+    """Delete the users for whom deliveries of ended notifications were planned; the log has them."""
+    return await bound_deliveries.prune(conn)
 
 
 async def prune_events(conn: Connection, policy: RetentionPolicy) -> int:
@@ -71,6 +77,7 @@ async def prune_sessions(conn: Connection, _: RetentionPolicy) -> int:
 TASKS = (
     MaintenanceTask("gone_devices", timedelta(hours=1), prune_gone_devices),
     MaintenanceTask("frequency_caps", timedelta(hours=1), prune_frequency_caps),
+    MaintenanceTask("bound_deliveries", timedelta(minutes=10), prune_bound_deliveries),
     MaintenanceTask("events", timedelta(minutes=10), prune_events),
     MaintenanceTask("inbox", timedelta(hours=6), prune_inbox),
     MaintenanceTask("outbox", timedelta(hours=1), prune_outbox),

@@ -148,14 +148,89 @@ def test_hostile_endpoint_is_rejected_without_quoting_it(endpoint: str) -> None:
 def test_stored_hostile_endpoint_is_rejected(endpoint: str) -> None:
     """The check before a message is sent rejects them too, even after an allowed endpoint of the host."""
     policy = EndpointPolicy()
-    policy.check("https://fcm.googleapis.com/x")
+    policy.check("https://fcm.googleapis.com/wp/x")
     with pytest.raises(EndpointNotAllowed):
         policy.check_stored(endpoint)
 
 
 def test_stored_endpoint_is_allowed_in_other_process() -> None:
     """A process that has not registered the endpoint can send to it."""
-    assert EndpointPolicy().check_stored("https://fcm.googleapis.com/fcm/send/a:b?c") == "https://fcm.googleapis.com"
+    for endpoint in ("https://fcm.googleapis.com/fcm/send/a:b", "https://fcm.googleapis.com/fcm/send/a:b?c"):
+        assert EndpointPolicy().check_stored(endpoint) == "https://fcm.googleapis.com"
+
+
+TOKEN = "gAAAAABk-_~.=:x"
+
+
+@pytest.mark.parametrize(
+    ("spelling", "canonical"),
+    [
+        # The query is part of no token but WNS's.
+        (f"https://fcm.googleapis.com/fcm/send/{TOKEN}?x=1", f"https://fcm.googleapis.com/fcm/send/{TOKEN}"),
+        (f"https://fcm.googleapis.com/wp/{TOKEN}?", f"https://fcm.googleapis.com/wp/{TOKEN}"),
+        ("https://fcm.googleapis.com/fcm/send/cQ%7A1%3Ax", "https://fcm.googleapis.com/fcm/send/cQz1:x"),
+        (
+            f"https://updates.push.services.mozilla.com/wpush/v1/{TOKEN}?x=1",
+            f"https://updates.push.services.mozilla.com/wpush/v1/{TOKEN}",
+        ),
+        (f"https://web.push.apple.com/{TOKEN}?x=1&y", f"https://web.push.apple.com/{TOKEN}"),
+        # WNS writes escapes in lower case.
+        ("https://db5p.notify.windows.com/w/?token=B%2bQ%3d", "https://db5p.notify.windows.com/w/?token=B%2bQ%3d"),
+        ("https://db5p.notify.windows.com/w/?token=B%2BQ=&x=1", "https://db5p.notify.windows.com/w/?token=B%2bQ%3d"),
+        (
+            "https://db5p.notify.windows.com/w/?x=1&token=%42%2BQ%3D",
+            "https://db5p.notify.windows.com/w/?token=B%2bQ%3d",
+        ),
+        # A self-hosted autopush has Mozilla's form; for other servers the query may be part of the endpoint.
+        ("https://up.example.org/wpush/v2/abc?x=1", "https://up.example.org/wpush/v2/abc"),
+        ("https://up.example.org/UP?token=abc", "https://up.example.org/UP?token=abc"),
+        ("https://up.example.org/upAbC?up=1", "https://up.example.org/upAbC?up=1"),
+        ("https://up.example.org/a/b/../c", "https://up.example.org/a/b/../c"),
+    ],
+)
+def test_spellings_of_an_endpoint_become_one(spelling: str, canonical: str) -> None:
+    policy = EndpointPolicy(["up.example.org"])
+    assert policy.check(spelling).url == canonical
+    assert policy.check(canonical).url == canonical
+    assert policy.check_stored(canonical) == policy.check_stored(spelling) == policy.check(spelling).origin
+
+
+@pytest.mark.parametrize(
+    "endpoint",
+    [
+        "https://fcm.googleapis.com/",
+        "https://fcm.googleapis.com/fcm/send/",
+        "https://fcm.googleapis.com/fcm/send/..",
+        "https://fcm.googleapis.com/fcm/send/a/b",
+        "https://fcm.googleapis.com/fcm/send/a%2fb",
+        "https://fcm.googleapis.com/fcm/send/a%zz",
+        "https://fcm.googleapis.com/FCM/send/a",
+        "https://fcm.googleapis.com/fcm/connect/subscribe",
+        "https://fcm.googleapis.com/v1/projects/shop/messages:send",
+        "https://updates.push.services.mozilla.com/m/1",
+        "https://updates.push.services.mozilla.com/wpush/v9/a",
+        "https://api.push.apple.com/3/device/00fc13",
+        "https://db5p.notify.windows.com/?token=a",
+        "https://db5p.notify.windows.com/w/",
+        "https://db5p.notify.windows.com/w/?Token=a",
+        "https://db5p.notify.windows.com/w/?token=a%20b",
+    ],
+)
+def test_other_paths_of_a_vendor_are_rejected(endpoint: str) -> None:
+    for check in (EndpointPolicy().check, EndpointPolicy().check_stored):
+        with pytest.raises(EndpointNotAllowed, match="has no push endpoints at this path"):
+            check(endpoint)
+
+
+def test_removed_subscription_is_rejected_at_any_setting() -> None:
+    for extra in (
+        [],
+        ["permanently-removed.invalid"],
+        ["https://permanently-removed.invalid"],
+        ["*.permanently.invalid"],
+    ):
+        with pytest.raises(EndpointNotAllowed, match="subscribe again"):
+            EndpointPolicy(extra).check("https://permanently-removed.invalid/fcm/send/abc")
 
 
 def test_wildcard_only_hosts_are_detected() -> None:
@@ -194,7 +269,7 @@ def test_rejection_names_the_reason(endpoint: str, reason: str) -> None:
 
 def test_endpoint_of_2048_characters_is_allowed() -> None:
     """The longest endpoint that can be stored is allowed."""
-    start = "https://fcm.googleapis.com/"
+    start = "https://fcm.googleapis.com/wp/"
     assert VENDORS_ONLY.check(start + "x" * (2048 - len(start))).host == "fcm.googleapis.com"
 
 
@@ -254,7 +329,7 @@ def test_default_port_is_dropped_from_origin() -> None:
 def test_cached_origin_is_still_fully_checked() -> None:
     """An allowed origin in the cache does not allow another scheme, port or a fragment."""
     policy = EndpointPolicy()
-    policy.check("https://fcm.googleapis.com/x")
+    policy.check("https://fcm.googleapis.com/wp/x")
     for bad in ("https://fcm.googleapis.com/x#y", "http://fcm.googleapis.com/x", "https://fcm.googleapis.com:444/x"):
         with pytest.raises(EndpointNotAllowed):
             policy.check(bad)
