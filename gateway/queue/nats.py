@@ -133,6 +133,7 @@ class Broker:
         return True
 
     def _configuration(self) -> list[tuple[StreamConfig, ConsumerConfig | None]]:
+        """Return the configuration of each stream, with that of its consumer if it has one."""
         shared: dict[str, Any] = {"num_replicas": self._replicas, "storage": StorageType.FILE, "allow_direct": True}
         window = DUPLICATE_WINDOW.total_seconds()
         jobs = [
@@ -169,6 +170,7 @@ class Broker:
         ]
 
     async def _configure(self, stream: StreamConfig, consumer: ConsumerConfig | None) -> None:
+        """Create a stream and its consumer, or update their configuration."""
         try:
             # Do not reduce the number of replicas: some servers of the cluster may be down now.
             replicas = (await self.js.stream_info(str(stream.name))).config.num_replicas or 1
@@ -316,6 +318,7 @@ class NatsQueue:
         self._stack.close()
 
     async def _send_heartbeats(self) -> None:
+        """Report the claimed jobs to the broker as in progress, until their leases end."""
         ack_wait_s = self._broker.ack_wait.total_seconds()
         while True:
             await asyncio.sleep(ack_wait_s / 4)

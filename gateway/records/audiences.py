@@ -161,6 +161,10 @@ def _select_accepted(notification_ids: tuple[UUID, ...]) -> Select[tuple[UUID]]:
 
 
 def _match_detail(name: str, values: tuple[str, ...]) -> ColumnElement[bool]:
+    """Return the condition for devices whose detail has one of the values, ignoring case.
+
+    If the detail has a separator, a value also matches a detail that continues after it: `en` matches `en-US`.
+    """
     column, separator = func.lower(devices.c[name]), DETAILS[name]
     lowered = [value.lower() for value in values]
     equal = column == any_(literal(lowered, ARRAY(Text)))
@@ -175,6 +179,7 @@ def _escape_like(text: str) -> str:
 
 
 def _match_attribute(name: str, operator: str, value: Scalar | tuple[Scalar, ...]) -> ColumnElement[bool]:
+    """Return the condition that compares an attribute of the device with a value, by an operator of `Attribute`."""
     attribute = devices.c.attributes[name]
     match operator:
         case "exists":

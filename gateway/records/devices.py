@@ -195,13 +195,14 @@ async def lock_attributes(conn: AsyncConnection, id_: UUID) -> dict[str, Any]:
 async def change(conn: AsyncConnection, id_: UUID, changed: DeviceChange, *, user_proven: bool = False) -> None:
     """Change fields of a device. Attributes are merged; those with the value None are removed.
 
-    Another user than the last one starts without that one's topics and attributes. `user_proven`: the user id in
-    `changed` is proven, or the back end sent it.
+    If the user of the device changes, the topics and attributes of the former user are removed. `user_proven`: the user
+    id in `changed` is proven, or the application's back end sent it.
     """
     await _change(conn, id_, {**changed}, user_proven=user_proven)
 
 
 async def _change(conn: AsyncConnection, id_: UUID, values: dict[str, Any], *, user_proven: bool = False) -> None:
+    """Update columns of a device; `attributes` in `values` is a patch, in which None removes an attribute."""
     d = devices.c
     patch = values.pop("attributes", None)
     attributes: ColumnElement[Any] = d.attributes

@@ -18,7 +18,7 @@ from gateway.records.postgres import notifier
 from gateway.records.postgres.schema import devices, live_handoffs
 
 _h = live_handoffs.c
-# Prepared once: it runs for every job.
+# Prepared once: the statement runs for every job.
 _HANDOFFS = select(_h.device_id, _h.created_at, _h.acked_at).where(
     _h.notification_id == bindparam("notification"), _h.device_id == any_(bindparam("device_ids", type_=ARRAY(PG_UUID)))
 )

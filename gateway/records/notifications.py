@@ -29,7 +29,7 @@ from gateway.records.postgres.paging import fetch_page
 from gateway.records.postgres.schema import notifications, progress, variants
 
 _PROGRESS = [progress.c[field.name] for field in fields(Progress)]
-# Prepared once: it runs for every job.
+# Prepared once: the statement runs for every job.
 _LOAD = select(notifications).where(notifications.c.id == any_(bindparam("ids", type_=ARRAY(PG_UUID))))
 
 

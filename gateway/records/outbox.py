@@ -53,7 +53,7 @@ class Cursor(NamedTuple):
     id: int
 
 
-# xid8 has no cast to bigint, and asyncpg no type for it.
+# Postgres has no cast from xid8 to bigint, and asyncpg has no type for xid8.
 _CURRENT_TXID = cast(cast(func.pg_current_xact_id(), Text), BigInteger)
 _ANY_WEBHOOK = text("SELECT EXISTS (SELECT FROM webhooks WHERE application_id = ANY (CAST(:ids AS uuid[])))")
 # The id of the oldest running transaction: every transaction with a smaller id has ended.
@@ -241,6 +241,7 @@ def _append_statement(
     data: ColumnElement[Any],
     source: Select[Any],
 ) -> ReturningInsert[Any]:
+    """Return the INSERT of one event per row of `source` whose application has a webhook for the type."""
     subscribed = exists().where(
         webhooks.c.application_id == application_id,
         webhooks.c.events.overlap(cast(matching_patterns(type_), ARRAY(Text))),

@@ -34,7 +34,7 @@ async def load_occurrences(conn: Connection, reminder_ids: Sequence[UUID]) -> di
     n = notifications.c
     of_reminders = n.reminder_id.in_(reminder_ids)
     scheduled = select(n.reminder_id, n.id, n.start_at).where(of_reminders, n.status == Status.SCHEDULED)
-    scheduled = scheduled.order_by(n.occurrence)  # the dict below keeps the latest of a reminder
+    scheduled = scheduled.order_by(n.occurrence)  # the dict below keeps the latest one per reminder
     started = select(n.reminder_id, func.count().label("started"), func.max(n.start_at).label("last_at"))
     started = started.where(of_reminders, n.day.is_not(None)).group_by(n.reminder_id)
     occurrences = {row.reminder_id: Occurrences(row.id, row.start_at) for row in await conn.execute(scheduled)}

@@ -44,6 +44,7 @@ class RequestBatcher(Generic[Request, Result]):
         return await future
 
     async def _run(self) -> None:
+        """Execute batches until no request is waiting."""
         try:
             while self._waiting:
                 waiting = [item for item in self._waiting if not item[1].done()]
@@ -54,6 +55,7 @@ class RequestBatcher(Generic[Request, Result]):
             self._running = None
 
     async def _run_batch(self, batch: Sequence[tuple[Request, "asyncio.Future[Result]"]]) -> None:
+        """Execute one batch; pass each result or exception to the caller of its request."""
         results: Sequence[Result | Exception]
         try:
             results = await self._execute([request for request, _ in batch])

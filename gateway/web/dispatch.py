@@ -122,6 +122,7 @@ async def defer_continue(http: web.Request) -> None:
 
 
 async def _handle(state: WebState, route: Route, http: web.Request) -> web.StreamResponse:
+    """Handle a request in the order that the module describes, and return its response."""
     address = state.client_addresses.resolve(http)
     if route.path.startswith(RATE_LIMITED_PREFIX):
         state.limits.address_buckets.acquire(address)

@@ -4,14 +4,15 @@ Push services limit each sender separately: Chrome's site limit, for example, co
 refusal (429, 406, 503 with Retry-After) counts for the application at that host. A few refusals among many accepted
 messages count for their devices only.
 
-After SUSPECT_CONSECUTIVE refusals in a row, messages wait for the responses to those in flight, and single messages are
-sent as probes. The application becomes limited if PROBES are refused, or if the share of refused messages exceeds
-MAX_REFUSED_SHARE for some time. A device that is refused repeatedly does not count. A hold begins: nothing is sent
-until Retry-After, or for a pause that doubles while probes are refused. After the hold, messages are sent at a pace:
-the number of messages accepted between two holds, divided by the time. The budget at the push service is used up when
-a hold begins, so this is the rate at which it is refilled. Non-urgent messages use NON_URGENT_SHARE of the pace. The
-rest is a reserve for urgent messages. While no message is refused, the pace grows, more slowly after each hold, until
-the application is not limited.
+After SUSPECT_CONSECUTIVE refusals in a row, messages wait for the responses to the messages in flight, and single
+messages are sent as probes. The application becomes limited if PROBES probes are refused, or if the share of refused
+messages exceeds MAX_REFUSED_SHARE for some time. Repeated refusals of a device do not count.
+
+Then a hold begins: nothing is sent until Retry-After, or for a pause that doubles while probes are refused. After the
+hold, messages are sent at a pace: the number of messages accepted between two holds, divided by the time. The budget at
+the push service is used up when a hold begins, so this is the rate at which it is refilled. Non-urgent messages use
+NON_URGENT_SHARE of the pace. The rest is a reserve for urgent messages. While no message is refused, the pace grows,
+more slowly after each hold, until the application is not limited.
 
 The module only makes decisions: it does no I/O, and callers pass the time as an argument.
 """
@@ -21,8 +22,8 @@ import random
 
 from gateway.worker.host_limiter import Feedback
 
-# Number of refusals in a row after which messages are sent as probes, interval between probes, and number of refused
-# probes after which a hold begins.
+# Number of refusals in a row after which messages are sent as probes, the interval between probes, and the number of
+# refused probes after which a hold begins.
 SUSPECT_CONSECUTIVE, SUSPECT_INTERVAL_S, PROBES = 3, 0.1, 3
 # Number of refusals in a row after which a hold begins, for an application with a pace.
 MAX_CONSECUTIVE_PACED = 3
@@ -48,8 +49,8 @@ PROBE_RATE, FIRST_RATE, MIN_RATE, MAX_RATE = 2.0, 0.1, 1 / 300, 5000.0
 NON_URGENT_SHARE = 0.7
 # Minimum factor from the learnt rate of one hold to that of the next: if the pace has grown in between, and otherwise.
 INCREASE, MAX_REDUCTION = 1.25, 0.5
-# Time for which an unused part of the pace stays available to urgent messages, and the factor of the pace at which they
-# use it.
+# Time for which an unused part of the pace stays available to urgent messages, and the multiple of the pace at which
+# they are then sent.
 RESERVE_S, URGENT_SPEEDUP = 15.0, 3
 # Time for which an unused part of the pace stays available to non-urgent messages, which are released periodically.
 BURST_S = 0.2
@@ -65,7 +66,7 @@ MAX_DOUBLINGS = 32
 # Responses to messages that were sent earlier than LATE_S after the beginning of a hold are ignored. No message is sent
 # in this time, so these messages were sent before the hold.
 LATE_S = 0.5
-# Response times are rounded to milliseconds.
+# Tolerance for deciding whether a message was sent as a probe: response times are rounded to milliseconds.
 PROBE_TOLERANCE_S = 0.002
 
 
@@ -112,7 +113,8 @@ class ApplicationLimiter:
         self._consecutive = 0
         self._excess = 0.0
         self._refused_at = 0.0
-        # When the first probe was sent because of a suspicion, 0 if there is none; and the refused probes.
+        # While the application is not limited: when the first probe was sent (0 if none was), and the number of refused
+        # probes.
         self._probed_at = 0.0
         self._probes = 0
         # Messages accepted since the last hold began, when that was, and when the last message was accepted.
@@ -138,7 +140,7 @@ class ApplicationLimiter:
 
     @property
     def is_probing(self) -> bool:
-        """Whether the next message is a probe, which should go to any device rather than to the next one."""
+        """Whether the next message is a probe. It should be sent to a random device instead of the next one."""
         return not self._accepted if self.limited_at else self._consecutive >= SUSPECT_CONSECUTIVE
 
     def admits(self, now: float, *, urgent: bool) -> bool:
@@ -180,7 +182,7 @@ class ApplicationLimiter:
 
         Args:
             now: the current time.
-            feedback: the conclusion from the response, if any.
+            feedback: the conclusion from the response, None if there is none.
             seconds: the time until the response; 0 if no POST was sent.
             retry_after_s: the Retry-After of a refusal.
             repeated: whether the message had been sent to the device before.
@@ -205,7 +207,7 @@ class ApplicationLimiter:
         self._excess += 1
         if self._probed_at and now - seconds >= self._probed_at - PROBE_TOLERANCE_S:
             self._probes += 1
-        if self._is_too_much():
+        if self._must_hold():
             self._hold(now, retry_after_s)
             return True
         if not self.limited_at:
@@ -239,13 +241,15 @@ class ApplicationLimiter:
     def pace(self, *, urgent: bool) -> float:
         """Return the messages per second that a limited application may send.
 
-        The pace of urgent messages grows only with that of the others, since their reserve has not grown.
+        The pace of urgent messages exceeds that of other messages by the reserve that was learnt. The reserve does not
+        grow, so the pace of urgent messages stays constant until that of other messages has reached it.
         """
         if urgent:
             return max(self._learnt_rate or self.rate, self.rate * NON_URGENT_SHARE)
         return self.rate * NON_URGENT_SHARE
 
     def _on_success(self, now: float) -> None:
+        """Count an accepted message, which ends a run of refusals."""
         if self._consecutive:
             self._urgent_at = now
         self._consecutive = self._probes = 0
@@ -257,7 +261,7 @@ class ApplicationLimiter:
         if not self._learnt_rate:
             self._steady_until = min(self._steady_until, now)
 
-    def _is_too_much(self) -> bool:
+    def _must_hold(self) -> bool:
         if not self.limited_at:
             return self._probes >= PROBES or self._excess >= MAX_EXCESS
         return not self._accepted or self._consecutive >= MAX_CONSECUTIVE_PACED or self._excess >= MAX_EXCESS_PACED

@@ -102,7 +102,8 @@ class JobExecutor:
             ]
             recipients = [recipient for recipient in recipients if recipient.device_id not in outcomes]
         self._tasks = [SendTask(self, prepared, recipient) for recipient in recipients]
-        # Devices that were registered together may be refused together. In order, they would look like a refusing host.
+        # Devices that were registered together may be refused together. Sent in a row, their messages would look like
+        # those of a host that refuses the application.
         random.shuffle(self._tasks)
 
     def on_status(self, status: Status, expires_at: datetime | None = None) -> None:
@@ -187,6 +188,7 @@ class JobExecutor:
                 await self._batch_complete.wait()
 
     async def _settle(self, batch: list[tuple[Recipient, SendResult]]) -> None:
+        """Settle a batch: write its results, record metrics, and refresh the status of the notification."""
         results = _result_batch(self.job, batch)
         for recipient, _ in batch:
             del self._unsettled[recipient.device_id]
@@ -211,6 +213,7 @@ class JobExecutor:
         return self._prepared is not None and self._prepared.notification.policy.pause_when is not None
 
     async def _write(self, results: ResultBatch, remaining: list[UUID]) -> None:
+        """Write the results of a batch; retry while the database is unavailable."""
         while True:
             try:
                 await self._queue.settle(self.job, results, remaining)
@@ -224,6 +227,7 @@ class JobExecutor:
 
 
 def _result_batch(job: Job, batch: list[tuple[Recipient, SendResult]]) -> ResultBatch:
+    """Sort the results of a batch into log entries, attempts to retry and devices to requeue."""
     results = ResultBatch()
     now = clock.now()
     for recipient, result in batch:

@@ -237,6 +237,7 @@ class HostLimiter:
         return count * service_time
 
     def _end_round(self, *, may_cut: bool) -> None:
+        """Adjust the limit by the failures and the latency of a round."""
         successes = self._round_results - self._round_failures
         if self._round_failures > self._round_results * MAX_FAILURE_SHARE:
             if may_cut:
@@ -262,6 +263,7 @@ class HostLimiter:
         self._ignored_responses = self.in_flight
 
     def _open(self, now: float) -> None:
+        """Open the breaker, or extend it by another pause, twice as long."""
         if self.probe_at:
             self._pause = min(MAX_PAUSE_S, self._pause * 2)
         else:

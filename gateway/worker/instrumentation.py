@@ -37,6 +37,7 @@ def record_batch(job: Job, notification: Notification | None, batch: Sequence[tu
 
 
 def _trace(job: Job, batch: Iterable[tuple[Recipient, SendResult]]) -> None:
+    """Record spans of attempts, failed attempts first."""
     posted = [(recipient, result) for recipient, result in batch if result.posted]
     posted.sort(key=lambda pair: pair[1].outcome.name == OutcomeName.ACCEPTED)
     for recipient, result in posted[:MAX_TRACED]:

@@ -233,6 +233,7 @@ class Relay:
         return not result.remaining or (result.returned and set(result.remaining) != set(job.device_ids))
 
     async def _renew_leases(self, queue: postgres.PostgresQueue, published: dict[int, Job]) -> None:
+        """Renew the leases of published jobs, as long as the broker has the job or its results."""
         while True:
             await asyncio.sleep(self.lease.total_seconds() / 3)
             try:

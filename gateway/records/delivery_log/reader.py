@@ -211,6 +211,7 @@ async def count_clicks(conn: AsyncConnection, notification_id: UUID) -> dict[str
 
 
 def _conditions(application_id: UUID, filters: LogFilters) -> list[ColumnElement[bool]]:
+    """Return the conditions for the filters, in a form that uses the indexes and bounds the partitions."""
     d = deliveries.c
     conditions: list[ColumnElement[bool]] = [d.application_id == application_id]
     if filters.notification_id is not None:
@@ -256,6 +257,7 @@ def _day(notification_id: UUID) -> Any:
 
 
 async def _entries(conn: AsyncConnection, query: Select[Any]) -> list[LogEntry]:
+    """Execute a query of deliveries, and load the receipts of the deliveries that it returns."""
     rows = (await conn.execute(query)).all()
     if not rows:
         return []

@@ -120,6 +120,7 @@ async def find_logged(conn: AsyncConnection, job: Job, device_ids: Set[UUID]) ->
 
 
 async def _append(conn: AsyncConnection, job: Job, batch: ResultBatch) -> None:
+    """Write the results of a batch as rows of the log, at the next positions of the application."""
     # Positions are assigned under the application's row lock, so they become visible in order: a reader that has read
     # up to position N misses no row before N.
     size = len(batch.settled)
@@ -196,6 +197,7 @@ async def _mark_devices(conn: AsyncConnection, batch: ResultBatch) -> None:
 
 
 async def _count(conn: AsyncConnection, notification_id: UUID, counts: Counter[OutcomeName], retries: int) -> None:
+    """Increase the counters of a notification. If all of its deliveries have ended, set its status to done."""
     added = {f"more_{name.value}": counts[name] for name in OutcomeName}
     values = {**added, "notification": notification_id, "more": counts.total(), "more_retries": retries}
     unended = (await conn.execute(_COUNT if counts else _COUNT_RETRIES, values)).scalar_one()
@@ -210,6 +212,7 @@ async def _count(conn: AsyncConnection, notification_id: UUID, counts: Counter[O
 
 
 async def _count_variants(conn: AsyncConnection, notification_id: UUID, batch: ResultBatch) -> None:
+    """Increase the counters of the variants by the outcomes of a batch."""
     counts: dict[int, Counter[str]] = {}
     for result in batch.settled:
         if result.variant is not None and result.outcome.name in VARIANT_OUTCOMES:

@@ -229,6 +229,10 @@ class ConnectionShares:
             gate.release(kind, key)
 
     async def _acquire(self, kind: WorkKind, key: Hashable) -> tuple[_Gate, AsyncEngine]:
+        """Take a slot for a kind of work; return the gate of the slot, and the engine with its connection.
+
+        Urgent work may also take free slots for requests, except for a second alert of an application at a time.
+        """
         if kind not in (URGENT, ALERT):
             gate = {LIVE: self._live, LOOKUP: self._lookups}.get(kind, self._requests)
             await gate.acquire(kind, key)

@@ -16,7 +16,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from gateway.records.postgres.engine import plain_url
 
-# Jobs may be due. Payload: `urgent` if they are in the urgent lane, else empty.
+# Jobs may be due. Payload: `urgent` if a job of the urgent lane is among them, else empty.
 JOBS = "gateway_jobs"
 # Entries were added to a delivery log. Payload: the application id.
 LOG = "gateway_log"
@@ -98,6 +98,7 @@ class Notifier:
                 self._subscriptions[channel].discard(subscription)
 
     async def _listen(self) -> None:
+        """Keep a connection that listens on all channels; open a new one when it is lost."""
         while True:
             lost = asyncio.Event()
             try:

@@ -69,6 +69,7 @@ async def drop_before(conn: AsyncConnection, limit: date, *, wait: timedelta) ->
 
 
 async def _drop_partitions(conn: AsyncConnection, table: str, limit: date) -> list[str]:
+    """Detach and drop partitions of one table; return the names of the dropped partitions."""
     dropped = []
     try:
         if (half_detached := await _find_half_detached(conn, table)) is not None:

@@ -209,6 +209,7 @@ async def _to_views(conn: Connection, rows: Sequence[Row[Any]]) -> list[views.Li
 
 
 def _check(subject: str, allowed_origins: Sequence[str]) -> None:
+    """Check the subject and the origins of an application; raises ValidationError."""
     errors = []
     if (error := check_subject(subject)) is not None:
         errors.append(FieldError("/subject", error))

@@ -86,6 +86,7 @@ def cancellation_content(
 
 
 def _with_locales(content: JsonObject, by_language: dict[str, JsonObject], base: str, tag: str | None) -> JsonObject:
+    """Return the content with its tag, and with the translations by language tag and by primary subtag."""
     content = dict(content)
     if tag is not None:
         content["tag"] = tag

@@ -65,6 +65,7 @@ async def ingest_all(
 async def _ingest(
     conn: Connection, context: Context, application_id: UUID, alert: AlertMessage | RefusedAlert, options: IngestOptions
 ) -> views.IngestedAlert:
+    """Ingest one alert in a savepoint; return the view of the result."""
     if isinstance(alert, RefusedAlert):
         return _view(alert.identifier, REFUSED, "; ".join(alert.reasons))
     try:

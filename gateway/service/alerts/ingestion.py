@@ -231,6 +231,7 @@ async def change_settings(
 
 
 def _read_rule(values: JsonObject) -> AlertRule:
+    """Return the alert rule that is stored as this JSON object."""
     matcher = AlertMatcher(**{field: tuple(accepted) for field, accepted in values["when"].items()})
     lane, urgency, ttl = values.get("lane"), values.get("urgency"), values.get("ttl")
     return AlertRule(
@@ -274,6 +275,7 @@ def _build_drafts(
 def _build_draft(
     message: AlertMessage, info: AlertInfo, routing: AlertRouting, options: IngestOptions, tag: str, now: datetime
 ) -> Draft:
+    """Return the draft of the notification for one info block."""
     conditions = [condition for condition in (info.area, options.audience) if condition is not None]
     if message.status is not AlertStatus.ACTUAL:
         conditions.append({"topic": TEST_TOPIC})
@@ -296,6 +298,7 @@ def _build_draft(
 
 
 def _details(message: AlertMessage, info: AlertInfo | None) -> JsonObject:
+    """Return the fields of an alert that its notification stores as `details`, without empty values."""
     details: JsonObject = {"status": message.status, "message_type": message.message_type}
     if info is not None:
         details = {
@@ -341,6 +344,7 @@ def _subtract_areas(area: JsonObject | None, areas: Sequence[JsonObject | None])
 
 
 def _remainder_draft(notification: Notification, part: AlertPart) -> Draft:
+    """Return the draft of a cancelled notification for the devices in `part.area` that it has not reached."""
     delivery = notification.delivery
     return Draft(
         kind=Kind.ALERT,

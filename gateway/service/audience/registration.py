@@ -173,6 +173,7 @@ class BatchingRegistrar:
         return self._context.connections.share(REQUEST, application_id).begin()
 
     async def _register_batch(self, requests: Sequence[RegistrationRequest]) -> Sequence[Registered | Exception]:
+        """Register a batch in one transaction. If the database rejects the batch, register each request alone."""
         try:
             async with self._begin(requests[0].application_id) as conn:
                 return await register(conn, self._context, requests)

@@ -143,6 +143,7 @@ async def _to_views(conn: Connection, rows: Sequence[Row[Any]]) -> list[views.Ev
 async def _run(
     conn: Connection, context: Context, application_id: UUID, events: Sequence[Event], now: datetime
 ) -> list[TriggerRun]:
+    """Run the triggers that match the events, event by event in order; return the runs."""
     names = {event.name for event in events}
     user_ids = sorted({event.user_id for event in events if event.user_id is not None})
     triggers = await records.list_triggers_for(conn, application_id, names)
@@ -260,6 +261,7 @@ class _TriggerRunner:
         return TriggerRun(event, self._trigger.id, STARTED, notification=notification)
 
     async def _build(self, conn: Connection, event: Event) -> Notification:
+        """Return the notification of the trigger for an event. Only the first one is checked completely."""
         values = event_values(event, self._now)
         recipients = (
             self._draft.audience if self._audience_is_fixed else event_binding.bind(self._draft.audience, values)

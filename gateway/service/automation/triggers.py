@@ -136,6 +136,7 @@ def run_to_view(row: Row[Any]) -> views.TriggerRun:
 
 
 async def _check(conn: Connection, context: Context, application_id: UUID, draft: Draft, condition_: Any) -> None:
+    """Check the condition, and the draft with sample values; raises ValidationError with all errors."""
     errors = []
     if condition_ is not None:
         try:

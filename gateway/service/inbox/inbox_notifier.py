@@ -92,6 +92,7 @@ class InboxNotifier:
                 await self._reader
 
     async def _read_forever(self) -> None:
+        """Notify subscribers of new inbox items and offers, as long as there are subscribers."""
         with self._notifier.subscribe(notifier.LOG, notifier.LIVE) as listener:
             while self._subscriptions:
                 payloads = await listener.wait(POLL_INTERVAL_S)
@@ -106,6 +107,7 @@ class InboxNotifier:
                     self._notify_all()
 
     async def _distribute(self, application_id: UUID) -> None:
+        """Notify the subscribers of one application whose devices have new inbox entries."""
         subscriptions = self._subscriptions[application_id]
         async with self._connections.share(LIVE, application_id).connect() as conn:
             last_position = await reader.last_position(conn, application_id)

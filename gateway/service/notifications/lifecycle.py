@@ -137,6 +137,7 @@ async def wait_until_idle(share: ConnectionShare, id_: UUID) -> None:
 async def _wait_while(
     condition: Callable[[Connection, UUID], Awaitable[bool]], share: ConnectionShare, id_: UUID
 ) -> None:
+    """Poll a condition until it is False, for at most MAX_IDLE_WAIT."""
     with suppress(TimeoutError):
         async with asyncio.timeout(MAX_IDLE_WAIT.total_seconds()):
             while True:

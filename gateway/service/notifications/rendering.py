@@ -141,6 +141,7 @@ class NotificationRenderer:
         return self._render((number, matching_layers(self._contents[number], locale)), template_context)
 
     def _payload_for(self, number: int, locale: str | None, template_context: Mapping[str, Any]) -> RenderedPayload:
+        """Return the rendered payload of a variant for a locale, which devices share if no template is personal."""
         layer = self._layers.get((number, locale))
         if layer is None:
             layer = self._layers[number, locale] = matching_layers(self._contents[number], locale)
@@ -163,6 +164,7 @@ class NotificationRenderer:
         return self._compiled[content_key].render(template_variables(self._notification, template_context))
 
     def _compose(self, content: Mapping[str, Any]) -> RenderedPayload:
+        """Build the payload of rendered content, without the receipt token."""
         notification = self._notification
         tag = notification.tag_for(content)
         template = compose(

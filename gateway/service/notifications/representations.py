@@ -286,6 +286,7 @@ def _variants(notification: Notification, counts: Sequence[Row[Any]]) -> list[vi
 
 
 def _steps(counts: Progress | Row[Any]) -> views.Steps:
+    """Return the counts and rates of a funnel."""
     accepted, displayed, clicked = counts.accepted, counts.displayed, counts.clicked
     return {
         "accepted": accepted,

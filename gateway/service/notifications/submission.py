@@ -201,6 +201,11 @@ def _make_url_absolute(content: JsonObject, default_origin: str | None, pointer:
 
 
 async def _build(conn: Connection, application_id: UUID, draft: Draft) -> Notification:
+    """Check all fields of a draft except the templates and the size of the content; return the notification.
+
+    Raises:
+        ValidationError: the draft is not valid; the error lists every field.
+    """
     now = clock.now()
     defaults = DEFAULTS[draft.kind]
     errors: list[FieldError] = []

@@ -88,6 +88,7 @@ async def _rotate_kind(
     batch_size: int,
     wait: bool,
 ) -> None:
+    """Re-encrypt the secrets of one kind, batch by batch; `wait` waits for locked rows instead of skipping them."""
     after: encrypted_columns.PrimaryKey | None = None
     while True:
         async with engine.begin() as conn:

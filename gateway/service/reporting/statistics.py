@@ -104,6 +104,7 @@ async def _count_settled(
 
 
 async def _queue(conn: Connection, application_id: UUID) -> list[views.LaneDepth]:
+    """Return the numbers of queued jobs of an application in each lane."""
     now = clock.now()
     rows = {row.lane: row for row in await statistics.count_jobs(conn, application_id, now)}
     lanes: list[views.LaneDepth] = []

@@ -72,6 +72,7 @@ async def next_batch(conn: Connection, webhook: LeasedWebhook) -> Batch | Webhoo
 
 
 async def _rebuild_batch(conn: Connection, webhook: LeasedWebhook, pending: PendingBatch) -> Batch | WebhookCursor:
+    """Build the pending batch again from the events between its cursors; return its end if there are none."""
     cursor, upto, (outcomes, types) = webhook.cursor, pending.upto, _subscriptions(webhook)
     deliveries = await reader.read_ended(conn, webhook.application_id, outcomes, after=cursor.log, upto=upto.log)
     outbox_rows = await outbox.read_between(conn, webhook.application_id, cursor.outbox, upto.outbox, types)

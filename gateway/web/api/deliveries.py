@@ -105,6 +105,7 @@ async def stream_deliveries(request: Request[None, FollowQuery]) -> web.StreamRe
 
 
 async def _stream(request: Request[None, FollowQuery], position: int | None) -> web.StreamResponse:
+    """Send the stream of deliveries until the client disconnects, the key is removed or the server stops."""
     response = web.StreamResponse(
         headers={
             "Content-Type": "text/event-stream; charset=utf-8",
@@ -141,6 +142,7 @@ async def get_delivery(request: TransactionalRequest) -> Response:
 async def _write_events(
     request: Request[None, FollowQuery], position: int | None, response: web.StreamResponse
 ) -> None:
+    """Write the events of the stream to the response."""
     if position is None:
         async with request.context.connections.share(EXPORT, request.application_id).connect() as conn:
             position = await delivery_log.last_position(conn, request.application_id)
@@ -153,6 +155,7 @@ async def _write_events(
 
 
 async def _events(request: Request[None, FollowQuery], position: int | None) -> AsyncGenerator[bytes, None]:
+    """Yield Server-Sent Events of new deliveries, and comments while there are none, until the key is removed."""
     state = request.state
     share = state.context.connections.share(EXPORT, request.application_id)
     batches = follow(share, state.notifier, request.application_id, request.query.value(), position)

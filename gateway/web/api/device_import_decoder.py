@@ -87,6 +87,7 @@ def read_line(raw: bytes) -> Registration:
 
 
 def _decode_line(raw: bytes) -> Registration | None:
+    """Decode a line with msgspec; return None if the request model must parse it."""
     if b"\\u0000" in raw:  # Postgres cannot store U+0000
         return None
     try:

@@ -104,9 +104,7 @@ async def record_events(request: Request) -> web.StreamResponse:
         ]
 
     def key_of(line: NewEvent) -> str:
-        return (
-            "all"  # one key, so that events are processed in order: an event may cancel notifications of earlier events
-        )
+        return "all"  # events are processed in order, since an event may cancel notifications of earlier events
 
     return await respond(request, partial(read_body, NewEvent), record, key_of, ("stored", "repeated"))
 

@@ -94,6 +94,7 @@ async def open_live_channel(request: Request) -> web.StreamResponse:
 
 
 async def _serve(request: Request, socket: web.WebSocketResponse, greeting: ExitStack) -> web.StreamResponse:
+    """Accept the WebSocket and serve the channel; close it with the code that corresponds to an error."""
     await socket.prepare(request.http)
     task = asyncio.current_task()
     assert task is not None  # noqa: S101 - aiohttp runs every handler in a task
@@ -141,6 +142,7 @@ async def _authenticate_and_send(request: Request, socket: web.WebSocketResponse
 
 
 async def _run_channel(request: Request, socket: web.WebSocketResponse, device: Device, hello: Hello) -> None:
+    """Send notifications and receive acknowledgements until the page disconnects."""
     context = request.context
     exclusive = hello.mode == "exclusive"
     position = await live_channel.last_position(context, device) if hello.after is None else hello.after

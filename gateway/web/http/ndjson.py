@@ -150,6 +150,7 @@ def _conflicts(keys: Set[object], in_progress: Iterable[_BatchInProgress]) -> bo
 async def _parse_batches(
     http: web.Request, parse_line: ParseLine[B]
 ) -> AsyncIterator[list[tuple[int, B | GatewayError]]]:
+    """Yield batches of (line number, parsed line or the error of the line)."""
     async for batch in _read_batches(http):
         lines: list[tuple[int, B | GatewayError]] = []
         for number, raw in batch:

@@ -178,6 +178,7 @@ def combine_errors(errors: list[FieldError]) -> PydanticCustomError:
 
 
 def _field_errors(error: pydantic.ValidationError) -> list[FieldError]:
+    """Convert the errors of pydantic to those of the gateway."""
     errors: list[FieldError] = []
     for details in error.errors(include_url=False, include_input=False):
         pointer = "".join(pointer_step(part) for part in details["loc"] if part != "[key]")

@@ -190,6 +190,7 @@ class _Schemas:
 
 
 def _operation(route: Route, schemas: _Schemas) -> JsonObject:
+    """Return the operation object of a route."""
     summary, _, rest = (route.handler.__doc__ or "").partition("\n")
     statuses = dict(route.responses)
     operation: JsonObject = {
@@ -289,6 +290,7 @@ def _response(route: Route, schemas: _Schemas, status: int, view: Any) -> JsonOb
 
 
 def _error_responses(route: Route) -> dict[int, str]:
+    """Return the descriptions of the errors with which a route may respond, by status."""
     statuses = [426, 500, 503] if 101 in route.responses else [500, 503]
     if route.scopes or route.path == "/v1/session":
         statuses += [401, 403]

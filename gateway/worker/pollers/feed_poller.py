@@ -160,6 +160,7 @@ class FeedPoller:
         return outcomes
 
     async def _ingest_document(self, feed: LeasedFeed, entry: Entry) -> Counter[str]:
+        """Fetch a document of a feed and ingest its alerts; return the number of alerts by outcome."""
         response = await self._get(entry.url, {"Accept": DOCUMENT_TYPES})
         messages: Sequence[AlertMessage | RefusedAlert]
         try:

@@ -79,6 +79,7 @@ class LeasedPoll(Generic[R]):
         running: set[asyncio.Task[None]],
         subscription: AbstractContextManager[ChannelSubscription],
     ) -> None:
+        """Claim due rows and start tasks that process them, without end."""
         slots = asyncio.Semaphore(self.max_concurrent)
         with subscription as events:
             while True:

@@ -129,6 +129,7 @@ class Backlog:
 
 
 def _wake(idle: deque[asyncio.Future[None]], count: int) -> int:
+    """Wake up to `count` idle senders, the last one first; return the number of woken senders."""
     woken = 0
     while woken < count and idle:
         wakeup = idle.pop()
