@@ -55,10 +55,15 @@ _GET_APPLICATION_ID = select(devices.c.application_id).where(devices.c.id == bin
 class CheckedRegistration(NamedTuple):
     """A validated registration.
 
-    `host` is the host of the push service. `vapid_key_id` is the key of a new device; a registered one keeps its key
-    unless the registration names one. `user_proven`: the user has a proof, or the application's back end names it.
-    `trusted`: the back end sent it, so the keys may differ from those that are stored. `proven_device_id` is the device
-    whose token the request contains. Without `may_create` only a registered device is refreshed.
+    Attributes:
+        application_id: the application of the device.
+        registration: the registration, with the canonical form of its endpoint.
+        host: the host of the push service.
+        vapid_key_id: the VAPID key of a new device. A registered device keeps its key unless the registration has one.
+        user_proven: whether the user id is proven, or the application's back end sent it.
+        trusted: whether the back end sent the registration. Then its keys may differ from the stored ones.
+        proven_device_id: the device whose device token the request contains.
+        may_create: whether a device may be created. Otherwise only a registered device is refreshed.
     """
 
     application_id: UUID
@@ -79,11 +84,11 @@ class Registered(NamedTuple):
 
 
 class Refusal(StrEnum):
-    """Why a registration changed nothing.
+    """The reason why a registration changed nothing.
 
-    `unproven`: a device has the endpoint and another `auth` secret. Whoever knows an endpoint could otherwise take over
-    its device; the secret is known to its browser and the application server only (RFC 8291 section 2). `limited`: the
-    device is new, and the registration may not create one.
+    `unproven`: a device has the endpoint, but another `auth` secret. Otherwise any client that knows an endpoint could
+    take over its device. Only the browser and the application server know the secret (RFC 8291 section 2). `limited`:
+    the device is not registered, and the registration may not create a device.
     """
 
     UNPROVEN = "unproven"
@@ -103,8 +108,8 @@ async def register(conn: AsyncConnection, registrations: Sequence[CheckedRegistr
     """Insert devices, or refresh those whose endpoint is registered; return the results in the same order.
 
     `registrations` may contain an endpoint only once per application. A refreshed device becomes active again. Fields
-    that a registration omits keep their values, except that another user starts without the topics and attributes of
-    the last one.
+    that a registration omits keep their values. But if the user of the device changes, the topics and attributes of the
+    former user are removed.
     """
     keys = [(item.application_id, endpoint_digest(item.registration.subscription.endpoint)) for item in registrations]
     remaining = dict(zip(keys, registrations, strict=True))

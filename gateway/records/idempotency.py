@@ -21,7 +21,7 @@ async def claim(conn: AsyncConnection, owner: str, key: str, request_digest: byt
         None if the key was free and is now claimed, otherwise the row of the first request with the key.
     """
     k = idempotency_keys.c
-    # The previous version stored the responses to all keys of an application under the application's id.
+    # Earlier versions of the gateway stored the responses to all keys of an application under the application's id.
     same_request = (k.owner == owner.partition("/")[0], k.key == key, k.request_digest == request_digest)
     new = select(literal(owner), literal(key), literal(request_digest)).where(~exists().where(*same_request))
     claimed = await conn.execute(
@@ -49,7 +49,7 @@ async def stream_responses(conn: AsyncConnection, application_id: UUID) -> Async
 
 
 async def delete_keys(conn: AsyncConnection, keys: Collection[tuple[str, str]]) -> None:
-    """Delete keys, given as (owner, key)."""
+    """Delete idempotency keys, which are given as (owner, key)."""
     k = idempotency_keys.c
     await conn.execute(delete(idempotency_keys).where(tuple_(k.owner, k.key).in_(keys)))
 

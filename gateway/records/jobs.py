@@ -69,7 +69,7 @@ async def fan_out(
         audience: the query of (id, due, user_id) of each device. Only devices that are due at the same time share a
             job.
         max_devices: the maximum number of devices in one job.
-        person_bound: whether to store the user of each device, for whom its delivery is.
+        person_bound: whether the notification is bound to persons. Then the user of each device is stored.
 
     Returns:
         The number of devices in all send jobs.

@@ -54,7 +54,8 @@ async def offer_to_page(
 ) -> None:
     """Offer deliveries to the open pages of their devices when the transaction commits.
 
-    Each is (device, variant, user); no other user of the device sees it, if there is one.
+    `deliveries` has (device id, index of the variant or None, user id or None). A delivery with a user id is offered
+    only while the device has this user.
     """
     offer = {"notification_id": notification_id, "application_id": application_id}
     rows = [{**offer, "device_id": id_, "variant": variant, "user_id": user} for id_, variant, user in deliveries]
@@ -64,9 +65,9 @@ async def offer_to_page(
 
 
 async def list_unacknowledged(conn: AsyncConnection, device_id: UUID) -> Sequence[Row[Any]]:
-    """Return the deliveries that the page of a device has not acknowledged, in order.
+    """Return the deliveries that the page of a device has not acknowledged, oldest first.
 
-    Those for another user than the device has now are left out.
+    Deliveries for another user than the present one of the device are left out.
     """
     query = (
         select(live_handoffs)

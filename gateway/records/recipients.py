@@ -86,7 +86,7 @@ def compute_bucket(notification_id: UUID) -> ColumnElement[int]:
 async def load_template_context(conn: AsyncConnection, device_ids: Sequence[UUID]) -> dict[UUID, JsonObject]:
     """Return the template variables `user` and `device` of each device.
 
-    A signed-out device has no attributes: those that are stored are the former user's.
+    A device whose user has signed out has no attributes here: the stored ones belong to the former user.
     """
     d = devices.c
     attributes = case((d.former_user_id.is_(None), d.attributes), else_=literal({}, postgresql.JSONB))

@@ -35,7 +35,7 @@ async def count_devices(conn: Connection, condition: ColumnElement[bool]) -> int
 async def select_due_times(
     conn: Connection, notification: Notification, condition: ColumnElement[bool], now: datetime
 ) -> Select[tuple[UUID, datetime, str | None]]:
-    """Return the query of (id, due, user_id) of every device that matches.
+    """Return the query of (device id, due time, user id) of every device that matches the condition.
 
     A device is due now, or at the notification's local time in the time zone of the device. In a variant test, devices
     outside the sample are due later, after the winner has been decided.

@@ -176,7 +176,7 @@ def _transaction(route: Route, request: Request) -> AbstractAsyncContextManager[
 
 
 def _acquire_for_key(state: WebState, principal: Principal, address: str) -> dict[str, str]:
-    """Take a token of the API key. A publishable key is in every page, so its tokens are shared among addresses.
+    """Take a token from the bucket of the API key. Client addresses share the tokens of a publishable key.
 
     Raises:
         RateLimited: the key, or the address with this key, has sent too many requests.

@@ -166,8 +166,8 @@ async def _append(conn: AsyncConnection, job: Job, batch: ResultBatch) -> None:
 async def _mark_devices(conn: AsyncConnection, batch: ResultBatch) -> None:
     """Mark devices that are gone or must subscribe again, so that they receive no more messages.
 
-    A device that registered again since the first POST of the batch stays active: the response says nothing of the new
-    registration.
+    A device that has registered again since the first POST of the batch stays active, since the response to its message
+    does not concern the new registration.
     """
     first_attempt = min((result.attempted_at for result in batch.settled if result.attempted_at), default=None)
     gone = [result.device_id for result in batch.settled if isinstance(result.outcome, Gone)]

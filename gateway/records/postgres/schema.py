@@ -75,7 +75,8 @@ applications = Table(
     Column("subject", Text, nullable=False),  # VAPID `sub` (RFC 8292 section 2.1)
     Column("allowed_origins", ARRAY(Text), nullable=False, server_default=text("'{}'")),
     Column("identity_secret", LargeBinary),  # encrypted; when set, `user_id` must be proven
-    # Users that devices got without a proof do not count: set with the identity secret, by versions that know proofs.
+    # Whether unproven users of devices are ignored. Set together with the identity secret; still false for secrets that
+    # earlier versions of the gateway have set.
     Column("identity_enforced", Boolean, nullable=False, server_default=text("false")),
     # The last position assigned in the application's delivery log. The writer assigns positions under the lock of this
     # row, so they become visible in order: a reader that has read up to position N misses no entry before N.
@@ -133,8 +134,9 @@ devices = Table(
     Column("vapid_key_id", UUID, ForeignKey("vapid_keys.id"), nullable=False),
     Column("status", Text, nullable=False, server_default=text("'active'")),
     Column("user_id", Text),
-    Column("user_proven", Boolean, nullable=False, server_default=text("false")),  # by a `user_hash` or the back end
-    Column("former_user_id", Text),  # the user who has signed out, whose topics and attributes stay
+    # Whether `user_id` was proven by a `user_hash`, or sent by the application's back end.
+    Column("user_proven", Boolean, nullable=False, server_default=text("false")),
+    Column("former_user_id", Text),  # the user who has signed out, and to whom the topics and attributes belong
     Column("platform", Text),
     Column("browser", Text),
     Column("locale", Text),
@@ -155,7 +157,7 @@ devices = Table(
     _moment("created_at", now=True),
     _moment("updated_at", now=True),
     _moment("last_seen_at", now=True),
-    _moment("registered_at", nullable=True),  # by `POST /v1/devices` or an import; NULL before revision 0021
+    _moment("registered_at", nullable=True),  # the last registration; NULL if it preceded revision 0021
     UniqueConstraint("application_id", "endpoint_digest"),
     CheckConstraint("status IN ('active', 'gone', 'quarantined')", name="status"),
     Index(None, "application_id", "id"),
@@ -289,7 +291,7 @@ notifications = Table(
     Column("templating", JSONB(none_as_null=True)),  # options for rendering; NULL if the content is not a template
     Column("winner", SmallInteger),  # the variant for recipients outside the sample, once decided
     Column("auto_paused", Text),  # why the gateway paused the notification by itself, which happens at most once
-    # Its deliveries are for the users in `bound_deliveries`.
+    # Whether each delivery is meant for the user in `bound_deliveries` only.
     Column("person_bound", Boolean, nullable=False, server_default=text("false")),
     Column("trace", Text),  # W3C traceparent of the request, when tracing is on
     Column("lane", SmallInteger, nullable=False),
@@ -486,8 +488,8 @@ jobs = Table(
     Index(None, "notification_id"),
 )
 
-# The users for whom the deliveries of a notification were planned, until it has ended; only of notifications that are
-# meant for persons. It has no foreign keys, whose checks would cost as much as the rows.
+# The users for whom the deliveries of a notification were planned, if the notification is bound to persons. They are
+# deleted when it has ended. There are no foreign keys, since their checks would cost as much as the rows.
 bound_deliveries = Table(
     "bound_deliveries",
     metadata,
@@ -597,7 +599,7 @@ live_handoffs = Table(
     Column("device_id", UUID, ForeignKey("devices.id", ondelete="CASCADE"), primary_key=True),
     Column("application_id", UUID, nullable=False),
     Column("variant", SmallInteger),
-    Column("user_id", Text),  # the only user who may see it; NULL when it is not meant for a person
+    Column("user_id", Text),  # the only user to whom it may be offered; NULL if it is not bound to a person
     _moment("created_at", now=True),
     _moment("acked_at", nullable=True),
     Index("live_waiting_device_id_idx", "device_id", postgresql_where=text("acked_at IS NULL")),

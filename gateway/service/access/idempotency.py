@@ -1,8 +1,8 @@
 """Idempotent requests: repeating a request with the same idempotency key returns the stored response.
 
-A key belongs to the credential that sent it, so a page cannot use up the keys of the back end. The key is claimed in
-the transaction of the request itself. So a request that fails leaves its key unused, and a repeated request waits until
-the first one has ended.
+A key belongs to the credential that sent it, so a web page cannot use the keys of the application's back end. The key
+is claimed in the transaction of the request itself. So a request that fails leaves its key unused, and a repeated
+request waits until the first one has ended.
 """
 
 import json

@@ -26,8 +26,8 @@ async def change(
 ) -> None:
     """Change fields of a device.
 
-    Another user than the last one starts without that one's topics and attributes. `user_proven`: the user id in
-    `changed` is proven, or the back end sent it.
+    If the user of the device changes, the topics and attributes of the former user are removed. `user_proven`: the user
+    id in `changed` is proven, or the application's back end sent it.
 
     Raises:
         ValidationError: the merged attributes are too large.

@@ -44,6 +44,7 @@ MAX_BATCH = 200
 # Maximum number of applications with a batcher: far more than the applications that register devices at the same time.
 MAX_BATCHERS = 10_000
 
+# The detail of the error for a registration with another `auth` secret than the stored one.
 _OTHER_KEYS = "a device has this endpoint and another auth secret; send its device_token, or subscribe the browser anew"
 
 
@@ -243,7 +244,7 @@ async def verify_user(
 
 
 def _check_user_hash(identity_secret: bytes | None, user_id: str | None, user_hash: str | None) -> bool:
-    """Return whether the user id is proven; False if no proof is required."""
+    """Return whether the user id is proven; False if no proof is required. Raises IdentityUnproven."""
     if user_id is None or identity_secret is None:
         return False
     expected = hmac.digest(identity_secret, user_id.encode(), hashlib.sha256).hex()

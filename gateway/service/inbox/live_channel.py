@@ -53,9 +53,10 @@ async def offer_to_pages(
     Args:
         conn: the transaction that loads the job.
         notification: the notification.
-        recipients: its devices.
+        recipients: the devices of the job.
         now: the current time.
-        withdrawn: devices that must not have it any more. Only earlier acknowledgements of theirs count.
+        withdrawn: the ids of devices to which the notification must not be offered any more. Only acknowledgements that
+            they have sent already count.
 
     Returns:
         By id of each device with an offer: `Accepted` if the page has acknowledged the offer, `Deferred` while the page

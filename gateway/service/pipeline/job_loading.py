@@ -17,7 +17,7 @@ from gateway.service.notifications import lifecycle
 from gateway.service.notifications.rendering import RendererCache
 from gateway.service.pipeline import admission, throttling
 
-# The outcome of a delivery whose user has signed out, or whose device another user has now.
+# The outcome of a delivery if the user for whom it was planned has signed out, or the device has another user.
 OTHER_USER = Skipped("the device no longer has the user for whom this was planned")
 
 
@@ -44,7 +44,7 @@ async def load(engine: Engine, renderers: RendererCache, job: Job) -> JobPayload
             notification = replace(notification, winner=winner)
         planned_users: dict[UUID, str] = {}
         if notification.person_bound:
-            # The last read of the devices: a message is in flight for a user who changes after it.
+            # The users are compared last: a message counts as in flight if the user of its device changes later.
             planned_users = await bound_deliveries.find_other_users(conn, notification.id, job.device_ids)
             recipients = [_for_planned_user(recipient, planned_users) for recipient in recipients]
         same_user = [recipient for recipient in recipients if recipient.device_id not in planned_users]
@@ -58,7 +58,7 @@ async def load(engine: Engine, renderers: RendererCache, job: Job) -> JobPayload
 
 
 def _for_planned_user(recipient: Recipient, planned_users: Mapping[UUID, str]) -> Recipient:
-    """Return the recipient with the user for whom the delivery was planned: the log names that one."""
+    """Return the recipient with the user for whom the delivery was planned, whom the log must contain."""
     user_id = planned_users.get(recipient.device_id)
     return recipient if user_id is None else recipient._replace(user_id=user_id)
 

@@ -4,7 +4,7 @@ Planning is one transaction. If a worker crashes while planning, the plan job do
 over. Every device has a due time: now, a local time in its time zone, or the time at which the winning variant is
 decided. Devices that are due at the same time share jobs.
 
-Each delivery of a notification for persons (`_is_person_bound`) is for the user that its device has at planning.
+If the notification is bound to persons (`_is_person_bound`), a delivery is planned for the present user of its device.
 """
 
 import time
@@ -89,9 +89,9 @@ async def plan(context: Context, job: Job, engine: Engine | None = None) -> int:
 
 
 def _is_person_bound(notification: Notification, audience: Audience) -> bool:
-    """Whether the deliveries are meant for persons: the audience selects users, or the content uses their data.
+    """Return whether the notification is bound to persons: its audience selects users, or its content uses their data.
 
-    Each delivery is then sent only while its device has the user that it has now.
+    A delivery of such a notification is sent only while its device still has the user that it has at planning.
     """
     if selects_users(audience):
         return True

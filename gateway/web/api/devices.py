@@ -244,7 +244,11 @@ def _to_registration(request: Request[NewDevice]) -> registration.RegistrationRe
 
 
 def _acquire_new_device(request: Request[NewDevice]) -> RateLimited | None:
-    """Count a new device of the client address and of the application; return the error when a limit is reached."""
+    """Take a token for a new device from the buckets of the client address and of the application.
+
+    Returns:
+        The error of an empty bucket, or None.
+    """
     limits, address = request.state.limits, request.client_address
     try:
         limits.new_device_address_buckets.acquire(address)

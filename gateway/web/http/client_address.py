@@ -16,9 +16,11 @@ Network = IPv4Network | IPv6Network
 
 # Number of entries of X-Forwarded-For that are read.
 MAX_HOPS = 20
-# The prefix that a household gets (RFC 6177). A client could use a new address of it for every request.
+# Length of the network prefix that a provider assigns to a household (RFC 6177). All addresses of the network count as
+# one client, since a client could use a new address for every request.
 IPV6_PREFIX_LENGTH = 56
-# The prefix that a site or a customer of a hoster gets: 256 of the above.
+# Length of the network prefix that a provider assigns to a large site, such as a company or a customer of a hoster. It
+# has the networks of 256 households.
 IPV6_SITE_PREFIX_LENGTH = 48
 
 

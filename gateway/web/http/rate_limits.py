@@ -14,7 +14,7 @@ from gateway.web.http.client_address import site_of
 
 # Maximum number of buckets in memory, per instance of `TokenBuckets`.
 MAX_BUCKETS = 100_000
-# An IPv6 site (/48) may have as many tokens as this number of its households (/56).
+# The number of households (/56) whose tokens all households of an IPv6 site (/48) may use together.
 HOUSEHOLDS_OF_SITE = 8
 
 
@@ -67,12 +67,12 @@ class TokenBuckets:
 class AddressBuckets:
     """Token buckets of client addresses, as `ClientAddressResolver` returns them.
 
-    Keyed by address: an IPv4 address, or a /56 of IPv6, whose /48 has a bucket of its own too. A client that changes
-    its address within its network empties the bucket of that network only.
+    There is one bucket for each IPv4 address, for each /56 network of IPv6, and for each /48 network. So a client that
+    changes its address within its network uses the bucket of this network.
     """
 
     def __init__(self, name: str, per_minute: int, clock: Callable[[], float] = time.monotonic) -> None:
-        """Create buckets that refill at `per_minute` for each address; `name` appears in the response headers."""
+        """Create buckets that refill with `per_minute` tokens a minute; response headers contain `name`."""
         self._networks = TokenBuckets(name, per_minute, clock)
         self._sites = TokenBuckets(name, per_minute * HOUSEHOLDS_OF_SITE, clock)
 
@@ -84,23 +84,23 @@ class AddressBuckets:
         return headers
 
     def refund(self, address: str) -> None:
-        """Return a token that was not needed."""
+        """Put back the tokens that `acquire` has taken."""
         self._networks.refund(address)
         if (site := site_of(address)) != address:
             self._sites.refund(site)
 
 
 class SharedBuckets:
-    """A rate that many addresses share, one for each key (a publishable key or an application).
+    """Rate limits whose requests client addresses share: one limit for each key (a publishable key or an application).
 
-    A request is admitted while the recent requests with the key and those of its address together are fewer than the
-    limit. So n busy addresses get 1 / (n + 1) of the limit each, and the next one always finds as much. Requests count
-    less the older they are, by the same factor for the key and for each address. Addresses of one IPv6 site count as
-    one.
+    A request is admitted if the sum of the recent requests with its key, and of the recent requests from its address
+    with this key, is below the limit. So each of n busy addresses gets 1 / (n + 1) of the limit, and as much is left
+    for a further address. The weight of a request decreases with its age. All addresses of an IPv6 site count as one
+    address.
     """
 
     def __init__(self, name: str, per_minute: int, clock: Callable[[], float] = time.monotonic) -> None:
-        """Admit `per_minute` requests with one key; `name` appears in the response headers."""
+        """Create limits of `per_minute` requests with one key; response headers contain `name`."""
         self._name = name
         self._capacity = float(per_minute)
         self._clock = clock
@@ -114,7 +114,7 @@ class SharedBuckets:
             The RateLimit headers of the response.
 
         Raises:
-            RateLimited: the address has used its share.
+            RateLimited: the address has used up its share.
         """
         excess = self._count(key) + self._count((key, site_of(address))) - self._capacity
         if excess < 0:
@@ -125,7 +125,7 @@ class SharedBuckets:
         raise RateLimited(f"all addresses together have {self._capacity:.0f} a minute; try again in {wait} s", headers)
 
     def refund(self, key: Hashable, address: str) -> None:
-        """Take back a request that was admitted and does not count."""
+        """Do not count a request that was admitted."""
         self._add(key, address, -1)
 
     def _add(self, key: Hashable, address: str, requests: int) -> None:
@@ -134,6 +134,6 @@ class SharedBuckets:
             put(self._recent, counted, (max(0.0, self._count(counted) + requests), now), MAX_BUCKETS)
 
     def _count(self, counted: Hashable) -> float:
-        """Return the recent requests; one that is a minute old counts 1 / e."""
+        """Return the weighted number of recent requests. The weight of a request that is a minute old is 1 / e."""
         count, updated_at = self._recent.get(counted, (0.0, 0.0))
         return count * math.exp((updated_at - self._clock()) / 60)
