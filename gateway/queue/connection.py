@@ -20,6 +20,7 @@ from nats.aio.client import Client
 
 from gateway.domain.json_object import JsonObject
 
+# Oldest version of the NATS server that the gateway supports.
 MIN_SERVER_VERSION = (2, 10)
 # Default time limit of the first connection.
 CONNECT_TIMEOUT = timedelta(seconds=10)

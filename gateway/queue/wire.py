@@ -251,6 +251,7 @@ def _pack_outcome(outcome: Final | Deferred) -> _Outcome:
             return _Outcome(outcome.name.value, outcome.cause)
 
 
+# The final outcomes that have only a cause, by name.
 _OUTCOMES_WITH_CAUSE: Mapping[str, Any] = {
     OutcomeName.GONE: Gone,
     OutcomeName.EXPIRED: Expired,

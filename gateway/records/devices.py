@@ -45,6 +45,7 @@ from gateway.records import outbox
 from gateway.records.postgres.paging import fetch_page
 from gateway.records.postgres.schema import devices
 
+# Names of the columns with the details of the client.
 _CLIENT = ClientDetails._fields
 
 # Prepared once: these statements run for most requests, and building one takes longer than running it.
@@ -305,6 +306,7 @@ def endpoint_digest(endpoint: str) -> bytes:
     return hashlib.sha256(endpoint.encode()).digest()
 
 
+# The columns of the input of _WRITE, in order.
 _COLUMNS = (
     *("id", "application_id", "endpoint", "endpoint_digest", "host", "p256dh", "auth", "vapid_key_id", "user_id"),
     *_CLIENT,

@@ -28,6 +28,7 @@ from gateway.records import outbox
 from gateway.records.postgres.paging import fetch_page
 from gateway.records.postgres.schema import notifications, progress, variants
 
+# The columns of the fields of `Progress`.
 _PROGRESS = [progress.c[field.name] for field in fields(Progress)]
 # Prepared once: the statement runs for every job.
 _LOAD = select(notifications).where(notifications.c.id == any_(bindparam("ids", type_=ARRAY(PG_UUID))))

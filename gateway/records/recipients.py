@@ -73,7 +73,7 @@ def _refusals(job: Job) -> ColumnElement[int]:
 def compute_bucket(notification_id: UUID) -> ColumnElement[int]:
     """Return the SQL expression for the A/B test bucket of a device.
 
-    All devices of a user have the same bucket. Each notification assigns users to buckets anew.
+    All devices of a user have the same bucket. Each notification assigns the users to other buckets.
     """
     seed = int.from_bytes(notification_id.bytes[8:], "big", signed=True)
     person = func.coalesce(devices.c.user_id, cast(devices.c.id, Text))

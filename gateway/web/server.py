@@ -40,6 +40,7 @@ from gateway.web.http.security_headers import header_hook
 from gateway.web.pages import static_files
 from gateway.web.schemas import openapi
 
+# The routes of all resources.
 ROUTES: tuple[Route, ...] = (
     *applications.routes,
     *audit.routes,

@@ -5,10 +5,13 @@ event loop, and delay alerts. If push services respond slowly, hundreds of messa
 duration of an iteration of the event loop distinguishes the two cases, so the limit is adjusted by it.
 """
 
+# Initial limit, which is also the minimum.
 INITIAL_LIMIT = 64
+# Factor by which the limit grows or shrinks in one update.
 GROWTH_FACTOR = 1.25
 # The limit grows if the mean iteration is shorter than the first duration, and shrinks if it is longer than the second.
 SHORT_ITERATION_S, LONG_ITERATION_S = 0.005, 0.010
+# Number of iterations of the event loop between two updates of the limit.
 ITERATIONS_PER_UPDATE = 16
 
 

@@ -20,11 +20,13 @@ from uuid import UUID
 
 from gateway.service.pipeline.key_health import is_conclusive
 
+# Initial limit of messages in flight.
 INITIAL_LIMIT = 64
 # Maximum number of non-urgent messages in flight to a new host, until the host has accepted FIRST_ACCEPTED messages: a
 # host that allows few messages (ntfy: 60) would otherwise refuse a full window of them before its first refusal is
 # known. A message counts for more if its response is late, so this phase lasts a second at most.
 FIRST_LIMIT, FIRST_ACCEPTED = 8, 100
+# Factor by which the limit grows or shrinks after a round.
 GROWTH_FACTOR = 1.25
 # The limit shrinks if latency exceeds its baseline by this factor.
 LATENCY_TOLERANCE = 1.5

@@ -64,6 +64,7 @@ class Schedulable(Protocol):
 
 M = TypeVar("M", bound=Schedulable)
 
+# The lanes in order of priority.
 ALL_LANES = tuple(Lane)
 
 

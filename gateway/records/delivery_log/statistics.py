@@ -44,6 +44,7 @@ LEFT JOIN LATERAL (
 GROUP BY GROUPING SETS ((steps.at), (steps.at, sample.host, sample.outcome))
 ORDER BY steps.at
 """)
+# For each bound, the position of the first delivery that ended at or after it.
 _FIRST_POSITIONS = text("""
 SELECT bounds.at, (
     SELECT d.position FROM deliveries AS d

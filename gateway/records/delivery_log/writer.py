@@ -22,6 +22,7 @@ MAX_DECAY_WINDOWS = 50.0
 # Outcomes that are counted per variant.
 VARIANT_OUTCOMES = (OutcomeName.ACCEPTED, OutcomeName.GONE, OutcomeName.REJECTED, OutcomeName.EXPIRED)
 
+# The columns of deliveries and of attempts, in the order of the copied rows.
 DELIVERY_COLUMNS = (
     "day",
     "notification_id",
@@ -63,6 +64,7 @@ _COUNT_RETRIES = (
     .returning(progress.c.targets - sum(progress.c[name.value] for name in OutcomeName))
 )
 _RATE_WINDOW_S = RATE_WINDOW.total_seconds()
+# The rate of a notification, decayed since its last update.
 _DECAYED_RATE = progress.c.rate * func.exp(
     -func.least(func.extract("epoch", func.now() - progress.c.rated_at) / _RATE_WINDOW_S, MAX_DECAY_WINDOWS)
 )
@@ -75,6 +77,7 @@ _COUNT = _COUNT_RETRIES.values(
     rated_at=func.now(),
     began_at=func.coalesce(progress.c.began_at, func.now()),
 )
+# Reserves log positions. Returns the last one, and whether a user of the application was erased recently.
 _RESERVE_POSITIONS = (
     update(applications)
     .where(applications.c.id == bindparam("application"))

@@ -19,6 +19,7 @@ RETRY_PAUSE_S = 1
 # SQLSTATE of a lock timeout.
 LOCK_NOT_AVAILABLE = "55P03"
 
+# Directory of the package `gateway`.
 _PACKAGE = Path(__file__).resolve().parents[2]
 
 

@@ -606,6 +606,7 @@ live_handoffs = Table(
     Index(None, "created_at"),
 )
 
+# The tables that are partitioned by day.
 PARTITIONED = (deliveries, attempts, receipts)
 
 # Webhooks, with their positions in the application's delivery log and in the outbox.

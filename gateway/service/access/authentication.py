@@ -20,6 +20,7 @@ from gateway.records.postgres.engine import Connection
 from gateway.service.access.secrets import Keyring, digest
 from gateway.service.request_batcher import RequestBatcher
 
+# The scopes of API keys.
 SEND, READ, MANAGE, REGISTER = "send", "read", "manage", "register"
 # The scopes of secret keys. A publishable key has the scope `register` only.
 SCOPES = (SEND, READ, MANAGE)

@@ -13,7 +13,9 @@ from gateway.service.access import audit
 from gateway.service.access.authentication import SCOPES, SESSION_PREFIX, Principal
 from gateway.service.access.secrets import digest, new_key
 
+# Time from signing in to the end of the session.
 SESSION_LIFETIME = timedelta(hours=12)
+# Detail of the error for credentials that are not secret keys.
 SIGN_IN_HINT = "sign in to the console with a secret key, sk_..."
 
 

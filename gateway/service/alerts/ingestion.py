@@ -93,6 +93,7 @@ class IngestOptions:
     url: str | None = None
 
 
+# Options that restrict nothing.
 DEFAULT_OPTIONS = IngestOptions()
 
 

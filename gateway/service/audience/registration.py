@@ -202,7 +202,7 @@ async def register(
     contexts = await applications.load_registration_contexts(conn, application_ids)
     registrars = {id_: DeviceRegistrar(context, id_, loaded) for id_, loaded in contexts.items()}
     results: dict[int, Registered | GatewayError] = {}
-    # A statement can store an endpoint only once, so the repetition of an endpoint goes to a later batch.
+    # A statement can store an endpoint only once, so a repeated endpoint is added to a later batch.
     batches: list[dict[tuple[UUID, str], tuple[int, CheckedRegistration]]] = []
     for number, request in enumerate(requests):
         try:

@@ -83,7 +83,7 @@ async def update(
     draft_fields: spec_codec.DraftChange,
     policy_fields: spec_codec.PolicyChange,
 ) -> views.Reminder:
-    """Change a reminder, and schedule its next occurrence anew.
+    """Change a reminder, and replace its scheduled occurrence.
 
     `columns` are columns of the reminder, `draft_fields` fields of its draft, `policy_fields` fields of the draft's
     send policy. Occurrences that have started do not change. A reminder that has ended becomes active again.

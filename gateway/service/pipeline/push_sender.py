@@ -40,7 +40,7 @@ MAX_DEVICE_REFUSALS = 4
 # that times out blocks the event loop for 0.1 s, so the pause limits one application to a twentieth of the loop's time.
 RENDERING_PAUSE = timedelta(seconds=2)
 # Maximum number of cached keys, and of cached states of keys at hosts. Claimed jobs need far fewer, so the entries that
-# they need are not evicted. An evicted state starts anew.
+# they need are not evicted. After an eviction, the state of the key starts without evidence.
 MAX_CACHED = 10_000
 
 

@@ -15,6 +15,7 @@ from datetime import UTC, datetime, timedelta
 
 from gateway.service.access.secrets import Keyring
 
+# Prefix of the text of a secret.
 PREFIX = "whsec_"
 SECRET_LENGTH = 32  # octets; the specification asks for 24 to 64
 # The purpose for which the keyring encrypts the secrets.

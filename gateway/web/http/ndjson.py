@@ -26,6 +26,7 @@ from gateway.domain.json_object import JsonObject
 from gateway.web.http import problems
 from gateway.web.http.routing import Request
 
+# Media type of NDJSON.
 NDJSON = "application/x-ndjson"
 # A batch has at most this many lines and octets.
 BATCH = 500

@@ -27,6 +27,7 @@ from gateway.domain.device import TOPIC_NAME, ZONE_CODE
 from gateway.domain.errors import FieldError, MalformedBody, ValidationError, pointer_step
 from gateway.push.encryption import decode_base64url
 
+# First and last year that a time may have.
 MIN_YEAR, MAX_YEAR = 1970, 9000
 # Numbers must be in [-MAX_NUMBER, MAX_NUMBER). Brokers transport 64-bit integers, and few clients parse larger ones.
 MAX_NUMBER = 2**63

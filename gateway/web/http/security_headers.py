@@ -41,6 +41,7 @@ DATA_POLICY = "default-src 'none'; frame-ancestors 'none'"
 # the site.
 SDK_PREFIX = "/sdk/"
 
+# Headers of every response.
 COMMON_HEADERS = {
     "X-Content-Type-Options": "nosniff",
     "X-Frame-Options": "DENY",

@@ -19,6 +19,7 @@ import gateway.metrics  # noqa: F401 - registers the metrics
 from gateway.domain.errors import GatewayError
 from gateway.web.http.security_headers import PAGE_POLICY
 
+# Folder of the pages in Markdown.
 FOLDER = Path(__file__).resolve().parents[2] / "static" / "docs"
 # The pages in reading order. The first is the front page.
 PAGES = (
@@ -136,4 +137,5 @@ def _metrics() -> Iterator[str]:
     yield "</tbody></table>"
 
 
+# The functions that generate the tables, by name of the table.
 TABLES = {"errors": _errors, "metrics": _metrics}

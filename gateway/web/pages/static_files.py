@@ -8,6 +8,7 @@ from aiohttp import web
 from gateway.web.http.security_headers import PAGE_POLICY, page_policy
 from gateway.web.pages import docs
 
+# Folder of the static files.
 STATIC = Path(__file__).resolve().parents[2] / "static"
 
 # Time for which browsers may cache a file.

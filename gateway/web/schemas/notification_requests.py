@@ -40,6 +40,7 @@ from gateway.web.http.parsing import (
     example,
 )
 
+# Maximum TTL of a notification.
 MAX_TTL_S = int(MAX_TTL.total_seconds())
 # Maximum size of the data of an event, in octets of JSON.
 MAX_EVENT_OCTETS = 16_384

@@ -26,6 +26,7 @@ def _error_codes(base: type[GatewayError] = GatewayError) -> dict[str, str]:
     return dict(sorted(codes.items()))
 
 
+# The schema of an error response.
 PROBLEM = {
     "type": "object",
     "description": "An error (RFC 9457). `code` is stable. `errors` lists all errors of the input, by JSON pointer.",
@@ -71,6 +72,7 @@ _OPERANDS: JsonObject = dict.fromkeys(OPERATORS, _SCALAR) | {
 }
 _BRANCHES = {"type": "array", "items": {"$ref": "#/components/schemas/Audience"}, "minItems": 1}
 
+# The schema of an audience.
 AUDIENCE = {
     "description": f"The recipients: a condition, or `all`, `any` or `not` of others. At most {MAX_LEAVES} conditions.",
     "oneOf": [
@@ -119,12 +121,14 @@ _SCHEMES = {
     "publishable": "A publishable key, pk_..., from one of the application's allowed origins.",
     "device": "A device token, dt_..., for its own device.",
 }
+# The security scheme of the console session.
 _SESSION = {
     "type": "apiKey",
     "in": "cookie",
     "name": "__Host-gateway",
     "description": "The console session of a secret key: see `/v1/session`.",
 }
+# Descriptions of the error responses, by status.
 _ERRORS = {
     400: "The body is malformed",
     401: "The credential is missing or invalid",

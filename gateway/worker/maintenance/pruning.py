@@ -74,6 +74,7 @@ async def prune_sessions(conn: Connection, _: RetentionPolicy) -> int:
     return await sessions.prune(conn, clock.now())
 
 
+# The pruning tasks with their intervals.
 TASKS = (
     MaintenanceTask("gone_devices", timedelta(hours=1), prune_gone_devices),
     MaintenanceTask("frequency_caps", timedelta(hours=1), prune_frequency_caps),

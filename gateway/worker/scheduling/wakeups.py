@@ -17,6 +17,7 @@ UNDELIVERABLE_DELAY_S = 0.1
 # Number of messages that senders take between two wake-ups of the claim loops.
 WAKE_INTERVAL = 16
 
+# The lanes of senders and claim loops that are reserved for urgent messages.
 URGENT = (Lane.URGENT,)
 
 
