@@ -171,20 +171,20 @@ def test_recent_success_delays_the_opening() -> None:
 def test_each_application_has_urgent_probes_of_its_own() -> None:
     """The urgent messages of one application do not use up the probes of another."""
     host = HostLimiter("one.example", 1000)
-    one, other = UUID(int=1), UUID(int=2)
+    application, other = UUID(int=1), UUID(int=2)
     for _ in range(key_health.FAILURES_TO_OPEN):
-        host.begin(0, one)
-        host.end(0, Feedback.FAILURE, application_id=one)
+        host.begin(0, application)
+        host.end(0, Feedback.FAILURE, application_id=application)
     now = 0.0
     for number in range(host_limiter.MAX_URGENT_PROBES):
-        assert host.has_room(now, urgent=True, application_id=one), number
-        host.begin(now, one)
-        assert not host.has_room(now, urgent=True, application_id=one)
+        assert host.has_room(now, urgent=True, application_id=application), number
+        host.begin(now, application)
+        assert not host.has_room(now, urgent=True, application_id=application)
         now += host_limiter.URGENT_PROBE_INTERVAL_S
-    assert not host.has_room(now, urgent=True, application_id=one)
+    assert not host.has_room(now, urgent=True, application_id=application)
     assert host.has_room(now, urgent=True, application_id=other)
-    host.end(now, Feedback.FAILURE, application_id=one)
-    assert host.has_room(now, urgent=True, application_id=one)
+    host.end(now, Feedback.FAILURE, application_id=application)
+    assert host.has_room(now, urgent=True, application_id=application)
 
 
 def test_probe_does_not_wait_for_earlier_messages() -> None:
