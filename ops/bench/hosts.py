@@ -62,7 +62,7 @@ SMALL_COUNT = 200
 FAST = "fast"
 # The application that a push service limits: devices of its alert, and how long its campaign has run before.
 LIMITED = "limited"
-ALERT_COUNT, LIMITED_S = 500, 75
+ALERT_COUNT, LIMITED_S = 500, 120
 # Devices of the application beside it.
 BESIDE_COUNT = 3000
 # The fault of the fourth service, by name: (seconds until it responds, status line).
@@ -163,7 +163,8 @@ async def measure_limited(options: argparse.Namespace, folder: Path, origin: str
     }
     setup = Setup(context, [origin.partition("://")[2]], tenants)
     with run_worker(folder, url, [origin]):
-        alone_s = await measure_alert(setup, "beside", {"everyone": True}, BESIDE_COUNT)
+        await measure_alert(setup, "beside", {"everyone": True}, BESIDE_COUNT)  # a new worker knows no host
+        alone_s = [await measure_alert(setup, "beside", {"everyone": True}, BESIDE_COUNT) for _ in range(3)]
         began = time.time()
         campaign = await submit_campaign(setup, LIMITED, {"not": {"topic": "weather"}})
         await wait_until_logged(setup, campaign, 1000)
@@ -175,7 +176,7 @@ async def measure_limited(options: argparse.Namespace, folder: Path, origin: str
         await cancel_rest(setup, campaign)
     await engine.dispose()
     return {
-        "alone_s": alone_s,
+        "alone_s": statistics.median(alone_s),
         "beside_s": statistics.median(beside_s),
         "own_alert_s": own_s,
         "refused_after_a_minute": refused / max(1, accepted + refused),
