@@ -109,7 +109,8 @@ class ApplicationGate(Generic[M]):
             return random.uniform(MAX_DEFERRAL_S[lane] / 2, MAX_DEFERRAL_S[lane])  # noqa: S311 - jitter, not a secret
         hold_s = min(MAX_HOLD_DEFERRAL_S, max(0.0, limiter.held_until - now))
         if not limiter.is_learnt:
-            return hold_s + random.uniform(MAX_HOST_WAIT_S / 2, MAX_HOST_WAIT_S)  # noqa: S311 - jitter, not a secret
+            # By then a pace is usually learnt: a second deferral of all jobs would slow down other applications.
+            return hold_s + random.uniform(MAX_HOST_WAIT_S, 2 * MAX_HOST_WAIT_S)  # noqa: S311 - jitter, not a secret
         # A short disturbance must not cost minutes, and the deferrals of a long one must not keep the queue busy.
         limited_s = now - limiter.limited_at
         longest = hold_s + min(MAX_PACED_DEFERRAL_S, max(MAX_HOST_WAIT_S, limited_s * DEFERRAL_GROWTH))
