@@ -116,8 +116,8 @@ class SendScheduler(Generic[M]):
         now = self._clock()
         by_service: dict[str, ApplicationLimit] = {}
         for gate in self.gates.by_host.values():
-            if (application := gate.limited(application_id)) is not None:
-                limiter, name = application.limiter, vendor_name(gate.limiter.name)
+            if (application_gate := gate.limited(application_id)) is not None:
+                limiter, name = application_gate.limiter, vendor_name(gate.limiter.name)
                 limit = ApplicationLimit(name, round(limiter.rate, 3), max(0.0, limiter.held_until - now))
                 by_service[name] = min(limit, by_service.get(name, limit), key=lambda item: item.per_second)
         return list(by_service.values())
@@ -173,20 +173,20 @@ class SendScheduler(Generic[M]):
         for lane in URGENT if urgent_only or self.backlog.non_urgent_paused else ALL_LANES:
             while (queue := fair_queue.head(lane)) is not None:
                 gate = gates.by_host[queue.host]
-                application = gate.applications.get(queue.tenant.application_id) if gate.applications else None
-                if (application and not application.admits(queue, now)) or not gates.admits(gate, queue, now):
+                application_gate = gate.applications.get(queue.tenant.application_id) if gate.applications else None
+                if (application_gate and not application_gate.admits(queue, now)) or not gates.admits(gate, queue, now):
                     fair_queue.skip(lane)
                     continue
-                if application and application.limiter.is_probing:
+                if application_gate and application_gate.limiter.is_probing:
                     queue.messages.rotate(random.randrange(len(queue.messages)))  # noqa: S311 - a sample, not a secret
                 message = fair_queue.pop(lane)
                 gates.in_flight += 1
                 gate.limiter.begin(now, queue.tenant.application_id)
-                if application:
-                    application.limiter.begin(now, urgent=lane is Lane.URGENT)
-                if application and lane in application.queues:
+                if application_gate:
+                    application_gate.limiter.begin(now, urgent=lane is Lane.URGENT)
+                if application_gate and lane in application_gate.queues:
                     if not queue.messages:
-                        del application.queues[lane]
+                        del application_gate.queues[lane]
                         fair_queue.close(queue)
                     return message
                 gate.waiting[lane] -= 1
@@ -268,8 +268,8 @@ class SendScheduler(Generic[M]):
 
     def _add(self, gate: HostGate[M], lane: Lane, application_id: UUID, messages: list[M], now: float) -> None:
         """Add messages to the queue of their lane and tenant at the host, or at the gate of a limited application."""
-        if (application := gate.limited(application_id)) is not None:
-            self._add_limited(gate, application, lane, messages, now)
+        if (application_gate := gate.limited(application_id)) is not None:
+            self._add_limited(gate, application_gate, lane, messages, now)
             return
         gate.waiting[lane] += len(messages)
         if not gate.slow_since:
@@ -283,20 +283,20 @@ class SendScheduler(Generic[M]):
         self._update_slow_state(gate, now)
 
     def _add_limited(
-        self, gate: HostGate[M], application: ApplicationGate[M], lane: Lane, messages: list[M], now: float
+        self, gate: HostGate[M], application_gate: ApplicationGate[M], lane: Lane, messages: list[M], now: float
     ) -> None:
         """Add messages of a limited application; defer those that would wait for too long."""
-        queue = application.queues.get(lane)
-        free = max(0, application.waiting_limit(lane, now) - (len(queue.messages) if queue else 0))
-        if added := messages[:free]:
+        queue = application_gate.queues.get(lane)
+        free_count = max(0, application_gate.waiting_limit(lane, now) - (len(queue.messages) if queue else 0))
+        if added := messages[:free_count]:
             if queue:
                 queue.messages.extend(added)
             else:
                 application_id = added[0].application_id
-                application.queues[lane] = self.fair_queue.open(lane, application_id, gate.limiter.name, added)
+                application_gate.queues[lane] = self.fair_queue.open(lane, application_id, gate.limiter.name, added)
             self._wake_for(lane, len(added))
-        if deferred := messages[free:]:
-            _defer(deferred, application.deferral_s(lane, len(deferred), now), "limited")
+        if deferred := messages[free_count:]:
+            _defer(deferred, application_gate.deferral_s(lane, len(deferred), now), "limited")
 
     def _inform_application(
         self,
@@ -312,19 +312,19 @@ class SendScheduler(Generic[M]):
         if feedback is Feedback.SUCCESS:
             gate.refused_since_accepted.clear()
         if feedback is Feedback.REFUSAL:
-            application = gate.get_or_create_application(application_id)
+            application_gate = gate.get_or_create_application(application_id)
         elif (existing := gate.applications.get(application_id)) is not None:
-            application = existing
+            application_gate = existing
         else:
             return
-        limiter = application.limiter
+        limiter = application_gate.limiter
         was_limited = limiter.is_limited
         if limiter.end(now, feedback, seconds, retry_after_s, repeated=message.repeated):
             gate.record_held(application_id)
             if not was_limited:
-                self._limit(gate, application_id, application)
-            application.resume_at = 0.0  # it was estimated with another pace
-            self._defer_excess(application, now)
+                self._limit(gate, application_id, application_gate)
+            application_gate.resume_at = 0.0  # the estimate was made with the former pace
+            self._defer_excess(application_gate, now)
             log.warning(
                 "host.limits_application",
                 host=gate.limiter.name,
@@ -335,66 +335,66 @@ class SendScheduler(Generic[M]):
         elif not was_limited and feedback is Feedback.SUCCESS:
             if limiter.is_clear:
                 del gate.applications[application_id]
-            self._make_ready(application.unblock(now))
+            self._make_ready(application_gate.unblock(now))
 
-    def _limit(self, gate: HostGate[M], application_id: UUID, application: ApplicationGate[M]) -> None:
+    def _limit(self, gate: HostGate[M], application_id: UUID, application_gate: ApplicationGate[M]) -> None:
         """Move the queues of an application that has become limited from the gate of the host to the application's."""
         for lane in Lane:
             queue = gate.queues.pop((lane, application_id), None)
             if queue is not None:
-                application.queues[lane] = queue
+                application_gate.queues[lane] = queue
                 gate.waiting[lane] -= len(queue.messages)
                 if not gate.slow_since:
                     self.backlog.remove(lane, len(queue.messages))
 
-    def _lift(self, gate: HostGate[M], application_id: UUID, application: ApplicationGate[M], now: float) -> None:
+    def _lift(self, gate: HostGate[M], application_id: UUID, application_gate: ApplicationGate[M], now: float) -> None:
         """Move the queues of an application that is no longer limited back to the gate of the host."""
         del gate.applications[application_id]
         gate.refused_since_accepted.discard(application_id)
-        for lane, queue in application.queues.items():
+        for lane, queue in application_gate.queues.items():
             gate.queues[lane, application_id] = queue
             gate.waiting[lane] += len(queue.messages)
             if not gate.slow_since:
                 self.backlog.add(lane, len(queue.messages))
-        self._make_ready(application.blocked.values())
+        self._make_ready(application_gate.blocked.values())
         log.warning(
             "host.limit_lifted",
             host=gate.limiter.name,
             application_id=ids.format_id(ids.APPLICATION, application_id),
-            after_s=round(now - application.limiter.limited_at, 1),
+            after_s=round(now - application_gate.limiter.limited_at, 1),
         )
 
     def _update_applications(self, gate: HostGate[M], now: float) -> None:
         """Make queues of limited applications ready again, and remove gates that are no longer needed."""
-        for application_id, application in list(gate.applications.items()):
-            if application.limiter.update(now):
-                self._make_ready(application.unblock(now))
-            elif application.limiter.is_limited:
-                self._lift(gate, application_id, application, now)
+        for application_id, application_gate in list(gate.applications.items()):
+            if application_gate.limiter.update(now):
+                self._make_ready(application_gate.unblock(now))
+            elif application_gate.limiter.is_limited:
+                self._lift(gate, application_id, application_gate, now)
             else:
                 del gate.applications[application_id]
-                self._make_ready(application.blocked.values())
+                self._make_ready(application_gate.blocked.values())
 
     def _make_ready(self, queues: Iterable[MessageQueue[M]]) -> None:
         for queue in queues:
             self.fair_queue.make_ready(queue)
             self._wake_for(queue.lane, len(queue.messages))
 
-    def _defer_excess(self, application: ApplicationGate[M], now: float) -> None:
+    def _defer_excess(self, application_gate: ApplicationGate[M], now: float) -> None:
         """Defer the messages of an application that would wait for too long."""
-        for lane, queue in list(application.queues.items()):
-            free = application.waiting_limit(lane, now)
-            deferred = [queue.messages.pop() for _ in range(len(queue.messages) - free)][::-1]
+        for lane, queue in list(application_gate.queues.items()):
+            waiting_limit = application_gate.waiting_limit(lane, now)
+            deferred = [queue.messages.pop() for _ in range(len(queue.messages) - waiting_limit)][::-1]
             if not queue.messages:
                 self._remove(queue)
             if deferred:
-                _defer(deferred, application.deferral_s(lane, len(deferred), now), "limited")
+                _defer(deferred, application_gate.deferral_s(lane, len(deferred), now), "limited")
 
     def _count_limited(self) -> metrics.Reading:
         counts: dict[metrics.Labels, float] = {}
         for gate in self.gates.by_host.values():
             labels = (service_label(gate.limiter.name),)
-            limited = sum(application.limiter.is_limited for application in gate.applications.values())
+            limited = sum(application_gate.limiter.is_limited for application_gate in gate.applications.values())
             counts[labels] = counts.get(labels, 0) + limited
         return counts
 
@@ -426,24 +426,24 @@ class SendScheduler(Generic[M]):
             if not gate.slow_since:
                 self.backlog.remove(lane, count)
             _defer(queue.messages, gate.breaker_deferral_s(lane, now), "unreachable")
-        for application in gate.applications.values():
-            for queue in list(application.queues.values()):
+        for application_gate in gate.applications.values():
+            for queue in list(application_gate.queues.values()):
                 self._remove(queue)
                 _defer(queue.messages, gate.breaker_deferral_s(queue.lane, now), "unreachable")
 
     def _remove(self, queue: MessageQueue[M]) -> None:
         """Remove a queue, whether it is ready or blocked."""
         gate, application_id, lane = self.gates.by_host[queue.host], queue.tenant.application_id, queue.lane
-        application = gate.applications.get(application_id)
+        application_gate = gate.applications.get(application_id)
         if not self.fair_queue.remove(queue):
             waiting_at = [self.gates.over_share, gate.blocked[lane]]
             for blocked in waiting_at:
                 if queue in blocked:
                     blocked.remove(queue)
-            if application:
-                application.blocked.pop(lane, None)
-        if application and application.queues.get(lane) is queue:
-            del application.queues[lane]
+            if application_gate:
+                application_gate.blocked.pop(lane, None)
+        if application_gate and application_gate.queues.get(lane) is queue:
+            del application_gate.queues[lane]
         else:
             del gate.queues[lane, application_id]
         self.fair_queue.close(queue)

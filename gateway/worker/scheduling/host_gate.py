@@ -230,19 +230,19 @@ class HostGate(Generic[M]):
 
     def limited(self, application_id: UUID) -> ApplicationGate[M] | None:
         """Return the gate of an application if the host limits the application, else None."""
-        application = self.applications.get(application_id)
-        return application if application is not None and application.limiter.is_limited else None
+        application_gate = self.applications.get(application_id)
+        return application_gate if application_gate is not None and application_gate.limiter.is_limited else None
 
     def get_or_create_application(self, application_id: UUID) -> ApplicationGate[M]:
         """Return the gate of an application, or create it."""
-        application = self.applications.get(application_id)
-        if application is None:
+        application_gate = self.applications.get(application_id)
+        if application_gate is None:
             if len(self.applications) >= MAX_REFUSED_APPLICATIONS:
                 self.applications = {
                     id_: gate for id_, gate in self.applications.items() if gate.queues or gate.blocked
                 }
-            application = self.applications[application_id] = ApplicationGate()
-        return application
+            application_gate = self.applications[application_id] = ApplicationGate()
+        return application_gate
 
     def record_held(self, application_id: UUID) -> None:
         """Record that a hold of an application begins.
@@ -261,7 +261,7 @@ class HostGate(Generic[M]):
     @property
     def is_used(self) -> bool:
         """Return whether the gate has messages, waiting or in flight."""
-        waits_for_pace = any(application.queues for application in self.applications.values())
+        waits_for_pace = any(application_gate.queues for application_gate in self.applications.values())
         return bool(self.queues or self.limiter.in_flight) or waits_for_pace
 
 
