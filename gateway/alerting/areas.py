@@ -6,6 +6,7 @@ of a repair grows with the number of crossings, and a document of a few kilobyte
 repair takes hours. So the crossings are counted first, and outlines with too many are replaced by their convex hull.
 """
 
+import math
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
@@ -47,6 +48,10 @@ MAX_POSITIONS = 100_000
 EDGE_BATCH = 16
 # Square degrees, about 100 m2. When two outlines of one area are subtracted, a smaller remainder is a rounding error.
 MIN_REMAINDER = 1e-8
+# Polygons with more vertices are tested for overlap by their bounding rectangles, which bounds the time of a test.
+MAX_EXTENT_VERTICES = 1_000
+# In metres, a lower bound of the length of a degree of latitude.
+MIN_DEGREE_M = 110_000.0
 WORLD = box(-180, -90, 180, 90)
 # In degrees. Some issuers continue to count past 180 degrees instead of changing the sign at the antimeridian.
 MAX_LONGITUDE = 540.0
@@ -138,6 +143,73 @@ def subtract(area: JsonObject, without: JsonObject) -> JsonObject | None:
     codes = [code for code in minuend.codes if code not in set(subtrahend.codes)]
     difference = minuend.shape().difference(subtrahend.shape())
     return _build_filter(difference if difference.area > MIN_REMAINDER else Polygon(), circles, codes)
+
+
+def union(areas: Iterable[JsonObject]) -> JsonObject | None:
+    """Return an area filter that covers all `areas`; None when there are none. They come from `area_filter`.
+
+    The filter may cover more: outlines with too many crossings are replaced by their convex hull, and circles above the
+    maximum number by rectangles.
+    """
+    parsed = [_ParsedFilter(area) for area in {Extent(area).key: area for area in areas}.values()]
+    polygons = [rings for part in parsed for rings in part.polygons]
+    shapes: list[BaseGeometry] = []
+    if _count_crossings(polygons, MAX_POLYGON_CROSSINGS) is None:
+        shapes.append(Polygon(_convex_hull(ring for rings in polygons for ring in rings)))
+    else:
+        shapes += (part.shape() for part in parsed)
+    circles = list({_circle_key(circle): circle for part in parsed for circle in part.circles}.values())
+    shapes += map(_cover_circle, circles[MAX_CIRCLES:])
+    return _build_filter(union_all(shapes), circles[:MAX_CIRCLES], [code for part in parsed for code in part.codes])
+
+
+class Extent:
+    """An area filter of `area_filter`, prepared for comparisons with others.
+
+    `key` is equal for filters that differ only in the order of their elements. For `overlaps`, circles and polygons of
+    more than `MAX_EXTENT_VERTICES` vertices are replaced by rectangles that cover them.
+    """
+
+    def __init__(self, area: JsonObject) -> None:
+        """Read an area filter."""
+        parsed = _ParsedFilter(area)
+        polygons = parsed.shape()
+        self._codes = frozenset(parsed.codes)
+        self.key = (
+            polygons.normalize().wkb,
+            self._codes,
+            frozenset(map(_circle_key, parsed.circles)),
+            "everyone" in area,
+        )
+        is_small = get_num_coordinates(polygons) <= MAX_EXTENT_VERTICES
+        self._shape = polygons if is_small else union_all([part.envelope for part in _only_polygons(polygons).geoms])
+        self._circles = union_all([*map(_cover_circle, parsed.circles)])
+
+    def overlaps(self, other: "Extent") -> bool:
+        """Return whether the areas have a zone or a region in common. Polygons that only touch do not overlap."""
+        return (
+            not self._codes.isdisjoint(other._codes)
+            or self._circles.intersects(other._circles)
+            or self._circles.intersects(other._shape)
+            or self._shape.intersects(other._circles)
+            or self._shape.intersection(other._shape).area > MIN_REMAINDER
+        )
+
+
+def _circle_key(circle: JsonObject) -> tuple[float, float, float]:
+    near = circle["near"]
+    return near["lat"], near["lon"], near["radius_m"]
+
+
+def _cover_circle(circle: JsonObject) -> BaseGeometry:
+    """Return a rectangle that covers a circle. At a pole or the antimeridian it spans all longitudes."""
+    lat, lon, radius_m = _circle_key(circle)
+    height = radius_m / MIN_DEGREE_M
+    south, north = max(lat - height, -90.0), min(lat + height, 90.0)
+    cosine = math.cos(math.radians(max(-south, north)))
+    width = height / cosine if cosine > 0.001 else 360.0
+    west, east = lon - width, lon + width
+    return box(-180, south, 180, north) if west < -180 or east > 180 else box(west, south, east, north)
 
 
 class _ParsedFilter:

@@ -12,7 +12,7 @@ from typing import TypeVar
 from xml.etree.ElementTree import Element
 
 from gateway.alerting import vtec
-from gateway.alerting.areas import Area, CrossingBudget, Ring, area_filter
+from gateway.alerting.areas import Area, CrossingBudget, Extent, Ring, area_filter
 from gateway.alerting.text import (
     LANGUAGE,
     MAX_EVENT_LENGTH,
@@ -153,17 +153,26 @@ def _details(alert: Element) -> dict[str, str]:
 
 @dataclass(slots=True)
 class _InfoBlock:
-    """One `info` block: one language of an AlertInfo. `common_fields` are equal in all translations of the block."""
+    """One `info` block: one language of an AlertInfo.
+
+    `area_key` identifies its area, and is None without a usable area. `levels` are equal in all translations.
+    """
 
     info: AlertInfo
-    common_fields: tuple[object, ...]
+    area_key: object
+    levels: tuple[object, ...]
+
+    @property
+    def languages(self) -> set[str | None]:
+        return {text.language for text in self.info.texts}
 
 
 def _read_infos(alert: Element, ignored: list[str], budget: CrossingBudget) -> tuple[AlertInfo, ...]:
     """Read the `info` blocks and merge those that are translations of each other.
 
-    Two blocks in the same language are different infos. A block in another language is merged into the info with equal
-    `common_fields` (area, severity, urgency, certainty, expiry), or else into the first info without that language.
+    Two blocks in the same language are different infos, and so are two blocks with different areas. Of the infos with
+    the area of a block and without its language, the block is merged into the first one with equal `levels` (severity,
+    urgency, certainty, expiry), or else into the first. A block without an area translates the first info.
     """
     merged: list[_InfoBlock] = []
     elements = list(islice(children(alert, "info"), MAX_INFOS + 1))
@@ -171,10 +180,17 @@ def _read_infos(alert: Element, ignored: list[str], budget: CrossingBudget) -> t
         ignored.append(f"all but {MAX_INFOS} info blocks")
     for block in (_read_info(element, ignored, budget) for element in elements[:MAX_INFOS]):
         [text] = block.info.texts
-        candidates = [other for other in merged if text.language not in {t.language for t in other.info.texts}]
+        candidates = [
+            other
+            for other in merged
+            if text.language not in other.languages
+            and (block.area_key == other.area_key or None in (block.area_key, other.area_key))
+        ]
         match = next(
-            (other for other in candidates if other.common_fields == block.common_fields),
-            candidates[0] if candidates else None,
+            (other for other in candidates if (other.area_key, other.levels) == (block.area_key, block.levels)),
+            next(
+                (other for other in candidates if other.levels == block.levels), candidates[0] if candidates else None
+            ),
         )
         if match is None:
             merged.append(block)
@@ -182,6 +198,7 @@ def _read_infos(alert: Element, ignored: list[str], budget: CrossingBudget) -> t
             area = match.info.area or block.info.area
             all_clear = match.info.all_clear and block.info.all_clear
             match.info = replace(match.info, texts=(*match.info.texts, text), area=area, all_clear=all_clear)
+            match.area_key = match.area_key or block.area_key
     return tuple(block.info for block in merged)
 
 
@@ -215,7 +232,8 @@ def _read_info(info: Element, ignored: list[str], budget: CrossingBudget) -> _In
         expires=expires,
         all_clear="AllClear" in map(own_text, children(info, "responseType")),
     )
-    return _InfoBlock(result, (audience, result.severity, urgency, result.certainty, expires))
+    area_key = None if audience is None else Extent(audience).key
+    return _InfoBlock(result, area_key, (result.severity, urgency, result.certainty, expires))
 
 
 def _url(text: str) -> str | None:

@@ -20,23 +20,43 @@ class AlertPart:
     """An info block of a stored alert.
 
     Attributes:
+        tag: the notification tag; on a device, a notification replaces an earlier one with the same tag.
         area: the area in which the info block is still in effect; None once the info block has ended everywhere.
+        scope: the area in which the info block took effect; None if it never did.
+        events: the name of the event by language; the key is empty for a text without a language.
         notified_by: the notifications that announced the info block.
-        cancelled_by: the notifications that announced its end.
+        cancelled_by: the notifications that announced the end of parts with this tag.
     """
 
-    area: JsonObject | None
+    tag: str
+    area: JsonObject | None = None
+    scope: JsonObject | None = None
+    events: dict[str, str] = field(default_factory=dict)
     notified_by: list[UUID] = field(default_factory=list)
     cancelled_by: list[UUID] = field(default_factory=list)
 
     def to_json(self) -> JsonObject:
         """Return the part as JSON, for the column `parts`."""
-        return {"area": self.area, "told": [*map(str, self.notified_by)], "withdrawn": [*map(str, self.cancelled_by)]}
+        return {
+            "tag": self.tag,
+            "area": self.area,
+            "scope": self.scope,
+            "events": self.events,
+            "told": [*map(str, self.notified_by)],
+            "withdrawn": [*map(str, self.cancelled_by)],
+        }
 
     @classmethod
-    def from_json(cls, values: JsonObject) -> "AlertPart":
-        """Return the part from the result of `to_json`."""
-        return cls(values["area"], [*map(UUID, values["told"])], [*map(UUID, values["withdrawn"])])
+    def from_json(cls, values: JsonObject, tag: str) -> "AlertPart":
+        """Return the part from the result of `to_json`. `tag` is that of a part which was stored without one."""
+        return cls(
+            tag=values.get("tag", tag),
+            area=values["area"],
+            scope=values.get("scope", values["area"]),
+            events=values.get("events", {}),
+            notified_by=[*map(UUID, values["told"])],
+            cancelled_by=[*map(UUID, values["withdrawn"])],
+        )
 
 
 @dataclass(slots=True)
@@ -45,7 +65,7 @@ class StoredAlert:
 
     Attributes:
         chain: the id of the first message of its chain.
-        tag: the notification tag; on a device, a notification replaces an earlier one with the same tag.
+        tag: the tag from which the tags of its parts are derived.
         refers_to: the identifiers of the messages that this message updates or cancels.
         event_keys: the VTEC event keys of the message.
     """
@@ -136,7 +156,10 @@ def _from_row(row: Row[Any]) -> StoredAlert:
         sent=row.sent,
         refers_to=row.refers_to,
         event_keys=row.tracks,
-        parts=[AlertPart.from_json(part) for part in row.parts],
+        parts=[
+            AlertPart.from_json(part, f"{row.tag[:250]}#{number + 1}" if number else row.tag)
+            for number, part in enumerate(row.parts)
+        ],
         expires_at=row.expires_at,
         created_at=row.created_at,
     )

@@ -1,6 +1,7 @@
 """Alert ingestion over HTTP with real documents: recipients, languages, updates and cancellations."""
 
 import asyncio
+import re
 from datetime import timedelta
 from typing import Any
 from uuid import UUID
@@ -383,3 +384,50 @@ async def test_hostile_xml_is_refused_without_side_effects(api: Api, raw: bytes,
     assert response.status == status, response.body
     assert "passwd" not in str(response.body)
     assert await api.rows() == before
+
+
+# The order of the info blocks in the Alert and in the Update, and whether the ended part is in the Update as AllClear.
+PART_ORDERS = [(False, False), (True, False), (False, True), (True, True)]
+
+
+def reverse_infos(raw: bytes) -> bytes:
+    """Return a CAP document with its info blocks in reverse order."""
+    infos = re.findall(rb"<info>.*?</info>", raw, re.DOTALL)
+    for number, info in enumerate(infos):
+        raw = raw.replace(info, b"<%d>" % number)
+    for number, info in enumerate(reversed(infos)):
+        raw = raw.replace(b"<%d>" % number, info)
+    return raw
+
+
+@pytest.mark.parametrize(("is_reversed", "has_all_clear"), PART_ORDERS)
+async def test_update_of_one_part_ends_the_other_part_only(api: Api, is_reversed: bool, has_all_clear: bool) -> None:
+    """An Update that continues part B of an alert ends part A, whatever the order and number of the parts."""
+    device_a = await register_device(api, location={"lat": 48.5, "lon": 16.5})
+    device_b = await register_device(api, location={"lat": 48.5, "lon": 18.5})
+    first = alerts.move_to_now("made/parts-3-two-parts.xml", age=timedelta(minutes=10))
+    second = alerts.move_to_now("made/parts-4-update-without-first.xml")
+    if has_all_clear:
+        [ended, *_] = re.findall(rb"<info>.*?</info>", first, re.DOTALL)
+        second = second.replace(b"<info>", ended.replace(b"Monitor", b"AllClear") + b"\n <info>", 1)
+    if is_reversed:
+        first = reverse_infos(first)
+    async with api.parts.run_worker():
+        await wait_until_delivered(api, await post(api, first, CAP))
+        await wait_until_delivered(api, await post(api, second, CAP))
+    assert titles(device_a[1]) == ["yellow A", "No longer in effect: air quality"]
+    assert titles(device_b[1]) == ["orange B", "orange B goes on, leave now"]
+    assert (len(tags(device_a[1])), len(tags(device_b[1]))) == (1, 1)
+    assert tags(device_a[1]) != tags(device_b[1])
+
+
+async def test_infos_with_different_areas_are_not_translations(api: Api) -> None:
+    """An English info for area A and a French one for area B each reach their own area, whatever the locale."""
+    in_a = {"lat": 48.5, "lon": 16.5}
+    devices = [
+        await register_device(api, location=location, client={"locale": locale})
+        for location in (in_a, {"lat": 48.5, "lon": 18.5})
+        for locale in ("en", "fr")
+    ]
+    await post_and_deliver(api, "made/languages-differ-in-area.xml")
+    assert [titles(device[1]) for device in devices] == [["english A"], ["english A"], ["french B"], ["french B"]]

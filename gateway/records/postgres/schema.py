@@ -313,8 +313,8 @@ notifications = Table(
     ),
 )
 
-# Ingested alert messages. Messages that update or cancel each other form a chain, whose notifications have one tag.
-# `parts` stores for each info block the notifications that announced it, those that announced its end, and the area in
+# Ingested alert messages. Messages that update or cancel each other form a chain. `parts` stores for each info block
+# its tag, the names of its event, the notifications that announced it, those that announced its end, and the area in
 # which it is still in effect.
 alerts = Table(
     "alerts",

@@ -1,11 +1,9 @@
 """Ingest alerts: turn the messages of warning authorities into notifications.
 
 An alert message consists of info blocks, each with an area. Messages that refer to each other form a chain, whose
-notifications have the same tag. For each info block of a message in the chain, the database stores the area in which
-the block is still in effect. An Update or a Cancel reduces these areas, and cancels queued notifications.
-
-The recipients of a cancellation are selected from the delivery log: devices that received a warning, received no
-cancellation since, and are outside every area in which the alert is still in effect.
+notifications replace each other on a device by their tags. For each info block of a message in the chain, the database
+stores the area in which the block is still in effect. An Update or a Cancel reduces these areas, and cancels queued
+notifications. The module `chains` decides which blocks a message ends, and which devices receive a cancellation.
 """
 
 import asyncio
@@ -16,7 +14,6 @@ from enum import StrEnum
 from typing import Any, NamedTuple, cast
 from uuid import UUID
 
-from gateway.alerting.areas import subtract
 from gateway.domain import clock, ids
 from gateway.domain.alert import (
     PROMPT,
@@ -39,6 +36,16 @@ from gateway.records import applications, notifications
 from gateway.records.alerts import AlertPart, StoredAlert
 from gateway.records.postgres.engine import Connection
 from gateway.service import views
+from gateway.service.alerts.chains import (
+    EVERYWHERE,
+    Cancellation,
+    all_of,
+    assign_tags,
+    end_everywhere,
+    end_in_areas,
+    notified_by,
+    plan_cancellations,
+)
 from gateway.service.alerts.content import alert_content, cancellation_content
 from gateway.service.audience import segments
 from gateway.service.context import Context
@@ -52,14 +59,9 @@ TEST_TOPIC = "test-alerts"
 # time, so that all these messages arrive first.
 CANCELLATION_DELAY = timedelta(seconds=5)
 
-# Number of latest messages in a chain whose recipients are computed message by message. Older messages are treated as
-# one, to bound the size of the audience.
-MAX_STAGES = 40
-
 # Maximum length of the tag and the name of a notification.
 MAX_TAG_LENGTH = 255
-# Audiences of all devices and of none.
-EVERYWHERE = {"everyone": True}
+# The audience of no device.
 NOBODY = {"not": EVERYWHERE}
 
 
@@ -148,9 +150,12 @@ async def ingest(
     stored_rules, stored_audience = await applications.get_alert_settings(conn, application_id)
     rules = [_read_rule(rule) for rule in stored_rules]
     options = replace(options, audience=stored_audience if options.audience is None else options.audience)
-    drafts = _build_drafts(message, new_alert, options, rules, now)
-    ends_everywhere = message.message_type is MessageType.UPDATE and bool(references)
-    remainders = await _end_alerts(conn, affected, None if ends_everywhere else [info.area for info in message.infos])
+    # In a thread: shapely releases the interpreter's lock, and the outlines may have thousands of positions.
+    tags = await asyncio.to_thread(assign_tags, chain, affected, message.infos, new_alert.tag)
+    drafts = _build_drafts(message, new_alert, tags, options, rules, now)
+    replaces_all = message.message_type is MessageType.UPDATE and bool(references)
+    ended = end_everywhere(affected) if replaces_all else await asyncio.to_thread(end_in_areas, affected, message.infos)
+    remainders = await _cancel_queued(conn, ended)
     notification_ids = []
     for part, draft in zip(new_alert.parts, drafts, strict=True):
         if draft is not None:
@@ -245,9 +250,17 @@ def _read_rule(values: JsonObject) -> AlertRule:
 
 
 def _build_drafts(
-    message: AlertMessage, new_alert: StoredAlert, options: IngestOptions, rules: Sequence[AlertRule], now: datetime
+    message: AlertMessage,
+    new_alert: StoredAlert,
+    tags: Sequence[str],
+    options: IngestOptions,
+    rules: Sequence[AlertRule],
+    now: datetime,
 ) -> list[Draft | None]:
-    """Return the draft of each info block, None for a block that is not sent. Adds a part per block to `new_alert`."""
+    """Return the draft of each info block, None for a block that is not sent. Adds a part for each to `new_alert`.
+
+    A block that a rule suppresses is in effect all the same: its area is not told that the alert is over.
+    """
     drafts: list[Draft | None] = []
     errors: list[FieldError] = []
     is_cancel = message.message_type is MessageType.CANCEL
@@ -255,19 +268,22 @@ def _build_drafts(
     unexpired = [info for info in message.infos if info.expires is None or info.expires > now]
     if not is_cancel and not unexpired:
         errors.append(FieldError("/expires", "is in the past: the alert has expired"))
-    for number, info in enumerate(message.infos):
-        part = AlertPart(area=None)
+    for info, tag in zip(message.infos, tags, strict=True):
+        part = AlertPart(tag, events={text.language or "": text.event for text in info.texts})
         new_alert.parts.append(part)
-        routing = route_alert(info, rules)
         # The all-clear of an Update is sent as a cancellation. Any other all-clear is sent like a warning.
-        if is_cancel or (is_update and info.all_clear) or info not in unexpired or routing is None:
+        if is_cancel or (is_update and info.all_clear) or info not in unexpired:
             drafts.append(None)
             continue
-        if info.area is None and options.audience is None:
+        routing = route_alert(info, rules)
+        part.area = part.scope = info.area or (EVERYWHERE if routing else None)
+        if routing is None:
+            new_alert.expires_at = max(new_alert.expires_at, info.expires or now + PROMPT.ttl)
+            drafts.append(None)
+        elif info.area is None and options.audience is None:
             errors.append(FieldError("/area", "is missing: an alert needs an area or zones, an audience, or both"))
-            continue
-        part.area = info.area or EVERYWHERE
-        drafts.append(_build_draft(message, info, routing, options, _tag(new_alert.tag, number), now))
+        else:
+            drafts.append(_build_draft(message, info, routing, options, tag, now))
     if errors:
         raise ValidationError(list(dict.fromkeys(errors)))
     return drafts
@@ -288,7 +304,7 @@ def _build_draft(
         kind=Kind.ALERT,
         name=(info.texts[0].headline or info.texts[0].event)[:MAX_TAG_LENGTH],
         content=content,
-        audience=_all_of(conditions),
+        audience=all_of(conditions),
         lane=routing.lane,
         urgency=routing.urgency,
         ttl=routing.ttl if expires_at is None else expires_at - now,
@@ -314,34 +330,20 @@ def _details(message: AlertMessage, info: AlertInfo | None) -> JsonObject:
     return {name: value for name, value in (details | message.details).items() if value not in (None, [])}
 
 
-async def _end_alerts(
-    conn: Connection, affected: Sequence[StoredAlert], areas: Sequence[JsonObject | None] | None
-) -> list[tuple[AlertPart, Draft]]:
-    """End alerts in these areas, or everywhere if `areas` is None, and cancel their queued notifications.
+async def _cancel_queued(conn: Connection, ended: Sequence[AlertPart]) -> list[tuple[AlertPart, Draft]]:
+    """Cancel the queued notifications of parts that have ended somewhere.
 
     Returns:
-        A draft for each cancelled notification whose alert is still in effect somewhere. It is sent to the devices in
+        A draft for each cancelled notification whose part is still in effect somewhere. It is sent to the devices in
         the remaining area that the cancelled notification had not reached.
     """
     remainders = []
-    for part in (part for stored in affected for part in stored.parts if part.area is not None):
-        # In a thread: shapely releases the interpreter's lock, and the outlines may have thousands of positions.
-        part.area = None if areas is None else await asyncio.to_thread(_subtract_areas, part.area, areas)
+    for part in ended:
         for notification in await notifications.load(conn, part.notified_by):
             is_cancelled = await lifecycle.cancel_if(conn, notification.application_id, notification.id)
             if is_cancelled and part.area is not None:
                 remainders.append((part, _remainder_draft(notification, part)))
     return remainders
-
-
-def _subtract_areas(area: JsonObject | None, areas: Sequence[JsonObject | None]) -> JsonObject | None:
-    """Subtract areas from an area, and return the rest, None if nothing is left.
-
-    An area of None in `areas`, or an empty `areas`, stands for the whole area.
-    """
-    for subtracted in areas or [None]:
-        area = None if area is None or subtracted is None else subtract(area, subtracted)
-    return area
 
 
 def _remainder_draft(notification: Notification, part: AlertPart) -> Draft:
@@ -351,7 +353,7 @@ def _remainder_draft(notification: Notification, part: AlertPart) -> Draft:
         kind=Kind.ALERT,
         name=notification.name,
         content=notification.content,
-        audience=_all_of([notification.audience, part.area, {"not": _notified_by(part.notified_by)}]),
+        audience=all_of([notification.audience, part.area, {"not": notified_by(part.notified_by)}]),
         lane=delivery.lane,
         urgency=delivery.urgency,
         ttl=delivery.ttl,
@@ -370,87 +372,60 @@ async def _submit_cancellations(
     new_alert: StoredAlert,
     now: datetime,
 ) -> list[UUID]:
-    """Submit cancellations to the devices that were warned and are outside every area in which the alert is in effect.
-
-    There is one cancellation for each info block number, since each number has its own tag.
-    """
+    """Submit the cancellations that follow a message. They replace those of earlier messages that have not started."""
     is_update = message.message_type is MessageType.UPDATE
+    cancelled_by = [id_ for stored in chain for part in stored.parts for id_ in part.cancelled_by]
+    for earlier in await notifications.load(conn, cancelled_by):
+        if earlier.status is Status.SCHEDULED:
+            await lifecycle.cancel_if(conn, application_id, earlier.id, [Status.SCHEDULED])
+    cancellations = await asyncio.to_thread(plan_cancellations, chain, new_alert, now)
+    if not cancellations and not is_update:
+        cancellations = [Cancellation(new_alert.tag, AlertPart(new_alert.tag), NOBODY)]
     notification_ids = []
-    for number in range(max((len(stored.parts) for stored in (*chain, new_alert)), default=0) or 1):
-        stages = [stored.parts[number] for stored in chain if number < len(stored.parts)]
-        warned = _warned_audience(stages)
-        if warned is None and (is_update or number > 0):
-            continue
-        in_effect = [stored for stored in (*chain, new_alert) if stored.expires_at > now and number < len(stored.parts)]
-        areas = [area for stored in in_effect if (area := stored.parts[number].area) is not None]
-        # The new cancellation replaces earlier cancellations that have not started.
-        for stage in stages:
-            for id_ in stage.cancelled_by:
-                await lifecycle.cancel_if(conn, application_id, id_, [Status.SCHEDULED])
-        stage_message = replace(message, infos=message.infos[number : number + 1] or message.infos[:1])
-        previous_texts = await _latest_texts(conn, stages)
+    for cancellation in cancellations:
+        info = _find_info(message, new_alert, cancellation)
+        part_message = replace(message, infos=() if info is None else (info,))
+        previous_texts = await _event_texts(conn, cancellation.part)
+        content = cancellation_content(part_message, previous_texts, cancellation.tag, left_area=is_update)
+        details = {"event": previous_texts[0].event} if previous_texts else {}
         draft = Draft(
             kind=Kind.ALERT,
-            name=stage_message.infos[0].texts[0].headline if stage_message.infos else None,
-            content=cancellation_content(
-                stage_message, previous_texts, _tag(new_alert.tag, number), left_area=is_update
-            ),
-            audience=NOBODY if warned is None else _all_of([warned, *({"not": area} for area in areas)]),
+            name=None if info is None else info.texts[0].headline,
+            content=content,
+            audience=cancellation.audience,
             lane=PROMPT.lane,
             urgency=PROMPT.urgency,
             ttl=PROMPT.ttl,
             start_at=now + CANCELLATION_DELAY if is_update else None,
-            details=_details(message, stage_message.infos[0] if stage_message.infos else None) | {"withdraws": True},
+            details=details | _details(message, info) | {"withdraws": True},
         )
         notification = await submit(conn, context, application_id, draft)
         notification_ids.append(notification.id)
-        while number >= len(new_alert.parts):
-            new_alert.parts.append(AlertPart(area=None))
-        new_alert.parts[number].cancelled_by.append(notification.id)
+        part = next((part for part in new_alert.parts if part.tag == cancellation.tag), None)
+        if part is None:
+            new_alert.parts.append(part := AlertPart(cancellation.tag))
+        part.cancelled_by.append(notification.id)
     return notification_ids
 
 
-def _warned_audience(stages: Sequence[AlertPart]) -> JsonObject | None:
-    """Return the audience of the devices whose latest notification is a warning, or None if there was no warning.
+def _find_info(message: AlertMessage, new_alert: StoredAlert, cancellation: Cancellation) -> AlertInfo | None:
+    """Return the info block with the words for a cancellation: about the part that ends, or about its event.
 
-    `stages` are the info blocks of one number in the messages of a chain, oldest first. A device is in the audience if
-    a stage has notified it, and neither this stage nor a later one has sent it a cancellation.
+    The words of an Update are about what continues, so they are used only if the event is the same.
     """
-    cancellations: list[UUID] = []
-    branches: list[JsonObject] = []
-    for stage in reversed(stages[-MAX_STAGES:]):
-        cancellations = [*cancellations, *stage.cancelled_by]
-        if stage.notified_by:
-            branches.append(_notified_and_not_cancelled(stage.notified_by, cancellations))
-    if older := [id_ for stage in stages[:-MAX_STAGES] for id_ in stage.notified_by]:
-        branches.append(_notified_and_not_cancelled(older, cancellations))
-    if not branches:
-        return None
-    return branches[0] if len(branches) == 1 else {"any": branches}
+    events = {event.casefold() for event in cancellation.part.events.values()}
+    same_tag = [
+        info for info, part in zip(message.infos, new_alert.parts, strict=False) if part.tag == cancellation.tag
+    ]
+    same_event = [info for info in message.infos if events & {text.event.casefold() for text in info.texts}]
+    if message.message_type is MessageType.UPDATE:
+        same_tag = [info for info in same_tag if info in same_event]
+    return next(iter((*same_tag, *same_event)), None)
 
 
-def _notified_and_not_cancelled(warnings: Sequence[UUID], cancellations: Sequence[UUID]) -> JsonObject:
-    not_cancelled = [{"not": _notified_by(cancellations)}] if cancellations else []
-    return cast("JsonObject", _all_of([_notified_by(warnings), *not_cancelled]))
-
-
-def _notified_by(notification_ids: Sequence[UUID]) -> JsonObject:
-    return {"notified": [ids.format_id(ids.NOTIFICATION, id_) for id_ in notification_ids]}
-
-
-async def _latest_texts(conn: Connection, stages: Sequence[AlertPart]) -> list[LocalizedText]:
-    """Return the event name of the latest warning, as a text without a language; an empty list if there is none."""
-    notification_ids = [id_ for stage in stages for id_ in stage.notified_by]
-    latest = sorted(
-        await notifications.load(conn, notification_ids[-1:]), key=lambda notification: notification.created_at
-    )
+async def _event_texts(conn: Connection, part: AlertPart) -> list[LocalizedText]:
+    """Return the event name of a part in each language, for a part stored without names that of its notification."""
+    if part.events:
+        return [LocalizedText(language or None, event) for language, event in part.events.items()]
+    latest = await notifications.load(conn, part.notified_by[-1:])
     return [LocalizedText(None, str(warning.details.get("event") or warning.name or "Alert")) for warning in latest]
-
-
-def _tag(tag: str, number: int) -> str:
-    """Return the notification tag of the info block with this number in a chain."""
-    return tag if number == 0 else f"{tag[:250]}#{number + 1}"
-
-
-def _all_of(conditions: Sequence[Any]) -> Any:
-    return conditions[0] if len(conditions) == 1 else {"all": list(conditions)}
