@@ -1,7 +1,7 @@
 """Fixtures of the adversary suite.
 
 Each test attacks a running gateway as a stranger, a page, a tenant or a push service could, and checks that the
-alert of another application (`bystander`) is on time. Server and worker are processes of their own.
+alert of another application (`bystander`) is on time. Server and worker run in separate processes.
 """
 
 from collections.abc import AsyncIterator
@@ -27,19 +27,19 @@ def settings() -> dict[str, object]:
 
 @pytest.fixture
 async def worker(parts: Parts, tmp_path: Path, settings: dict[str, object]) -> AsyncIterator[None]:
-    """Run `gateway work`."""
+    """Run `gateway work` with `settings` until the test ends."""
     async with worker_process(parts, tmp_path, **settings):
         yield
 
 
 @pytest.fixture
 async def origin(parts: Parts, tmp_path: Path, settings: dict[str, object]) -> AsyncIterator[str]:
-    """Run `gateway serve`; yield its origin."""
+    """Run `gateway serve` with `settings` until the test ends; yield its origin."""
     async with server_process(parts, tmp_path, admin_token=ADMIN, **settings) as (_, origin):
         yield origin
 
 
 @pytest.fixture
 async def bystander(parts: Parts, worker: None, origin: str, http: aiohttp.ClientSession) -> Bystander:
-    """Another application, whose alerts were timed on the idle gateway."""
+    """An application that nobody attacks, and whose alerts were timed on the idle gateway."""
     return await Bystander.create(parts, origin, http)

@@ -1,4 +1,4 @@
-"""One hostile template or document delays no other request."""
+"""Hostile templates and alert documents of one application delay no alert of another."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -14,16 +14,19 @@ from tests.support.bystander import Bystander
 from tests.support.gateway_parts import Parts
 from tests.support.hostile_templates import HOSTILE_RENDERINGS, HOSTILE_SOURCES
 
-# Attacks at once, and the pause of each: what delays others must be the input, not the number of requests.
+# Concurrent attacks. They are few, and each pauses after a request: the test is of the input, not of the load.
 CONCURRENCY = 2
 PAUSE_S = 0.1
 
 
 @asynccontextmanager
-async def repeated(
+async def attack_repeatedly(
     http: aiohttp.ClientSession, url: str, key: str, *bodies: Any, raw: bytes | None = None
 ) -> AsyncIterator[list[int]]:
-    """Send the bodies again and again meanwhile; yield the statuses of the responses so far."""
+    """POST the bodies to `url` again and again until the context ends; yield the list of the responses' statuses.
+
+    The bodies are JSON values, or with `raw` one CAP document.
+    """
     statuses: list[int] = []
 
     async def attack() -> None:
@@ -48,11 +51,11 @@ async def repeated(
 async def test_hostile_template_delays_no_alert(
     parts: Parts, bystander: Bystander, origin: str, http: aiohttp.ClientSession, sources: dict[str, str]
 ) -> None:
-    """Previews of templates whose cost python-liquid does not bound."""
+    """The attacker previews templates whose cost python-liquid does not bound."""
     event = {"n": 500_000_000, "numbers": list(range(1000)), "text": "a" * 4000}
     bodies = [{"content": {"title": "t", "data": {"x": source}}, "event": event} for source in sources.values()]
     key = parts.application["secret_key"]
-    async with repeated(http, f"{origin}/v1/templates/preview", key, *bodies) as statuses:
+    async with attack_repeatedly(http, f"{origin}/v1/templates/preview", key, *bodies) as statuses:
         await bystander.check_alert()
     assert set(statuses) <= {200, 422, 429}
 
@@ -60,7 +63,7 @@ async def test_hostile_template_delays_no_alert(
 async def test_hostile_campaign_delays_no_alert(
     parts: Parts, bystander: Bystander, origin: str, http: aiohttp.ClientSession
 ) -> None:
-    """A campaign whose template takes as long as it may for every device."""
+    """The attacker sends a campaign to 300 devices, whose template uses the allowed time for each of them."""
     await parts.register(parts.subscribe(Vendor.FCM, 300))
     loops = "{% for i in (1..1000) %}{% if user.attributes contains i %}{% endif %}{% endfor %}" * 2
     content = {"title": "t {{ user.id }}", "body": loops}
@@ -75,8 +78,10 @@ async def test_hostile_campaign_delays_no_alert(
 async def test_hostile_document_delays_no_alert(
     parts: Parts, bystander: Bystander, origin: str, http: aiohttp.ClientSession, polygons: int, corners: int
 ) -> None:
-    """Documents of star polygons, sent with a key that may send them."""
+    """The attacker sends documents of star polygons with a secret key of the attacking application."""
     document = star_document(polygons, corners)
-    async with repeated(http, f"{origin}/v1/alerts", parts.application["secret_key"], raw=document) as statuses:
+    async with attack_repeatedly(
+        http, f"{origin}/v1/alerts", parts.application["secret_key"], raw=document
+    ) as statuses:
         await bystander.check_alert()
     assert set(statuses) <= {200, 201, 422, 429}

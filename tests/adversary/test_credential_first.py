@@ -1,4 +1,4 @@
-"""Nothing that costs more than reading headers is done before the credential is checked.
+"""Before the credential of a request is checked, the server only reads the headers.
 
 A stranger or a tenant sends bodies that are costly, endless or slow, and credentials that nobody issued.
 """
@@ -17,12 +17,13 @@ from tests.support.gateway_parts import APP_ORIGIN, Parts
 from tests.support.raw_requests import open_connections, read_status, request_head
 
 MEBIBYTE = 1 << 20
-# Between two requests of one attacker: what delays others must be the credential, not the number of requests.
+# The pause between two requests of one attacker: the test is of the credentials, not of the number of requests.
 PAUSE_S = 0.02
 
 
 @pytest.fixture(autouse=True)
-def _many_descriptors() -> Iterator[None]:
+def _raise_descriptor_limit() -> Iterator[None]:
+    """Allow this process the file descriptors for 1,000 connections."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (min(hard, 8192), hard))
     yield
@@ -33,7 +34,7 @@ def _many_descriptors() -> Iterator[None]:
 async def test_costly_document_of_a_stranger_delays_no_alert(
     bystander: Bystander, origin: str, http: aiohttp.ClientSession, key: str | None
 ) -> None:
-    """Six documents of star polygons are refused unread."""
+    """Six documents of star polygons without a valid key are refused before they are parsed."""
     headers = {"Content-Type": CAP} | ({} if key is None else {"Authorization": f"Bearer {key}"})
     document = star_document(7, 100)
 
@@ -50,7 +51,7 @@ async def test_costly_document_of_a_stranger_delays_no_alert(
 async def test_stalled_body_of_a_stranger_delays_no_alert(
     bystander: Bystander, origin: str, count: int, octets: int
 ) -> None:
-    """Bodies without a credential that stall before their last octet occupy nothing that an alert needs."""
+    """Bodies without a credential that stall before their last octet take no memory and no place from an alert."""
     head = request_head("/v1/alerts", Content_Type=CAP, Content_Length=str(octets))
     async with open_connections(origin, count, head + b" " * (octets - 1)) as streams:
         await bystander.check_alert()
@@ -59,10 +60,10 @@ async def test_stalled_body_of_a_stranger_delays_no_alert(
 
 @pytest.mark.parametrize("credential", ["publishable", "secret"])
 async def test_stalled_body_of_a_tenant_delays_no_alert(bystander: Bystander, origin: str, credential: str) -> None:
-    """A credential that stalls 1,000 bodies uses up its own share of the requests, and each ends within seconds."""
+    """1,000 stalled bodies of one credential use up the share of that credential; each ends with 408 or 429."""
     key = bystander.parts.application[f"{credential}_key"]
-    attacker = {"publishable": "/v1/devices", "secret": "/v1/alerts"}[credential]
-    head = request_head(attacker, key, Origin=APP_ORIGIN, Content_Type="application/json", Content_Length="1000")
+    path = {"publishable": "/v1/devices", "secret": "/v1/alerts"}[credential]
+    head = request_head(path, key, Origin=APP_ORIGIN, Content_Type="application/json", Content_Length="1000")
     async with open_connections(origin, 1000, head + b"{") as streams:
         await bystander.check_alert()
         assert 429 in {await read_status(stream) for stream in streams[-20:]}
@@ -70,7 +71,7 @@ async def test_stalled_body_of_a_tenant_delays_no_alert(bystander: Bystander, or
 
 
 async def test_stalled_documents_of_a_tenant_delay_no_alert(parts: Parts, bystander: Bystander, origin: str) -> None:
-    """Twelve stalled documents of 8 MiB leave memory for the bodies of others."""
+    """Twelve stalled documents of 8 MiB with a valid key leave memory for the bodies of other applications."""
     key = parts.application["secret_key"]
     octets = 8 * MEBIBYTE
     head = request_head("/v1/alerts", key, Content_Type=CAP, Content_Length=str(octets))
@@ -81,7 +82,7 @@ async def test_stalled_documents_of_a_tenant_delay_no_alert(parts: Parts, bystan
 async def test_invented_credentials_delay_no_alert(
     bystander: Bystander, origin: str, http: aiohttp.ClientSession
 ) -> None:
-    """A flood of invented credentials costs a bounded number of database lookups; known keys still work."""
+    """A flood of credentials that the gateway never issued is answered with 401 or 429; the bystander's key works."""
 
     async def attack(prefix: str) -> list[int]:
         statuses = []

@@ -1,4 +1,4 @@
-"""What a stranger, a page or a tenant may learn and set: metrics, time zones, click addresses, secrets in logs."""
+"""What a stranger, a page or a tenant may read and set: metrics, time zones, click URLs, and secrets in logs."""
 
 import asyncio
 import json
@@ -25,16 +25,14 @@ INVENTED_HOSTS = 200
 async def test_metrics_are_not_on_the_public_port(
     origin: str, http: aiohttp.ClientSession, bystander: Bystander
 ) -> None:
-    """A stranger reads no metrics of the tenants from the address that browsers use."""
+    """A stranger cannot read the metrics of the tenants at the address that browsers use."""
     async with http.get(f"{origin}/metrics") as response:
         assert response.status == 404
     await bystander.check_alert()
 
 
-async def test_server_has_metrics_on_a_port_of_their_own(
-    parts: Parts, http: aiohttp.ClientSession, tmp_path: Path
-) -> None:
-    """Prometheus scrapes a server where an operator says, and that port serves nothing else."""
+async def test_server_has_metrics_on_a_separate_port(parts: Parts, http: aiohttp.ClientSession, tmp_path: Path) -> None:
+    """The port of the setting METRICS_PORT serves the metrics, with the token, and nothing else."""
     port = free_port()
     async with server_process(parts, tmp_path, metrics_port=port, metrics_token="scrape"):
         url = f"http://127.0.0.1:{port}"
@@ -47,7 +45,7 @@ async def test_server_has_metrics_on_a_port_of_their_own(
 
 
 async def test_invented_hosts_share_one_metric_label(parts: Parts, http: aiohttp.ClientSession, tmp_path: Path) -> None:
-    """200 devices at hosts that a wildcard allows, each of its own, add one value of `host` and not 200."""
+    """200 devices at 200 different hosts that a wildcard allows add one value of the label `host`, not 200."""
     port = free_port()
     settings = {"push_hosts": f"*.push.invalid,{','.join(parts.sim.origins.values())}"}
     async with server_process(parts, tmp_path, **settings) as (_, origin):
@@ -84,15 +82,15 @@ async def test_unknown_time_zone_is_refused(api: Api) -> None:
 @pytest.mark.parametrize(
     "url", ["https://bank.example@evil.example/login", "https://user:word@evil.example/", "http://a@b.example"]
 )
-async def test_click_address_with_userinfo_is_refused(api: Api, url: str) -> None:
-    """`https://bank.example@evil.example` reads like another host than the one that opens."""
+async def test_click_url_with_userinfo_is_refused(api: Api, url: str) -> None:
+    """`https://bank.example@evil.example` looks like a page of bank.example, but opens evil.example."""
     body = {"audience": {"everyone": True}, "content": {"title": "Sign in", "url": url}}
     refused = await api.call("POST", "/v1/notifications", body)
     assert (refused.status, refused.pointers) == (422, ["/content/url"])
 
 
-async def test_rendered_click_address_with_userinfo_is_rejected(api: Api) -> None:
-    """A template cannot build the address that literal content may not have."""
+async def test_rendered_click_url_with_userinfo_is_rejected(api: Api) -> None:
+    """A template cannot render a click URL with user information either."""
     parts = api.parts
     await parts.register(parts.subscribe(Vendor.FCM, 1), attributes={"site": "https://bank.example@evil.example/"})
     body = {"audience": {"everyone": True}, "content": {"title": "x", "url": "{{ user.attributes.site }}"}}
@@ -115,14 +113,14 @@ def test_issued_secret_is_masked_in_any_text(prefix: str) -> None:
 
 
 def free_port() -> int:
-    """Return a port that nobody listens on."""
+    """Return a port on which no server listens."""
     with socket.create_server(("127.0.0.1", 0)) as free:
         port: int = free.getsockname()[1]
     return port
 
 
 def encode_line(body: object) -> bytes:
-    """Return a line of an import."""
+    """Return the line of an NDJSON import with a registration."""
     return json.dumps(body).encode() + b"\n"
 
 
@@ -134,7 +132,7 @@ async def post(http: aiohttp.ClientSession, url: str, parts: Parts, body: object
 
 
 async def scrape_hosts(http: aiohttp.ClientSession, port: int) -> set[str]:
-    """Return the values of the label `host`, once an attempt was counted."""
+    """Return the values of the label `host`; none before the worker has counted an attempt."""
     try:
         async with http.get(f"http://127.0.0.1:{port}/metrics") as response:
             text = await response.text()

@@ -1,4 +1,4 @@
-"""The adversary suite's own measure, without an attack."""
+"""A control of the adversary suite: the bystander's alert without an attack."""
 
 from tests.support.bystander import Bystander
 

@@ -1,4 +1,4 @@
-"""Push services that limit one application: the limit is that application's own.
+"""Push services that limit the messages of one application: no other application is delayed.
 
 The limits are scaled down: 1,000 messages a minute (Chrome's site limit) are 300 in three seconds here.
 """
@@ -16,8 +16,9 @@ from gateway.sim import Limit, Rule, Vendor
 from tests.support.bystander import Bystander
 from tests.support.gateway_parts import Parts
 
-# Nothing may be posted for so long: the gateway as it was repeated refused messages every two seconds.
+# The time in which the gateway must not repeat refused messages; earlier versions did so every two seconds.
 QUIET_S = 4.0
+# The messages that the push service accepts of the application in three seconds.
 BUDGET = 300
 
 
@@ -33,17 +34,18 @@ def site_limit(parts: Parts) -> Limit:
 
 
 def count_responses(parts: Parts, vendor: Vendor = Vendor.FCM) -> Counter[str]:
-    """Return how many messages the push service has accepted and refused."""
+    """Return the numbers of messages that the push service has accepted and refused, of all applications."""
     counter = parts.sim.counters[vendor]
     return Counter(accepted=counter[201], refused=counter[429] + counter[406] + counter[503])
 
 
 def logged_events(log: Path, event: str) -> list[dict[str, Any]]:
-    """Return the worker's log entries of one event."""
+    """Return the entries of `event` in a log."""
     return [entry for line in log.read_text().splitlines() if (entry := json.loads(line))["event"] == event]
 
 
 async def wait_until_limited(log: Path) -> None:
+    """Wait until the worker has logged that it limits an application at a host."""
     async with asyncio.timeout(20):
         while not logged_events(log, "host.limits_application"):  # noqa: ASYNC110 - another process gives no event
             await asyncio.sleep(0.05)
@@ -52,7 +54,7 @@ async def wait_until_limited(log: Path) -> None:
 async def test_site_limit_of_one_application_delays_no_other(
     parts: Parts, bystander: Bystander, work_log: Path
 ) -> None:
-    """A's campaign meets Chrome's site limit; B's alerts to the same push service stay on time."""
+    """A tenant's campaign exceeds Chrome's site limit; the bystander's alerts at the same push service are on time."""
     await parts.register(parts.subscribe(Vendor.FCM, 3000, share_keys=True))
     parts.sim.clear()
     parts.sim.behave(limits=[site_limit(parts)])
@@ -62,15 +64,13 @@ async def test_site_limit_of_one_application_delays_no_other(
     await parts.wait_until(sent.id, lambda progress: progress.accepted >= 2 * BUDGET)
     await bystander.check_alert()
     responses = count_responses(parts)
-    assert responses["refused"] < 0.15 * responses["accepted"], "the limit was learnt"
+    assert responses["refused"] < 0.15 * responses["accepted"], "the worker has not learnt the limit"
     limited = {entry["application_id"] for entry in logged_events(work_log, "host.limits_application")}
     assert limited == {parts.application["id"]}
 
 
-async def test_limited_application_keeps_a_budget_for_alerts(
-    parts: Parts, bystander: Bystander, work_log: Path
-) -> None:
-    """A's own alert to half of its budget of a minute overtakes its limited campaign."""
+async def test_limited_application_has_a_budget_for_alerts(parts: Parts, bystander: Bystander, work_log: Path) -> None:
+    """An alert of the limited application to half as many devices as its budget overtakes its campaign."""
     await parts.register(parts.subscribe(Vendor.FCM, 3000, share_keys=True), topics=("offers",))
     await parts.register(parts.subscribe(Vendor.FCM, BUDGET // 2, share_keys=True), topics=("weather",))
     parts.sim.behave(limits=[site_limit(parts)])
@@ -81,7 +81,7 @@ async def test_limited_application_keeps_a_budget_for_alerts(
     alert = await parts.submit(Kind.ALERT, audience={"topic": "weather"})
     assert (await parts.wait_until_done(alert.id)).accepted == BUDGET // 2
     _, after = await parts.get_notification(campaign.id)
-    assert after.accepted - before.accepted < BUDGET, "the campaign made way"
+    assert after.accepted - before.accepted < BUDGET, "the campaign used the budget before the alert"
     await bystander.check_alert()
 
 
@@ -94,10 +94,10 @@ async def test_limited_application_keeps_a_budget_for_alerts(
     ],
     ids=["429", "429 Retry-After", "406 Retry-After"],
 )
-async def test_refusing_host_is_not_posted_to_again_and_again(
+async def test_refusing_host_gets_few_posts(
     parts: Parts, bystander: Bystander, work_log: Path, vendor: Vendor, limit: Limit
 ) -> None:
-    """A host that accepts 60 messages and then refuses gets fewer than 20 posts for nothing; alerts get through."""
+    """A host that accepts 60 messages refuses fewer than 20; when it accepts again, an alert is sent in the hold."""
     await parts.register(parts.subscribe(vendor, 600, share_keys=True), topics=("offers",))
     await parts.register(parts.subscribe(vendor, 2), topics=("weather",))
     parts.sim.clear()
@@ -109,13 +109,13 @@ async def test_refusing_host_is_not_posted_to_again_and_again(
     assert count_responses(parts, vendor)["refused"] < 20
     parts.sim.behave()
     alert = await parts.submit(Kind.ALERT, audience={"topic": "weather"})
-    assert (await parts.wait_until_done(alert.id)).accepted == 2, "urgent messages probe through the hold"
+    assert (await parts.wait_until_done(alert.id)).accepted == 2
 
 
 async def test_refusals_of_single_devices_do_not_slow_a_campaign(
     parts: Parts, bystander: Bystander, work_log: Path
 ) -> None:
-    """Devices that answer 429 for themselves wait alone: neither their application nor another is held."""
+    """When 3 % of the messages get a 429, only their devices wait: neither application is limited."""
     await parts.register(parts.subscribe(Vendor.FCM, 2000, share_keys=True))
     parts.sim.behave(Rule(vendor=Vendor.FCM, status=429, share=0.03))
     sent = await parts.submit()

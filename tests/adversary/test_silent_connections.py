@@ -1,4 +1,4 @@
-"""Connections that say nothing, or too little, take nothing from others."""
+"""Connections without a complete request leave descriptors, memory and channels to the other clients."""
 
 import asyncio
 import resource
@@ -14,11 +14,13 @@ from tests.support.gateway_parts import APP_ORIGIN, Parts
 from tests.support.raw_requests import open_connections, read_status, request_head
 from tests.support.worker_process import server_process
 
+# The file descriptors of the server, fewer than the attacker's connections.
 DESCRIPTORS = 400
 
 
 @pytest.fixture(autouse=True)
-def _many_descriptors() -> Iterator[None]:
+def _raise_descriptor_limit() -> Iterator[None]:
+    """Allow this process the file descriptors for the attacker's connections."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (min(hard, 8192), hard))
     yield
@@ -35,7 +37,7 @@ async def origin(parts: Parts, tmp_path: Path) -> AsyncIterator[str]:
 
 @pytest.mark.parametrize("octets", [b"", b"GET / HTTP/1.1\r\nHost: x\r\nX-Slow: "], ids=["nothing", "half a head"])
 async def test_silent_connections_refuse_no_request(bystander: Bystander, origin: str, octets: bytes) -> None:
-    """420 connections that send no request leave descriptors for others, and are closed."""
+    """420 connections that send no complete request leave descriptors to other clients, and are closed within 15 s."""
     async with open_connections(origin, 420, octets) as streams:
         await bystander.check_alert()
         async with aiohttp.ClientSession() as newcomer, newcomer.get(f"{origin}/readyz") as response:
@@ -45,7 +47,7 @@ async def test_silent_connections_refuse_no_request(bystander: Bystander, origin
 
 
 async def test_dripping_bodies_end_early(parts: Parts, bystander: Bystander, origin: str) -> None:
-    """A body of an octet a second ends after seconds, not after the whole time that bodies have."""
+    """A body that arrives at one octet a second is answered with 408 soon, not only after the maximum body time."""
     head = request_head(
         "/v1/devices",
         parts.application["publishable_key"],
@@ -71,7 +73,7 @@ async def test_dripping_bodies_end_early(parts: Parts, bystander: Bystander, ori
 
 
 async def test_live_channels_without_hello_are_closed(bystander: Bystander, origin: str) -> None:
-    """A live channel that says no hello is closed within 5 s, and takes no place of a channel that does."""
+    """200 live channels without a hello message delay no alert, and are closed within 10 s with the code 4408."""
     device = "dev_" + "0" * 32
     async with aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0)) as attacker:
         channels = await asyncio.gather(

@@ -1,4 +1,4 @@
-"""A tenant that asks too much of the database, of memory or of the templates pays for it alone."""
+"""A tenant that uses too much database time, memory or rendering time delays no other tenant."""
 
 import asyncio
 import json
@@ -43,11 +43,11 @@ class Tenant:
         return payload
 
     async def register(self, count: int) -> list[UUID]:
-        """Register devices of the simulator, each of a user of its own."""
+        """Register devices of the simulator without a user, and return their ids."""
         return list(await self.parts.register(self.parts.subscribe(Vendor.FCM, count, share_keys=True)))
 
     async def store_attributes(self, device_ids: list[UUID], attributes: Any) -> None:
-        """Store attributes as an earlier version did, which had no limit."""
+        """Store attributes without the API's limit, as versions of the gateway before the limit did."""
         async with self.parts.engine.begin() as conn:
             await conn.execute(
                 text("UPDATE devices SET attributes = CAST(:attributes AS jsonb) WHERE id = ANY(:ids)"),
@@ -58,7 +58,7 @@ class Tenant:
 async def test_attributes_are_bounded_over_many_changes(
     parts: Parts, origin: str, http: aiohttp.ClientSession, bystander: Bystander
 ) -> None:
-    """Changes of a device's attributes cannot add up to more than its limit (12 of them made 11.9 MB)."""
+    """Changes of a device's attributes cannot add up to more than the limit (without it, 12 changes made 11.9 MB)."""
     tenant = Tenant(parts, origin, http)
     [device_id] = await tenant.register(1)
     path = f"/v1/devices/{ids.format_id(ids.DEVICE, device_id)}"
@@ -78,7 +78,7 @@ async def test_attributes_are_bounded_over_many_changes(
 async def test_device_above_the_limit_may_lose_attributes(
     parts: Parts, origin: str, http: aiohttp.ClientSession
 ) -> None:
-    """A device that was stored under a larger limit is refused more attributes, and may have fewer."""
+    """A device whose stored attributes exceed the limit may lose attributes, but not get more."""
     tenant = Tenant(parts, origin, http)
     [device_id] = await tenant.register(1)
     await tenant.store_attributes([device_id], {"a": LARGE_LIST, "b": LARGE_LIST})
@@ -91,7 +91,7 @@ async def test_device_above_the_limit_may_lose_attributes(
 async def test_list_of_large_devices_is_cut_into_small_pages(
     parts: Parts, origin: str, http: aiohttp.ClientSession, bystander: Bystander
 ) -> None:
-    """Devices of a megabyte each are read in pages of two or three (one list of 150 took 435 MB of memory)."""
+    """Devices with a megabyte of attributes each are listed in small pages (a page of 150 took 435 MB of memory)."""
     tenant = Tenant(parts, origin, http)
     device_ids = await tenant.register(30)
     await tenant.store_attributes(device_ids, {f"list-{index}": LARGE_LIST for index in range(10)})
@@ -108,7 +108,10 @@ async def test_list_of_large_devices_is_cut_into_small_pages(
 
 
 async def test_inbox_of_large_notifications_is_cut(parts: Parts, api: Api) -> None:
-    """An inbox page ends when the notifications behind it reach about two megabytes, and the next one goes on."""
+    """A page of an inbox ends when its notifications have about two megabytes in the database.
+
+    The notifications are large because their audience has 1,000 user ids of 250 characters.
+    """
     [device_id] = await parts.register(parts.subscribe(Vendor.FCM, 1), user_id="u-1")
     audience = {"any": [{"user_id": ["u-1"]}, {"user_id": [f"{number:0250}" for number in range(1000)]}]}
     async with parts.run_worker():
@@ -131,7 +134,7 @@ async def test_inbox_of_large_notifications_is_cut(parts: Parts, api: Api) -> No
 async def test_recipient_with_excessive_data_fails_alone(
     parts: Parts, origin: str, http: aiohttp.ClientSession, bystander: Bystander
 ) -> None:
-    """Three devices whose data is too large for the template are rejected, and the other 40 get their message."""
+    """Three devices with too much data for the template are rejected, and the other 40 accept their message."""
     tenant = Tenant(parts, origin, http)
     device_ids = await tenant.register(43)
     await tenant.store_attributes(device_ids[:3], {"tags": LARGE_LIST})
@@ -154,7 +157,7 @@ async def test_recipient_with_excessive_data_fails_alone(
 async def test_audience_of_40000_user_ids_is_sent(
     parts: Parts, origin: str, http: aiohttp.ClientSession, bystander: Bystander
 ) -> None:
-    """40 leaves of 1,000 user ids take 40 parameters of the query and not 40,000, and reach their users."""
+    """40 leaves of 1,000 user ids are 40 parameters of the query, not 40,000, and select the devices of the users."""
     tenant = Tenant(parts, origin, http)
     await parts.register(parts.subscribe(Vendor.FCM, 2), user_id="user-39-999")
     leaves = [{"user_id": [f"user-{leaf}-{number}" for number in range(1000)]} for leaf in range(40)]
@@ -171,7 +174,7 @@ async def test_audience_of_40000_user_ids_is_sent(
 async def test_throttle_that_never_ends_is_refused(
     parts: Parts, origin: str, http: aiohttp.ClientSession, bystander: Bystander
 ) -> None:
-    """A rate at which no message would be sent within the lifetime is refused at acceptance."""
+    """A throttle so slow that it sends no message within the campaign's lifetime is refused by the API."""
     tenant = Tenant(parts, origin, http)
     await tenant.register(1)
     campaign = {"name": "Slow", "audience": {"everyone": True}, "content": CONTENT}
@@ -184,7 +187,7 @@ async def test_throttle_that_never_ends_is_refused(
 
 
 async def test_stored_endless_throttle_ends_at_the_expiry(parts: Parts) -> None:
-    """A campaign whose rate was accepted by an earlier version gets slots until its expiry, and none beyond."""
+    """A stored campaign with such a throttle gets its slot at its expiry, not after it."""
     await parts.register(parts.subscribe(Vendor.FCM, 1))
     sent = await parts.submit()
     async with parts.engine.begin() as conn:
@@ -194,30 +197,30 @@ async def test_stored_endless_throttle_ends_at_the_expiry(parts: Parts) -> None:
     assert slot == sent.delivery.expires_at
 
 
-async def test_segment_cannot_grow_past_what_its_users_allow(
+async def test_segment_cannot_outgrow_queries_that_use_it(
     parts: Parts, origin: str, http: aiohttp.ClientSession, bystander: Bystander
 ) -> None:
-    """A change that would make a scheduled campaign, or an outer segment, too large for one query is refused."""
+    """A change of a segment is refused if a campaign or segment that uses it would become too large for one query."""
     tenant = Tenant(parts, origin, http)
     await tenant.register(1)
     segment = await tenant.call_ok("POST", "/v1/segments", {"name": "small", "audience": {"topic": "a"}})
-    many = {"any": [{"segment": segment["id"]}] * 100}
-    outer = await tenant.call_ok("POST", "/v1/segments", {"name": "outer", "audience": many})
+    audience_of_segments = {"any": [{"segment": segment["id"]}] * 100}
+    outer = await tenant.call_ok("POST", "/v1/segments", {"name": "outer", "audience": audience_of_segments})
     path = f"/v1/segments/{segment['id']}"
     await tenant.call_ok("PATCH", path, {"audience": {"any": [{"topic": f"t-{n}"} for n in range(10)]}})
-    grown = {"audience": {"any": [{"topic": f"t-{n}"} for n in range(11)]}}
-    status, problem = await tenant.call("PATCH", path, grown)
+    larger_audience = {"audience": {"any": [{"topic": f"t-{n}"} for n in range(11)]}}
+    status, problem = await tenant.call("PATCH", path, larger_audience)
     assert (status, problem["errors"][0]["pointer"]) == (422, "/audience")
     assert "the segment 'outer'" in problem["errors"][0]["detail"]
     await tenant.call_ok("PATCH", f"/v1/segments/{outer['id']}", {"audience": {"topic": "b"}})
     campaign = {
         "name": "Tomorrow",
-        "audience": many,
+        "audience": audience_of_segments,
         "content": CONTENT,
         "schedule": {"at": "2027-11-01T09:00:00Z"},
     }
     scheduled = await tenant.call_ok("POST", "/v1/campaigns", campaign)
-    status, problem = await tenant.call("PATCH", path, grown)
+    status, problem = await tenant.call("PATCH", path, larger_audience)
     assert status == 422
     assert scheduled["id"] in problem["errors"][0]["detail"]
     values = {"audience": {"user_id": [f"u-{n}" for n in range(1000)]}}
@@ -228,7 +231,7 @@ async def test_segment_cannot_grow_past_what_its_users_allow(
 async def test_segments_too_large_together_are_not_loaded(
     parts: Parts, origin: str, http: aiohttp.ClientSession, bystander: Bystander
 ) -> None:
-    """An audience of many segments of 250 kB each is refused before they are parsed."""
+    """An audience of 100 segments of 250 kB each is refused before the segments are parsed."""
     tenant = Tenant(parts, origin, http)
     values = [{"user_id": [f"{number:0250}" for number in range(1000)]}]
     first = await tenant.call_ok("POST", "/v1/segments", {"name": "0", "audience": {"any": values}})
@@ -257,7 +260,7 @@ async def _segment_ids(parts: Parts) -> list[UUID]:
 
 
 async def wait_for_queries(parts: Parts, condition: str) -> None:
-    """Wait until a query of this database is in a state, by a condition on pg_stat_activity."""
+    """Wait until another connection to this database matches `condition`, an SQL condition on pg_stat_activity."""
     count = f"""SELECT count(*) FROM pg_stat_activity
                 WHERE datname = current_database() AND pid <> pg_backend_pid() AND {condition}"""  # noqa: S608
     async with asyncio.timeout(10):
@@ -265,6 +268,7 @@ async def wait_for_queries(parts: Parts, condition: str) -> None:
             await asyncio.sleep(0.02)
 
 
+# Inserts 40,000 devices of an application.
 FILL_DEVICES = text("""
     INSERT INTO devices (id, application_id, endpoint, endpoint_digest, host, p256dh, auth, vapid_key_id, attributes)
     SELECT gen_random_uuid(), :application_id, 'https://fcm.googleapis.com/fcm/send/' || n, sha256(n::text::bytea),
@@ -277,7 +281,7 @@ FILL_DEVICES = text("""
 async def test_slow_previews_delay_no_alert(
     parts: Parts, origin: str, http: aiohttp.ClientSession, bystander: Bystander
 ) -> None:
-    """Twelve previews of 200 `contains` leaves over 40,000 devices leave an alert on time (503 before)."""
+    """Twelve previews of 200 `contains` leaves over 40,000 devices delay no alert (it failed with 503 before)."""
     tenant = Tenant(parts, origin, http)
     async with parts.engine.begin() as conn:
         values = {"application_id": parts.application_id, "attributes": json.dumps({"text": "wind and rain " * 30})}
@@ -288,8 +292,8 @@ async def test_slow_previews_delay_no_alert(
         previews = [group.create_task(tenant.call("POST", "/v1/audiences/preview", preview)) for _ in range(12)]
         await wait_for_queries(parts, "state = 'active' AND query LIKE '%strpos%'")
         await bystander.check_alert()
-        own = await tenant.call("GET", "/v1/segments")
-        assert own[0] == 200
+        own_status, _ = await tenant.call("GET", "/v1/segments")
+        assert own_status == 200
     for status, body in [task.result() for task in previews]:
         assert status in (200, 503)
         if status == 503:
@@ -300,7 +304,7 @@ async def test_slow_previews_delay_no_alert(
 async def test_slow_audiences_of_alerts_delay_no_alert(
     parts: Parts, origin: str, http: aiohttp.ClientSession, bystander: Bystander
 ) -> None:
-    """Ten alerts whose audiences take seconds each leave loading slots and connections to another tenant's alert."""
+    """Ten alerts whose audiences take seconds to load leave loading slots and connections to another tenant's alert."""
     tenant = Tenant(parts, origin, http)
     async with parts.engine.begin() as conn:
         values = {"application_id": parts.application_id, "attributes": json.dumps({"text": "wind and rain " * 30})}
@@ -317,7 +321,7 @@ async def test_slow_audiences_of_alerts_delay_no_alert(
 async def test_requests_that_wait_for_locks_delay_no_alert(
     parts: Parts, origin: str, http: aiohttp.ClientSession, bystander: Bystander
 ) -> None:
-    """Changes of segments that wait for a lock occupy their application's share of the connections only."""
+    """Changes of segments that wait for a lock use only the database connections of their application's share."""
     tenant = Tenant(parts, origin, http)
     segment = await tenant.call_ok("POST", "/v1/segments", {"name": "s", "audience": {"topic": "a"}})
     lock = text("SELECT pg_advisory_xact_lock(hashtextextended(:name, 0))")
@@ -333,20 +337,21 @@ async def test_requests_that_wait_for_locks_delay_no_alert(
 async def test_registrations_that_wait_for_locks_delay_no_other(
     parts: Parts, origin: str, http: aiohttp.ClientSession, bystander: Bystander
 ) -> None:
-    """A registration that waits for a locked device does not delay the registrations of other applications."""
+    """A registration that waits for the lock on a device row does not delay one of another application."""
     [subscriber] = parts.subscribe(Vendor.FCM, 1)
     await parts.register([subscriber])
     headers = {"Authorization": f"Bearer {parts.application['secret_key']}"}
-    other = {"Authorization": f"Bearer {bystander.parts.application['secret_key']}"}
+    bystander_headers = {"Authorization": f"Bearer {bystander.parts.application['secret_key']}"}
     async with asyncio.TaskGroup() as group, parts.engine.begin() as conn:
         await conn.execute(text("SELECT FROM devices FOR UPDATE"))
         body = {"subscription": subscriber.to_json()}
-        stuck = group.create_task(_post(http, f"{origin}/v1/devices", body, headers))
+        blocked = group.create_task(_post(http, f"{origin}/v1/devices", body, headers))
         await wait_for_queries(parts, "wait_event_type = 'Lock'")
         [new] = bystander.parts.subscribe(Vendor.FCM, 1)
-        assert await _post(http, f"{origin}/v1/devices", {"subscription": new.to_json()}, other) == 201
-        assert not stuck.done()
-    assert stuck.result() == 200
+        bystander_body = {"subscription": new.to_json()}
+        assert await _post(http, f"{origin}/v1/devices", bystander_body, bystander_headers) == 201
+        assert not blocked.done()
+    assert blocked.result() == 200
 
 
 async def _post(http: aiohttp.ClientSession, url: str, body: Any, headers: dict[str, str]) -> int:

@@ -1,4 +1,4 @@
-"""An alert's area as an audience filter: repair, covering, the antimeridian, and subtraction."""
+"""An alert's area as an audience filter: repair of outlines, the antimeridian, simplification, and subtraction."""
 
 import math
 import random
@@ -30,12 +30,12 @@ def covers(filter_: Any, lon: float, lat: float) -> bool:
 
 
 def test_open_ring_is_closed() -> None:
-    """The ring of a GeoJSON polygon ends with its first position."""
+    """The first position is appended to a ring that does not end with it, as GeoJSON requires."""
     assert covers(build_filter(Area(polygons=[[SQUARE[:-1]]])), 16.5, 48.5)
 
 
 def test_self_crossing_ring_covers_what_it_encloses() -> None:
-    """A ring in the form of a bow tie becomes two triangles."""
+    """A ring in the shape of a bow tie becomes two triangles."""
     result = build_filter(Area(polygons=[[[(0, 0), (2, 2), (2, 0), (0, 2)]]]))
     assert covers(result, 1.8, 1.0)
     assert covers(result, 0.2, 1.0)
@@ -60,7 +60,7 @@ def test_polygon_over_the_antimeridian_is_split(ring: list[tuple[float, float]])
 
 
 def test_polygon_around_a_pole_contains_the_pole() -> None:
-    """The outline crosses all longitudes, so it encloses the pole."""
+    """The ring passes through all longitudes at 70 degrees north, so it encloses the north pole."""
     result = build_filter(Area(polygons=[[[(0, 70), (90, 70), (180, 70), (-90, 70)]]]))
     assert covers(result, 45, 89.9)
     assert covers(result, -135, 75)
@@ -100,13 +100,13 @@ def test_too_many_vertices_are_simplified_to_a_superset() -> None:
 
 
 def test_circle_of_no_radius_becomes_one_metre() -> None:
-    """A filter needs a positive radius; radii are in metres."""
+    """A radius of 0 becomes 1 m, because a filter needs a positive radius."""
     result = audience.parse(build_filter(Area(circles=[(16.37, 48.2, 5000), (1, 2, 0)])))
     assert result == audience.AnyOf((Near(48.2, 16.37, 5000.0), Near(2.0, 1.0, 1.0)))
 
 
 def test_zone_has_codes_with_and_without_the_scheme() -> None:
-    """900 codes make 1,800 values, which are split into several zone filters."""
+    """900 codes give 1,800 zone values, which are split into zone filters of allowed length."""
     assert zone_codes("UGC", "TXC201") == ["TXC201", "UGC:TXC201"]
     assert zone_codes("emma_id", " NO123 ") == ["NO123", "EMMA_ID:NO123"]
     assert zone_codes("http://www.iso.org/iso/country_codes.html", "AU-NSW") == ["AU-NSW"]
@@ -118,7 +118,7 @@ def test_zone_has_codes_with_and_without_the_scheme() -> None:
 
 
 def test_subtract_removes_polygons_and_zones() -> None:
-    """The result lacks the subtracted part; an area minus itself is None."""
+    """The remainder does not contain the subtracted polygons and zones; an area minus itself is None."""
     total = build_filter(Area(polygons=[[SQUARE]], codes=[("UGC", "A"), ("UGC", "B")], circles=[(1, 2, 3)]))
     east = build_filter(Area(polygons=[[[(16.5, 48), (17, 48), (17, 49), (16.5, 49)]]], codes=[("UGC", "B")]))
     remainder = subtract(total, east)
@@ -142,7 +142,7 @@ def test_overlapping_polygons_are_merged() -> None:
 
 
 def bars(count: int, *, level: bool) -> list[list[tuple[float, float]]]:
-    """Return parallel bars from 0 to 80 degrees, horizontal or vertical."""
+    """Return `count` parallel bars between 0 and 80 degrees, horizontal (`level`) or vertical."""
     width = 80 / count / 2
     upright = [
         [(2 * n * width, 0.0), ((2 * n + 1) * width, 0.0), ((2 * n + 1) * width, 80.0), (2 * n * width, 80.0)]
@@ -152,7 +152,7 @@ def bars(count: int, *, level: bool) -> list[list[tuple[float, float]]]:
 
 
 def zigzag(count: int) -> list[tuple[float, float]]:
-    """Return the random positions of a ring that crosses itself often."""
+    """Return `count` random positions, which form a ring that crosses itself often."""
     rng = random.Random(1)  # noqa: S311 - not a secret
     return [(rng.uniform(0, 80), rng.uniform(0, 80)) for _ in range(count)]
 
@@ -168,7 +168,7 @@ def zigzag(count: int) -> list[tuple[float, float]]:
     ids=["a grid of bars", "bars with bars cut out", "a zigzag", "100,001 positions"],
 )
 def test_tangled_outlines_are_replaced_by_their_hull(area: Area) -> None:
-    """Repairing such outlines would take hours; their convex hull covers them."""
+    """The repair of outlines with so many crossings would take hours; their convex hull covers them."""
     result, ignored = area_filter([area])
     audience.parse(result)
     assert covers(result, 40.01, 40.01)
@@ -185,8 +185,8 @@ def test_adjacent_outlines_are_not_tangled() -> None:
     assert (covers(result, 15.2, 15.2), covers(result, 31, 15), ignored) == (True, False, [])
 
 
-def test_tangled_subtraction_keeps_the_whole_area() -> None:
-    """The exact subtraction would keep a worker busy for hours, so too many people are warned instead."""
+def test_tangled_subtraction_returns_the_whole_area() -> None:
+    """An exact subtraction would occupy a worker for hours, so nothing is subtracted and too many people are warned."""
     first, second = (
         {"within": {"type": "MultiPolygon", "coordinates": [[[*bar, bar[0]]] for bar in bars(100, level=level)]}}
         for level in (True, False)

@@ -59,7 +59,7 @@ def test_test_alert_has_its_status_in_every_title(status: AlertStatus) -> None:
 
 
 def test_regional_language_serves_the_whole_language() -> None:
-    """`en-US` is used for every English locale, unless the alert has texts in `en` as well."""
+    """Texts in `en-US` are used for every English locale; texts in `de-LS` are not, because the alert has `de` too."""
     content = build_content(
         LocalizedText("en-US", "Storm"),
         LocalizedText("es-US", "Tormenta"),
@@ -80,7 +80,7 @@ def test_norwegian_serves_bokmal_and_nynorsk() -> None:
 
 @pytest.mark.parametrize("character", ["x", "ä", "漢", "🌪"])
 def test_long_texts_are_shortened_to_fit_one_message(character: str) -> None:
-    """The limits count characters and octets, so texts in any script fit."""
+    """The limits count characters and octets, so that texts in any script fit in one push message."""
     content = build_content(replace(STORM, headline=character * 500, description=character * 5000))
     assert len(content["title"]) <= MAX_TITLE_LENGTH
     assert len(content["body"]) <= MAX_BODY_LENGTH
@@ -91,8 +91,8 @@ def test_long_texts_are_shortened_to_fit_one_message(character: str) -> None:
     assert composed.size + 66 <= MAX_PAYLOAD
 
 
-def test_cancellation_is_translated_and_has_the_office_text() -> None:
-    """The title begins with the gateway's translation; the body is the text of the cancelling message."""
+def test_cancellation_has_translated_title_and_issuer_text() -> None:
+    """The title begins with the gateway's translation; the body is the description of the cancelling message."""
     cancellation = replace(
         build_message(LocalizedText("de", "Sturm", description="Die Lage ist entspannt.")),
         message_type=MessageType.CANCEL,
@@ -103,8 +103,8 @@ def test_cancellation_is_translated_and_has_the_office_text() -> None:
     assert content["tag"] == "tag"
 
 
-def test_cancellation_for_a_left_area_omits_the_new_text() -> None:
-    """Devices that are outside the updated area do not get the text of the update."""
+def test_devices_outside_the_updated_area_get_no_new_text() -> None:
+    """Devices that were in the alert's area and are not in the updated one get a cancellation without its text."""
     update = build_message(LocalizedText("en", "Storm", headline="Storm grows", description="Run."))
     content = cancellation_content(update, [LocalizedText(None, "Storm")], "tag", left_area=True)
     assert (content["title"], content["body"]) == ("No longer in effect: Storm", "It no longer applies where you are.")
@@ -112,7 +112,7 @@ def test_cancellation_for_a_left_area_omits_the_new_text() -> None:
 
 
 def test_cancellation_without_text_names_the_event() -> None:
-    """The title has the event of the earlier alert."""
+    """The title contains the event of the alert that is cancelled."""
     message_without_info = AlertMessage("smhi-8", MessageType.CANCEL, ())
     content = cancellation_content(message_without_info, [LocalizedText(None, "Storm")], "tag", left_area=False)
     assert content["title"] == "No longer in effect: Storm"

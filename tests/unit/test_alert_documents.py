@@ -1,4 +1,4 @@
-"""Parsing of CAP and NWS documents: required fields, faults that are ignored, and the effective message type."""
+"""Parsing of CAP and NWS documents: required fields, ignored faults, and the effective message type."""
 
 import json
 from datetime import UTC, datetime
@@ -93,7 +93,7 @@ def test_unknown_severity_is_reported_as_ignored() -> None:
     )
 
 
-def test_references_are_parsed_for_their_identifiers() -> None:
+def test_references_are_parsed_to_identifiers() -> None:
     """A reference is sender, identifier and time, or the identifier alone; an identifier may have a comma."""
     text = "o@example.org,a-0,2026-07-01T10:00:00+02:00\n o@example.org,tag:x,y,2026-07-01T10:00:00+02:00 bare"
     assert parse_message(msgType="Update", references=text).references == ("a-0", "tag:x,y", "bare")
@@ -117,7 +117,7 @@ def test_references_are_parsed_for_their_identifiers() -> None:
 def test_effective_message_type_follows_vtec_and_all_clear(
     message_type: str, extra: str, effective: MessageType
 ) -> None:
-    """VTEC codes and AllClear override msgType."""
+    """VTEC codes, and `AllClear` in an update, override msgType."""
     if extra.startswith("O."):
         code = f"/{extra}.KFGF.HT.Y.0004.000000T0000Z-260717T0300Z/"
         extra = f"<parameter><valueName>VTEC</valueName><value>{code}</value></parameter>"
@@ -158,13 +158,13 @@ def test_html_in_a_text_field_becomes_plain_text() -> None:
     ],
 )
 def test_document_that_is_no_alert_is_malformed(raw: bytes) -> None:
-    """Invalid XML, other documents and XML attacks raise MalformedBody."""
+    """Invalid XML, XML that is not CAP, and XML attacks raise MalformedBody."""
     with pytest.raises(MalformedBody):
         cap.read(raw)
 
 
 def test_stored_parts_of_a_hostile_document_are_bounded() -> None:
-    """Long texts are truncated, and long lists are limited."""
+    """An event of 100,000 characters and a list of 1,000 ignored polygons are truncated."""
     nonsense = "<polygon>x y</polygon>" * 1000
     message = parse_message(build_info(event="e" * 100_000).replace("<areaDesc>", nonsense + "<areaDesc>"))
     assert len(message.infos[0].texts[0].event) == 200
@@ -187,7 +187,7 @@ def test_mixed_vtec_actions_are_an_update() -> None:
 
 
 def nws_feature(**changes: Any) -> dict[str, Any]:
-    """Return a real feature of the NWS API with other properties."""
+    """Return a real feature of the NWS API; `changes` replace some of its properties."""
     feature: dict[str, Any] = json.loads(alerts.read("nws/flood-warning-ends-null.json"))
     feature["properties"] |= changes
     return feature
@@ -248,7 +248,7 @@ def test_invalid_optional_properties_are_ignored(properties: dict[str, Any]) -> 
 
 
 def test_every_real_document_is_parsed() -> None:
-    """Each document in tests/data has messages, except those named bad or hostile."""
+    """Each document in tests/data has messages, except the documents with `bad-` or `hostile` in their name."""
     for name in alerts.list_files():
         raw = alerts.read(name)
         try:
@@ -260,7 +260,7 @@ def test_every_real_document_is_parsed() -> None:
 
 
 def test_number_of_infos_is_bounded() -> None:
-    """Each info is compared with all earlier infos, so the time would grow with the square of their number."""
+    """The parser compares each info with all before it, so its time would grow with the square of their number."""
     message = parse_message(*[build_info("en")] * 20_000)
     assert len(message.infos) == cap.MAX_INFOS
     assert message.ignored[0] == f"all but {cap.MAX_INFOS} info blocks"
@@ -268,7 +268,7 @@ def test_number_of_infos_is_bounded() -> None:
 
 @pytest.mark.parametrize("number", ["1" + "0" * 400, "NaN", "-Infinity", "1e999"])
 def test_invalid_coordinates_are_ignored(number: str) -> None:
-    """NaN, infinity and huge numbers are not positions."""
+    """A polygon with NaN, infinity or a huge number is ignored, and so is a reference without an identifier."""
     properties = {"id": "a", "sent": "2026-01-01T00:00:00Z", "event": "Storm", "status": "Actual"}
     extra = {"messageType": "Alert", "references": [{"identifier": "b"}, "c", 7, [[["d"]]], None]}
     ring = [[1, 2], ["HERE", 2], [2, 3], [1, 2]]

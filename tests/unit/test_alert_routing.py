@@ -41,10 +41,10 @@ def build_info(
         ("Extreme", "Immediate", "Unlikely", Lane.NORMAL, Urgency.NORMAL, 12),
     ],
 )
-def test_routing_follows_the_table(
+def test_routing_follows_severity_urgency_and_certainty(
     severity: str, urgency: str, certainty: str, lane: Lane, push_urgency: Urgency, hours: int
 ) -> None:
-    """Severity, urgency and certainty determine the lane, the push urgency and the TTL."""
+    """They determine the lane, the push urgency and the TTL of an alert that no rule matches."""
     assert route_alert(build_info(severity, urgency, certainty)) == AlertRouting(
         lane, push_urgency, timedelta(hours=hours)
     )
@@ -60,8 +60,8 @@ def test_no_alert_is_in_the_bulk_lane(severity: str, urgency: str, certainty: st
     assert routing.lane < Lane.BULK
 
 
-def test_first_matching_rule_overrides_the_table() -> None:
-    """Values that the matching rule does not set come from the table; `tell=False` sends nothing."""
+def test_first_matching_rule_overrides_the_routing() -> None:
+    """Values that the matching rule does not set are those without a rule; with `tell=False` nothing is sent."""
     rules = [
         AlertRule(AlertMatcher(severity=(Severity.MINOR,)), tell=False),
         AlertRule(AlertMatcher(event=("storm",)), lane=Lane.NORMAL, ttl=timedelta(minutes=5)),

@@ -14,28 +14,31 @@ from gateway.worker import application_limiter
 from gateway.worker.application_limiter import ApplicationLimiter
 from gateway.worker.host_limiter import Feedback
 
+# The step of the virtual clock.
 STEP_S = 0.01
+# The interval at which a limited application is allowed to send again.
 POLL_S = 0.1
 
 
-class Bucket:
-    """A service that accepts `messages` at once, and as many again in each `window_s`, evenly."""
+class TokenBucket:
+    """A push service with a token bucket of `messages` tokens, which refills evenly within `window_s`."""
 
     def __init__(self, messages: int, window_s: float) -> None:
         self.messages, self.window_s = messages, window_s
-        self.left, self.at = float(messages), 0.0
+        self.tokens, self.refilled_at = float(messages), 0.0
 
     def accepts(self, now: float) -> bool:
-        self.left = min(self.messages, self.left + (now - self.at) * self.messages / self.window_s)
-        self.at = now
-        if self.left < 1:
+        refill = (now - self.refilled_at) * self.messages / self.window_s
+        self.tokens = min(self.messages, self.tokens + refill)
+        self.refilled_at = now
+        if self.tokens < 1:
             return False
-        self.left -= 1
+        self.tokens -= 1
         return True
 
 
 class FixedWindow:
-    """A service that accepts `messages` in each period of `window_s`."""
+    """A push service that accepts `messages` in each period of `window_s`."""
 
     def __init__(self, messages: int, window_s: float) -> None:
         self.messages, self.window_s = messages, window_s
@@ -50,7 +53,11 @@ class FixedWindow:
 
 @dataclass
 class Campaign:
-    """An application with an endless campaign, on a virtual clock; urgent messages are added to `urgent`."""
+    """An application with an endless campaign, on a virtual clock.
+
+    `window` is the maximum number of messages in flight, `urgent` the number of urgent messages that wait. The lists
+    `accepted`, `refused` and `urgent_accepted` have the times of the responses.
+    """
 
     accepts: Callable[[float], bool]
     window: int = 8
@@ -112,105 +119,105 @@ class Campaign:
                 self.limiter = None
 
 
-def since(times: list[float], start: float) -> int:
+def count_since(times: list[float], start: float) -> int:
     return sum(time >= start for time in times)
 
 
-def test_host_with_sixty_places_refuses_few() -> None:
-    """A host that accepts 60 messages and then one per 5 s refuses fewer than 20 in 90 s, and nothing is lost of it."""
-    campaign = Campaign(Bucket(60, 300).accepts)
+def test_host_with_a_budget_of_60_refuses_few_messages() -> None:
+    """A host accepts 60 messages and then one per 5 s; it refuses fewer than 20 in 90 s, and its budget is used."""
+    campaign = Campaign(TokenBucket(60, 300).accepts)
     campaign.run(90)
     assert len(campaign.refused) < 20
     assert len(campaign.accepted) >= 60 + 5
 
 
 def test_retry_after_holds_the_application() -> None:
-    """With `Retry-After: 30`, few messages probe after each hold."""
-    campaign = Campaign(Bucket(60, 300).accepts, retry_after_s=30)
+    """With `Retry-After: 30`, nothing is sent for 30 s, and few messages are refused after each hold."""
+    campaign = Campaign(TokenBucket(60, 300).accepts, retry_after_s=30)
     campaign.run(90)
     assert len(campaign.refused) < 20
     assert not [time for time in campaign.accepted + campaign.refused if 5 < time < 30], "the hold is 30 seconds"
 
 
-def test_long_retry_after_is_kept() -> None:
-    """With 900 s (WNS, 406), nothing is posted for a quarter of an hour."""
-    campaign = Campaign(Bucket(60, 900).accepts, retry_after_s=900)
+def test_long_retry_after_is_obeyed() -> None:
+    """With a Retry-After of 900 s (WNS, 406), nothing is posted after the messages in flight."""
+    campaign = Campaign(TokenBucket(60, 900).accepts, retry_after_s=900)
     campaign.run(120)
     assert len(campaign.refused) <= campaign.window
 
 
-@pytest.mark.parametrize("service", [Bucket, FixedWindow])
+@pytest.mark.parametrize("service", [TokenBucket, FixedWindow])
 @pytest.mark.parametrize("latency_s", [0.02, 0.2])
 @pytest.mark.parametrize("window", [10, 200])
-def test_site_limit_is_used_with_few_refusals(
-    service: type[Bucket | FixedWindow], latency_s: float, window: int
+def test_budget_of_a_host_is_used_with_few_refusals(
+    service: type[TokenBucket | FixedWindow], latency_s: float, window: int
 ) -> None:
-    """At 1,000 messages a minute, most of them are used, and under 3 % are refused after the first minute."""
+    """Of a budget of 1,000 messages a minute, over 60 % is used, with under 3 % refusals after the first minute."""
     campaign = Campaign(service(1000, 60).accepts, window, latency_s)
     campaign.run(900)
-    accepted, refused = since(campaign.accepted, 60), since(campaign.refused, 60)
+    accepted, refused = count_since(campaign.accepted, 60), count_since(campaign.refused, 60)
     assert refused < 0.03 * (accepted + refused)
     assert accepted > 0.6 * 14 * 1000
 
 
-@pytest.mark.parametrize("at", [30, 90, 200])
-def test_urgent_messages_have_a_part_of_the_budget(at: float) -> None:
-    """Beside the campaign of its own application, an alert to 500 devices is out within 30 s."""
-    campaign = Campaign(Bucket(1000, 60).accepts, window=64)
-    campaign.run(at)
+@pytest.mark.parametrize("start", [30, 90, 200])
+def test_alert_during_own_campaign_is_out_within_30_s(start: float) -> None:
+    """An alert to 500 devices shares the budget of the host with a campaign of the same application."""
+    campaign = Campaign(TokenBucket(1000, 60).accepts, window=64)
+    campaign.run(start)
     campaign.urgent = 500
     campaign.run(60)
     assert campaign.urgent == 0
-    assert max(campaign.urgent_accepted) - at < 30
+    assert max(campaign.urgent_accepted) - start < 30
 
 
 def test_urgent_messages_probe_during_a_hold() -> None:
-    """They are sent as soon as the host accepts them, though the hold lasts longer; probes are few until then."""
+    """Urgent messages probe the host during a hold, few at a time, and all are sent once the host accepts one."""
     campaign = Campaign(lambda now: now < 1 or now > 40, retry_after_s=900)
     campaign.run(2)
-    refused = len(campaign.refused)
+    refused_before = len(campaign.refused)
     campaign.urgent = 5
     campaign.run(38)
-    assert 3 <= len(campaign.refused) - refused <= 8
+    assert 3 <= len(campaign.refused) - refused_before <= 8
     campaign.run(45)
     assert len(campaign.urgent_accepted) == 5
-    assert since(campaign.accepted, 40) == 5, "the campaign is still held"
+    assert count_since(campaign.accepted, 40) == 5, "the campaign is still held"
 
 
 @pytest.mark.parametrize("share", [0.01, 0.05])
 @pytest.mark.parametrize("seed", range(3))
-def test_refusals_of_single_devices_limit_nobody(share: float, seed: int) -> None:
-    """A share of devices that are refused one by one does not hold the application, which keeps its speed."""
-    chance = random.Random(seed)  # noqa: S311 - repeatable
-    campaign, undisturbed = (
-        Campaign(lambda _: chance.random() >= share, 64, 0.02),
+def test_refusals_of_some_devices_do_not_hold_application(share: float, seed: int) -> None:
+    """While a host refuses a share of the devices, the application has no hold and over 80 % of its speed."""
+    rng = random.Random(seed)  # noqa: S311 - repeatable
+    campaign, unrefused_campaign = (
+        Campaign(lambda _: rng.random() >= share, 64, 0.02),
         Campaign(lambda _: True, 64, 0.02),
     )
     campaign.run(10)
-    undisturbed.run(10)
+    unrefused_campaign.run(10)
     assert campaign.hold_count == 0
-    assert len(campaign.accepted) > 0.8 * len(undisturbed.accepted)
+    assert len(campaign.accepted) > 0.8 * len(unrefused_campaign.accepted)
 
 
-def test_refused_devices_in_a_row_limit_nobody() -> None:
-    """Ten refused devices are in flight together; the probes after them are accepted."""
+def test_ten_refused_devices_in_a_row_cause_no_hold() -> None:
+    """Ten consecutive devices are refused, all in flight together; the probes after them are accepted."""
     numbers = itertools.count()
     campaign = Campaign(lambda _: not 200 <= next(numbers) < 210, 64, 0.02)
     campaign.run(5)
     assert campaign.hold_count == 0
 
 
-def test_repeated_refusals_of_a_device_limit_nobody() -> None:
-    """Refused devices come back together, and say nothing new of the host."""
+def test_repeated_refusals_of_devices_cause_no_hold() -> None:
+    """Devices that were refused before are retried together; their refusals are no evidence of the host's limit."""
     limiter = ApplicationLimiter()
     for number in range(1000):
         limiter.begin(number, urgent=False)
         assert not limiter.end(number, Feedback.REFUSAL, 0.0, repeated=True)
 
 
-def test_lifted_limit_is_noticed() -> None:
-    """When the push service no longer refuses, the application is soon no longer limited."""
-    bucket = Bucket(1000, 60)
+def test_limiter_is_dropped_when_the_host_lifts_its_limit() -> None:
+    """The push service refuses nothing after 600 s; 900 s later the application has no limiter."""
+    bucket = TokenBucket(1000, 60)
     campaign = Campaign(lambda now: now > 600 or bucket.accepts(now), window=4)
     campaign.run(600)
     assert campaign.limiter is not None
@@ -218,15 +225,15 @@ def test_lifted_limit_is_noticed() -> None:
     assert campaign.limiter is None
 
 
-def test_passing_refusals_are_forgotten_within_seconds() -> None:
-    """A host that refuses everything for 5 s gets the full speed again within 20 s."""
+def test_short_outage_limits_the_application_for_seconds() -> None:
+    """A host that refuses everything for 5 s gets more than 500 messages per second again within 20 s."""
     campaign = Campaign(lambda now: not 5 < now < 10, 64)
     campaign.run(30)
     assert campaign.limiter is None or campaign.limiter.rate > 500
 
 
 def test_unsent_message_costs_no_budget() -> None:
-    """A message that ended without a POST gives its turn back."""
+    """When a message that began ends without a POST, another message is admitted in its place."""
     limiter = ApplicationLimiter()
     now = 100.0
     while not limiter.is_limited:
@@ -251,7 +258,7 @@ def test_unsent_message_costs_no_budget() -> None:
 )
 @settings(deadline=None)
 def test_limiter_stays_within_bounds(script: list[tuple[Feedback | str | None, float, bool, float | None]]) -> None:
-    """For any sequence of responses, the pace keeps its bounds and a held application is admitted again."""
+    """For any responses, the rate stays between MIN_RATE and MAX_RATE, and a held application is admitted again."""
     limiter, now = ApplicationLimiter(), 1000.0
     for event, seconds, urgent, retry_after_s in script:
         now += seconds

@@ -30,10 +30,10 @@ from gateway.domain.errors import ValidationError
 DEVICE = UUID("01a21d48-0ffd-7cd7-be29-3d1801766119")
 JANUARY = datetime(2026, 1, 1, tzinfo=UTC)
 SQUARE = [[0, 0], [2, 0], [2, 2], [0, 2], [0, 0]]
-CLOSED = tuple((float(x), float(y)) for x, y in SQUARE)
+PARSED_SQUARE = tuple((float(x), float(y)) for x, y in SQUARE)
 
 
-def errors_of(value: object) -> dict[str, str]:
+def errors_by_pointer(value: object) -> dict[str, str]:
     """Return the error details of an invalid audience by JSON pointer."""
     with pytest.raises(ValidationError) as exc_info:
         parse(value)
@@ -52,8 +52,8 @@ def errors_of(value: object) -> dict[str, str]:
         ({"attribute": "age", "gte": 18}, Attribute("age", "gte", 18)),
         ({"attribute": "age", "in": [1, "x", True]}, Attribute("age", "in", (1, "x", True))),
         ({"attribute": "age", "exists": False}, Attribute("age", "exists", False)),
-        ({"within": {"type": "Polygon", "coordinates": [SQUARE]}}, Within(((CLOSED,),))),
-        ({"within": {"type": "MultiPolygon", "coordinates": [[SQUARE]]}}, Within(((CLOSED,),))),
+        ({"within": {"type": "Polygon", "coordinates": [SQUARE]}}, Within(((PARSED_SQUARE,),))),
+        ({"within": {"type": "MultiPolygon", "coordinates": [[SQUARE]]}}, Within(((PARSED_SQUARE,),))),
         ({"locale": "de"}, Detail("locale", ("de",))),
         ({"timezone": "Europe/Vienna"}, Detail("timezone", ("Europe/Vienna",))),
         ({"platform": ["ios", "macos"]}, Detail("platform", ("ios", "macos"))),
@@ -67,14 +67,14 @@ def errors_of(value: object) -> dict[str, str]:
     ids=lambda value: next(iter(value)) if isinstance(value, dict) else "",
 )
 def test_every_filter_is_parsed(value: Any, expected: audience.Audience) -> None:
-    """The result has the type of the filter."""
+    """Each filter gives an object of its class, with default values for missing fields."""
     assert parse(value) == expected
 
 
 def test_altitudes_are_dropped() -> None:
-    """GeoJSON positions may have a third coordinate."""
+    """The third coordinate of a GeoJSON position is an altitude, which the filter does not use."""
     ring = [[*position, 12.5] for position in SQUARE]
-    assert parse({"within": {"type": "Polygon", "coordinates": [ring]}}) == Within(((CLOSED,),))
+    assert parse({"within": {"type": "Polygon", "coordinates": [ring]}}) == Within(((PARSED_SQUARE,),))
 
 
 @pytest.mark.parametrize(
@@ -93,8 +93,8 @@ def test_altitudes_are_dropped() -> None:
     ],
 )
 def test_errors_of_client_details_and_times_have_pointers(value: Any, pointers: list[str]) -> None:
-    """Several errors are reported together."""
-    assert sorted(errors_of(value)) == pointers
+    """Each invalid value has an error with its pointer."""
+    assert sorted(errors_by_pointer(value)) == pointers
 
 
 @pytest.mark.parametrize(
@@ -164,8 +164,8 @@ def test_errors_of_client_details_and_times_have_pointers(value: Any, pointers: 
     ids=lambda value: value if isinstance(value, str) else json.dumps(value)[:60],
 )
 def test_error_has_the_pointer_of_its_value(value: Any, pointer: str) -> None:
-    """Names in a pointer are escaped (RFC 6901)."""
-    assert f"/audience{pointer}" in errors_of(value)
+    """`/` and `~` in the name of a member are escaped in the pointer (RFC 6901)."""
+    assert f"/audience{pointer}" in errors_by_pointer(value)
 
 
 def rectangle(west: float, south: float, east: float, north: float) -> list[list[float]]:
@@ -213,11 +213,11 @@ def rectangle(west: float, south: float, east: float, north: float) -> list[list
     ids=lambda value: value if isinstance(value, str) else "",
 )
 def test_ring_error_names_the_reason_and_the_position(rings: Any, pointer: str, message: str) -> None:
-    """A ring of a polygon and a ring of a multipolygon have the same errors."""
-    errors = errors_of({"within": {"type": "Polygon", "coordinates": rings}})
+    """The error of a ring is the same in a Polygon and in a MultiPolygon; only the pointers differ."""
+    errors = errors_by_pointer({"within": {"type": "Polygon", "coordinates": rings}})
     assert errors.keys() == {f"/audience/within/coordinates{pointer}"}
     assert message in next(iter(errors.values()))
-    multipolygon_errors = errors_of({"within": {"type": "MultiPolygon", "coordinates": [[SQUARE], rings]}})
+    multipolygon_errors = errors_by_pointer({"within": {"type": "MultiPolygon", "coordinates": [[SQUARE], rings]}})
     assert multipolygon_errors.keys() == {f"/audience/within/coordinates/1{pointer}"}
 
 
@@ -242,7 +242,7 @@ def test_unusual_but_valid_ring_is_accepted(rings: Any) -> None:
 def test_all_errors_are_reported_together() -> None:
     """The ValidationError has the errors of all filters."""
     invalid = {"all": [{"topic": "!"}, {"attribute": "a", "in": [None, 1, {}]}, {"near": {"lat": 99, "lon": 0}}]}
-    assert errors_of(invalid).keys() == {
+    assert errors_by_pointer(invalid).keys() == {
         "/audience/all/0/topic",
         "/audience/all/1/in/0",
         "/audience/all/1/in/2",
@@ -252,43 +252,43 @@ def test_all_errors_are_reported_together() -> None:
 
 
 def test_pointer_starts_with_the_given_prefix() -> None:
-    """The prefix is the place of the audience in another resource."""
+    """The prefix is the pointer of the audience in the resource that contains it."""
     with pytest.raises(ValidationError) as exc_info:
         parse({"topic": 1}, "/filter")
     assert exc_info.value.errors[0].pointer == "/filter/topic"
 
 
 def test_filter_may_be_16_levels_deep() -> None:
-    """One level more is an error."""
+    """A filter with 17 levels is an error."""
     deep: Any = {"everyone": True}
     for _ in range(audience.MAX_DEPTH - 1):
         deep = {"not": deep}
     parse(deep)
-    assert "deeper" in next(iter(errors_of({"not": deep}).values()))
+    assert "deeper" in next(iter(errors_by_pointer({"not": deep}).values()))
 
 
 def test_very_deep_filter_is_refused() -> None:
-    """5,000 levels are one error and do not exhaust the stack."""
+    """A filter with 5,000 levels has one error, and parsing it does not exhaust the stack."""
     deep: Any = {"everyone": True}
     for _ in range(5_000):
         deep = {"all": [deep]}
-    assert len(errors_of(deep)) == 1
+    assert len(errors_by_pointer(deep)) == 1
 
 
 def test_filter_may_have_200_leaves() -> None:
-    """One leaf more is an error."""
+    """A filter with 201 leaves is an error."""
     parse({"any": [{"topic": "a"}] * audience.MAX_LEAVES})
-    assert errors_of({"any": [{"topic": "a"}] * (audience.MAX_LEAVES + 1)}).keys() == {"/audience"}
+    assert errors_by_pointer({"any": [{"topic": "a"}] * (audience.MAX_LEAVES + 1)}).keys() == {"/audience"}
 
 
 def test_polygon_may_have_10_000_vertices() -> None:
-    """One vertex more is an error."""
+    """A polygon with 10,001 vertices is an error."""
     edge = [[x / 10_000, 0] for x in range(9_997)]
     ring = [*edge, [1, 1], [0, 1], [0, 0]]
     assert len(ring) == audience.MAX_VERTICES
     parse({"within": {"type": "Polygon", "coordinates": [ring]}})
     longer = [*ring[:-1], [0, 0.5], [0, 0]]
-    assert errors_of({"within": {"type": "Polygon", "coordinates": [longer]}}).keys() == {
+    assert errors_by_pointer({"within": {"type": "Polygon", "coordinates": [longer]}}).keys() == {
         "/audience/within/coordinates"
     }
 

@@ -34,7 +34,7 @@ def test_more_devices_never_need_fewer_processes(fleet: Fleet, times: float) -> 
 
 
 @given(fleets(), st.integers(1, 100))
-def test_more_messages_never_need_less(fleet: Fleet, times: int) -> None:
+def test_more_messages_never_need_fewer_resources(fleet: Fleet, times: int) -> None:
     """The model is monotonic in the number of messages."""
     larger_fleet = replace(
         fleet, messages_per_day=fleet.messages_per_day * times, peak_minute=fleet.peak_minute * times
@@ -56,7 +56,7 @@ def test_slower_push_services_never_need_fewer_workers(fleet: Fleet, times: floa
 
 @given(st.floats(1, 1000), st.floats(1, 10))
 def test_more_workers_never_settle_less_of_an_application(workers: float, times: float) -> None:
-    """The maximum rate of an application grows with the workers, up to the limit that its row lock sets."""
+    """An application's maximum rate grows with the workers, up to the limit that the lock on its row sets."""
     smaller, larger = max_rate_of_application(workers), max_rate_of_application(workers * times)
     assert larger >= smaller * (1 - 1e-9)
     assert larger <= RULES["job"].value / row_lock_s(0)
@@ -73,7 +73,7 @@ def test_ten_million_devices_need_seven_workers() -> None:
     assert not fleet_plan.log_store
 
 
-def test_slow_push_services_bind_workers_by_messages_in_flight() -> None:
+def test_slow_push_services_limit_workers_by_in_flight() -> None:
     """At a response time of one second a worker is limited by its messages in flight, not by its processor."""
     fleet_plan = plan(replace(TEN_MILLION, answer_ms=1000))
     assert per_worker(1000)[1] == 1024
@@ -91,14 +91,14 @@ def test_billion_devices_need_several_postgres_and_nats() -> None:
     assert fleet_plan.first_limit.used > 1
 
 
-def test_idle_fleet_still_has_two_of_each_process() -> None:
-    """Every kind of process runs twice, so that one may fail."""
+def test_idle_fleet_has_two_workers_and_two_servers() -> None:
+    """There are two workers and two servers, so that one of each may fail, and one Postgres server."""
     fleet_plan = plan(Fleet(1, 0, 0))
     assert (fleet_plan.workers, fleet_plan.servers, fleet_plan.postgres_servers) == (2, 2, 1)
 
 
-def test_limits_are_sorted_by_use() -> None:
-    """The limits are sorted by their utilisation, the highest first."""
+def test_limits_are_sorted_by_utilisation() -> None:
+    """The limit with the highest utilisation comes first."""
     utilisations = [limit.used for limit in plan(TEN_MILLION).limits]
     assert utilisations == sorted(utilisations, reverse=True)
 
@@ -111,8 +111,8 @@ def test_every_figure_has_a_source() -> None:
 @pytest.mark.parametrize(
     ("value", "number"), [("10M", 10_000_000), ("1.5B", 1_500_000_000), ("2,000", 2000), ("2_000", 2000), ("7k", 7000)]
 )
-def test_large_numbers_accept_separators_and_suffixes(value: str, number: int) -> None:
-    """The suffixes k, M and B and the separators of thousands are accepted."""
+def test_counts_accept_separators_and_suffixes(value: str, number: int) -> None:
+    """A count may have commas or underscores, and the suffix k, M or B."""
     assert parse_count(value) == number
 
 
@@ -158,7 +158,7 @@ def test_help_lists_every_option(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 def test_json_and_tables_agree(capsys: pytest.CaptureFixture[str]) -> None:
-    """The output of --json has the same figures as the tables."""
+    """The output of --json and the tables have the same number of workers."""
     capacity.main([*REQUIRED_OPTIONS, "--json"])
     output = json.loads(capsys.readouterr().out)
     fleet_plan = plan(TEN_MILLION)
@@ -169,7 +169,7 @@ def test_json_and_tables_agree(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 def test_simulation_agrees_with_the_model_below_the_knee(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The rate of a simulated fleet of four workers differs by at most a tenth from the model."""
+    """The rate of a simulated fleet of four workers differs by at most 10 % from the rate of the model."""
     monkeypatch.syspath_prepend(Path(capacity.__file__).parent / "bench")  # benches are scripts
     fleet = importlib.import_module("fleet")
     result = fleet.Fleet(fleet.Setting(workers=4, alert_every_s=5.0, seconds=15.0)).run()

@@ -1,4 +1,4 @@
-"""The first Ctrl-C ends a command, whatever it waits for."""
+"""The first Ctrl-C ends a command, whatever the command waits for."""
 
 import signal
 import subprocess
@@ -6,7 +6,7 @@ import sys
 
 import pytest
 
-# A command that says when it waits; each case replaces the wait.
+# A command that prints "waits" and then waits; each case of the test inserts its kind of wait and its runner.
 COMMAND = """
 import asyncio, os, sys, threading
 from gateway.cli import installation
@@ -38,7 +38,7 @@ WAITS = {
 @pytest.mark.parametrize(("wait", "code"), WAITS.items(), ids=["event", "to_thread", "shield", "thread"])
 @pytest.mark.parametrize("ignored", [False, True], ids=["foreground", "background"])
 def test_first_interrupt_ends_any_wait(run: str, wait: str, code: int, ignored: bool) -> None:
-    """Also where SIGINT is ignored at the start, as it is in background jobs of a shell."""
+    """Ctrl-C also ends a process that started with SIGINT ignored, as background jobs of a shell do."""
     handler = signal.signal(signal.SIGINT, signal.SIG_IGN if ignored else signal.default_int_handler)
     try:
         process = subprocess.Popen(

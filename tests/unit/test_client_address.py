@@ -9,23 +9,23 @@ PROXIES = ("10.0.0.0/8", "2001:db8::1")
 
 
 def resolve(peer: str, *forwarded: str, proxies: tuple[str, ...] = PROXIES) -> str:
-    """Return the client address of a request from this peer with these headers."""
+    """Return the client address of a request from `peer` with an X-Forwarded-For header for each of `forwarded`."""
     request = make_mocked_request("GET", "/", headers=[("X-Forwarded-For", value) for value in forwarded])
     return ClientAddressResolver(proxies).resolve(request.clone(remote=peer))
 
 
 def test_peer_is_used_without_trusted_proxies() -> None:
-    """X-Forwarded-For is ignored."""
+    """Without trusted proxies, X-Forwarded-For is ignored."""
     assert resolve("203.0.113.7", "198.51.100.1", proxies=()) == "203.0.113.7"
 
 
 def test_forwarded_header_of_an_untrusted_peer_is_ignored() -> None:
-    """Anyone can send X-Forwarded-For."""
+    """Any client can send X-Forwarded-For, so only a trusted proxy's header counts."""
     assert resolve("203.0.113.7", "198.51.100.1") == "203.0.113.7"
 
 
 def test_last_untrusted_hop_is_the_client() -> None:
-    """The client itself may have sent the entries before the last untrusted hop."""
+    """The last entry that is no trusted proxy is the client, who may have forged the entries before it."""
     assert resolve("10.0.0.1", "198.51.100.1") == "198.51.100.1"
     assert resolve("10.0.0.1", "1.2.3.4, 198.51.100.1, 10.1.1.1") == "198.51.100.1"
     assert resolve("10.0.0.1", "1.2.3.4", "198.51.100.1, 10.1.1.1") == "198.51.100.1"
@@ -33,8 +33,8 @@ def test_last_untrusted_hop_is_the_client() -> None:
 
 
 @pytest.mark.parametrize("forwarded", ["", "unknown", "198.51.100.1, nonsense", "300.1.1.1", ", ,"])
-def test_invalid_forwarded_address_leaves_the_proxy(forwarded: str) -> None:
-    """An entry that is not an address is ignored."""
+def test_invalid_forwarded_address_gives_the_proxy_address(forwarded: str) -> None:
+    """An entry that is not an IP address is not used as the client address."""
     assert resolve("10.0.0.1", forwarded) == "10.0.0.1"
 
 

@@ -9,14 +9,15 @@ from gateway.domain import clock
 
 
 @pytest.fixture(autouse=True)
-def own_clock() -> Iterator[None]:
+def reset_clock() -> Iterator[None]:
+    """Reset the offset of the gateway's clock before and after each test."""
     clock.reset()
     yield
     clock.reset()
 
 
 def test_system_clock_is_used_before_the_first_sync() -> None:
-    """Before the first sync the offset is 0."""
+    """Before the first sync the gateway's clock has the time of the system clock."""
     assert clock.timestamp() == pytest.approx(time.time(), abs=5)
 
 

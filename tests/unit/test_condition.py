@@ -1,4 +1,4 @@
-"""Conditions over an event's data, their errors, and values bound from an event."""
+"""Conditions on the data of an event, errors in conditions, and event values that are bound in audiences."""
 
 from typing import Any
 
@@ -7,7 +7,10 @@ import pytest
 from gateway.domain import condition, event_binding
 from gateway.domain.errors import ValidationError
 
-CART = {"cart": {"total": 59.9, "items": [{"sku": "A1"}, {"sku": "B2"}], "tags": ["new", 3], "open": True}, "n": None}
+EVENT_DATA = {
+    "cart": {"total": 59.9, "items": [{"sku": "A1"}, {"sku": "B2"}], "tags": ["new", 3], "open": True},
+    "n": None,
+}
 
 
 @pytest.mark.parametrize(
@@ -35,7 +38,7 @@ CART = {"cart": {"total": 59.9, "items": [{"sku": "A1"}, {"sku": "B2"}], "tags":
 )
 def test_condition_matches_event_data(value: Any, matches: bool) -> None:
     """Every operator is evaluated with present values, missing values and values of another type."""
-    assert condition.parse(value)(CART) is matches
+    assert condition.parse(value)(EVENT_DATA) is matches
 
 
 @pytest.mark.parametrize(
@@ -53,14 +56,14 @@ def test_condition_matches_event_data(value: Any, matches: bool) -> None:
         ({"all": [{"data": "a", "eq": 1}], "any": []}, ["/condition"]),
     ],
 )
-def test_errors_have_pointers(value: Any, pointers: list[str]) -> None:
+def test_condition_errors_have_pointers(value: Any, pointers: list[str]) -> None:
     """All errors of a condition are reported together."""
     with pytest.raises(ValidationError) as exc_info:
         condition.parse(value)
     assert [error.pointer for error in exc_info.value.errors] == pointers
 
 
-def test_depth_and_size_are_bounded() -> None:
+def test_depth_and_leaves_of_a_condition_are_bounded() -> None:
     """A condition has at most 16 levels and 200 leaves."""
     deep: Any = {"data": "a", "eq": 1}
     for _ in range(20):

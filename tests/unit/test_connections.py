@@ -6,7 +6,9 @@ from typing import Any
 
 from gateway.web.http.connections import ConnectionTable
 
+# The limit of connections of the process.
 LIMIT = 40
+# The limit of silent connections of one address, which ConnectionTable derives from LIMIT.
 ADDRESS_LIMIT = 10
 
 
@@ -27,8 +29,8 @@ def open_connections(table: ConnectionTable, peer: str, count: int) -> list[Conn
     return connections
 
 
-def slow_table(**options: Any) -> ConnectionTable:
-    """Return a table in which a second passes between two connections."""
+def table_with_slow_arrivals(**options: Any) -> ConnectionTable:
+    """Return a table whose clock advances by one second at each reading, so that connections arrive slowly."""
     seconds = count()
     return ConnectionTable(LIMIT, clock=lambda: float(next(seconds)), **options)
 
@@ -37,9 +39,9 @@ def count_closed(connections: list[Connection]) -> int:
     return sum(connection.closed for connection in connections)
 
 
-def test_address_loses_its_longest_silent_connections() -> None:
-    """A flood from one address closes that address's own connections, the oldest first."""
-    table = slow_table()
+def test_flooding_address_loses_its_oldest_connections() -> None:
+    """30 connections from one address close 20 connections of that address, the oldest first, and none of another."""
+    table = table_with_slow_arrivals()
     [other] = open_connections(table, "198.51.100.2", 1)
     flood = open_connections(table, "198.51.100.1", 30)
     assert [connection.closed for connection in flood] == [True] * 20 + [False] * ADDRESS_LIMIT
@@ -48,8 +50,8 @@ def test_address_loses_its_longest_silent_connections() -> None:
 
 
 def test_connection_with_a_request_is_never_closed() -> None:
-    """Only connections without a request in progress are charged."""
-    table = slow_table()
+    """Only connections without a request in progress count towards the limit of their address."""
+    table = table_with_slow_arrivals()
     [busy] = open_connections(table, "198.51.100.1", 1)
     table.begin_request(busy)
     flood = open_connections(table, "198.51.100.1", 30)
@@ -58,8 +60,8 @@ def test_connection_with_a_request_is_never_closed() -> None:
 
 
 def test_kept_alive_connection_outlives_silent_ones() -> None:
-    """A client may be sending its next request on a connection that is kept alive."""
-    table = slow_table()
+    """A connection that has had a request is closed after those without one: its next request may be on the way."""
+    table = table_with_slow_arrivals()
     [idle] = open_connections(table, "198.51.100.1", 1)
     table.begin_request(idle)
     table.end_request(idle)
@@ -67,9 +69,9 @@ def test_kept_alive_connection_outlives_silent_ones() -> None:
     assert not idle.closed
 
 
-def test_full_table_closes_one_of_the_greediest_address() -> None:
-    """At the limit of the process, the address with most silent connections loses one."""
-    table = slow_table()
+def test_full_table_closes_connection_of_top_address() -> None:
+    """At the limit of the process, the address with the most silent connections loses one for each new connection."""
+    table = table_with_slow_arrivals()
     flood = open_connections(table, "198.51.100.1", ADDRESS_LIMIT)
     others = [open_connections(table, f"203.0.113.{number}", 5) for number in range(7)]
     assert len(table) == LIMIT
@@ -78,7 +80,7 @@ def test_full_table_closes_one_of_the_greediest_address() -> None:
 
 
 def test_burst_of_new_connections_is_served() -> None:
-    """Connections that have just been opened count towards the limit of the process only."""
+    """40 connections of one address opened at the same time stay open; one more closes one of them."""
     table = ConnectionTable(LIMIT, clock=lambda: 0.0)
     burst = open_connections(table, "198.51.100.1", LIMIT)
     assert not count_closed(burst)
@@ -86,9 +88,9 @@ def test_burst_of_new_connections_is_served() -> None:
     assert count_closed(burst) == 1
 
 
-def test_proxy_has_no_limit_of_its_own() -> None:
-    """The connections of a trusted proxy carry the requests of many clients."""
-    table = slow_table(is_proxy=lambda peer: peer == "10.0.0.1")
+def test_trusted_proxy_has_no_address_limit() -> None:
+    """A trusted proxy's connections carry the requests of many clients, so only the limit of the process applies."""
+    table = table_with_slow_arrivals(is_proxy=lambda peer: peer == "10.0.0.1")
     proxied = open_connections(table, "10.0.0.1", LIMIT)
     assert not count_closed(proxied)
     open_connections(table, "10.0.0.1", 1)
@@ -96,8 +98,8 @@ def test_proxy_has_no_limit_of_its_own() -> None:
 
 
 def test_new_connection_is_refused_when_all_are_busy() -> None:
-    """Without a silent connection the new one is closed."""
-    table = slow_table()
+    """When every connection has a request in progress, the table closes the new connection."""
+    table = table_with_slow_arrivals()
     for connection in open_connections(table, "198.51.100.1", ADDRESS_LIMIT):
         table.begin_request(connection)
     for number in range(LIMIT - ADDRESS_LIMIT):

@@ -1,4 +1,4 @@
-"""The fast decoder of import lines returns the same registration or error as the request model."""
+"""The fast decoder of import lines returns the same registration or error as the request model NewDevice."""
 
 import json
 from base64 import urlsafe_b64encode
@@ -66,12 +66,12 @@ def decode_with_model(raw: bytes) -> Registration:
 
 
 def check_agreement(raw: bytes) -> None:
-    """Check that the fast decoder and the model have the same result."""
+    """Check that the fast decoder and the request model have the same result."""
     assert repr(result_of(raw, device_import_decoder.read_line)) == repr(result_of(raw, decode_with_model)), raw
 
 
 def with_value(path: tuple[str | int, ...], value: Any) -> Any:
-    """Return the valid line with another value at a path."""
+    """Return VALID_LINE with `value` at `path`."""
     line = json.loads(json.dumps(VALID_LINE))
     parent = line
     for step in path[:-1]:
@@ -124,7 +124,7 @@ def test_corrupted_lines_give_the_model_s_result(data: st.DataObject) -> None:
     "raw", [b"", b" ", b"null", b"[]", b"{}", b'{"a":1}', b"[" * 100_000, b"\xef\xbb\xbf{}", b"{} {}"]
 )
 def test_line_that_is_no_registration_is_refused(raw: bytes) -> None:
-    """The fast decoder raises the same error as the model."""
+    """The fast decoder raises ValidationError or MalformedBody, with the same details as the request model."""
     check_agreement(raw)
     assert result_of(raw, device_import_decoder.read_line)[0] in (ValidationError, MalformedBody)
 
@@ -139,6 +139,6 @@ def test_line_that_is_no_registration_is_refused(raw: bytes) -> None:
     ],
 )
 def test_json_variants_give_the_model_s_result(member: str) -> None:
-    """Duplicate names, escapes and number formats are decoded as by the model."""
+    """The fast decoder and the request model decode duplicate names, escapes and number formats alike."""
     valid = json.dumps({"subscription": SUBSCRIPTION})
     check_agreement(f"{valid[:-1]},{member}}}".encode())

@@ -49,7 +49,7 @@ def anchors(file: Path) -> set[str]:
 
 
 def test_readme_is_at_most_six_kilobytes() -> None:
-    """The README is short; details are in the pages that it links."""
+    """The README is an overview; details are in the pages that it links."""
     assert len(README.read_bytes()) <= MAX_README_BYTES
 
 

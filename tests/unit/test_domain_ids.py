@@ -1,4 +1,4 @@
-"""Ids, and small rules of the domain: topics, tags, lifetimes, lanes, progress, result batches and errors."""
+"""Ids, and short rules of gateway/domain: topics, tags, lifetimes, lanes, progress, result batches and errors."""
 
 import time
 from datetime import UTC, datetime, timedelta
@@ -25,7 +25,7 @@ from gateway.domain.notification import (
 )
 
 NOW = datetime(2026, 7, 1, 12, tzinfo=UTC)
-KINDS = (ids.APPLICATION, ids.KEY, ids.DEVICE, ids.NOTIFICATION)
+ID_KINDS = (ids.APPLICATION, ids.KEY, ids.DEVICE, ids.NOTIFICATION)
 
 
 def build_notification(**changes: object) -> Notification:
@@ -60,7 +60,7 @@ def test_new_ids_are_unique() -> None:
     assert len({ids.new_id() for _ in range(10_000)}) == 10_000
 
 
-@given(st.sampled_from(KINDS), st.sampled_from(KINDS), st.uuids())
+@given(st.sampled_from(ID_KINDS), st.sampled_from(ID_KINDS), st.uuids())
 def test_formatted_id_is_parsed_as_its_own_kind_only(kind: str, other: str, id_: UUID) -> None:
     """Parsing an id as another kind returns None."""
     formatted = ids.format_id(kind, id_)
@@ -95,7 +95,7 @@ def test_push_topic_is_32_base64url_characters(application_id: UUID, tag: str) -
 
 
 def test_push_topics_of_applications_differ() -> None:
-    """Two applications with one collapse key must not replace each other's messages."""
+    """Messages of two applications with the same collapse key must not replace each other."""
     assert push_topic(UUID(int=1), "storm") != push_topic(UUID(int=2), "storm")
     assert push_topic(UUID(int=1), "storm") == push_topic(UUID(int=1), "storm")
 
@@ -109,7 +109,7 @@ def test_tag_is_from_content_collapse_key_or_id() -> None:
 
 
 def test_ttl_of_0_leaves_a_minute_to_send() -> None:
-    """A message with TTL 0 expires after MIN_LIFETIME, because the gateway needs time to send it."""
+    """A message with a TTL of 0 expires after MIN_LIFETIME, because the gateway needs time to send it."""
     assert compute_expiry(NOW, timedelta(0)) == NOW + MIN_LIFETIME
     assert compute_expiry(NOW, timedelta(hours=1)) == NOW + timedelta(hours=1)
 
@@ -127,7 +127,7 @@ def test_pending_counts_targets_without_an_outcome() -> None:
 
 
 def test_every_final_outcome_has_a_counter() -> None:
-    """Progress has a field for each outcome name."""
+    """Progress has a field for each final outcome; Retry is not final."""
     assert {name.value for name in OutcomeName} <= set(Progress.__dataclass_fields__)
     assert Retry("x").name not in set(OutcomeName)
 

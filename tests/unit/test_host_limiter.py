@@ -13,13 +13,13 @@ from gateway.worker.host_limiter import Feedback, HostLimiter
 
 
 @pytest.fixture(autouse=True)
-def _known_hosts(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A host needs not accept messages before it gets a full window."""
+def _no_first_limit(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Give a new host INITIAL_LIMIT at once; by default it gets FIRST_LIMIT until it has accepted some messages."""
     monkeypatch.setattr(host_limiter, "FIRST_LIMIT", 1000)
 
 
 class SaturatedHost:
-    """A host with more messages than its limit; each round begins as many as fit and then completes them."""
+    """A host for which more messages wait than its limit; a round begins as many as fit and then completes them."""
 
     def __init__(self, max_limit: int = 1000) -> None:
         self.host = HostLimiter("one.example", max_limit)
@@ -28,7 +28,7 @@ class SaturatedHost:
     def round(
         self, feedback: Feedback | None = Feedback.SUCCESS, seconds: float = 0.1, *, throttle: bool = False
     ) -> int:
-        """Play one round whose messages take this long, and return the number of its messages."""
+        """Play one round whose messages take `seconds` and give `feedback`; return the number of its messages."""
         count = 0
         while self.host.has_room(self.now, urgent=False):
             self.host.begin(self.now)
@@ -51,7 +51,7 @@ def test_limit_grows_while_latency_is_steady() -> None:
 
 
 def test_limit_stops_growing_when_latency_rises() -> None:
-    """A host whose throughput stays at 100 messages per second keeps at most twice its initial limit."""
+    """The limit of a host with a constant throughput of 100 messages/s stays below twice INITIAL_LIMIT."""
     saturated = SaturatedHost()
     for _ in range(30):
         saturated.round(seconds=int(saturated.host.limit) / 100)
@@ -59,7 +59,7 @@ def test_limit_stops_growing_when_latency_rises() -> None:
 
 
 def test_limit_stays_while_it_is_not_reached() -> None:
-    """A host with one message in flight keeps its initial limit."""
+    """500 messages one after the other leave the limit at INITIAL_LIMIT."""
     host = HostLimiter("one.example", 1000)
     for number in range(500):
         host.begin(number)
@@ -68,7 +68,7 @@ def test_limit_stays_while_it_is_not_reached() -> None:
 
 
 def test_refusals_of_one_application_keep_the_limit() -> None:
-    """They are charged to the application; they also prove that the host works."""
+    """Refusals are charged to the application; they also prove that the host works, and close its breaker."""
     saturated = SaturatedHost()
     saturated.round(Feedback.FAILURE)
     saturated.now = saturated.host.probe_at
@@ -78,8 +78,8 @@ def test_refusals_of_one_application_keep_the_limit() -> None:
     assert sizes[-3:] == [sizes[-1]] * 3
 
 
-def test_refusals_of_several_halve_the_limit_once_a_round() -> None:
-    """The limit never falls below one."""
+def test_throttled_host_halves_its_limit_once_a_round() -> None:
+    """Refusals of several applications throttle the host; its limit never falls below one message."""
     saturated = SaturatedHost()
     assert [saturated.round(Feedback.REFUSAL, throttle=True) for _ in range(8)] == [64, 32, 16, 8, 4, 2, 1, 1]
 
@@ -98,7 +98,7 @@ def test_new_host_gets_few_messages_at_first(monkeypatch: pytest.MonkeyPatch) ->
 
 
 def test_limit_grows_by_one_a_round_after_a_cut() -> None:
-    """Below INITIAL_LIMIT the limit grows by addition, not by doubling."""
+    """Below INITIAL_LIMIT the limit grows by one message a round and does not double."""
     saturated = SaturatedHost()
     for _ in range(3):
         saturated.round(Feedback.REFUSAL, throttle=True)
@@ -120,7 +120,7 @@ def test_round_with_many_failures_halves_the_limit() -> None:
 
 
 def test_unsent_messages_leave_the_limit_unchanged() -> None:
-    """A message without a POST gives no feedback."""
+    """A message that ends without a POST has no feedback (None)."""
     saturated = SaturatedHost()
     for _ in range(20):
         saturated.round(None)
@@ -128,7 +128,7 @@ def test_unsent_messages_leave_the_limit_unchanged() -> None:
 
 
 def test_consecutive_failures_open_the_breaker() -> None:
-    """The pause doubles with each failed probe; one success closes the breaker."""
+    """The pause doubles with each failed probe up to 300 s; one success closes the breaker."""
     saturated = SaturatedHost()
     host = saturated.host
     saturated.round(Feedback.FAILURE)
@@ -148,7 +148,7 @@ def test_consecutive_failures_open_the_breaker() -> None:
 
 
 def test_failures_between_successes_open_no_breaker() -> None:
-    """Only consecutive failures open the breaker."""
+    """The breaker stays closed when a success interrupts the failures before FAILURES_TO_OPEN."""
     host = HostLimiter("one.example", 1000)
     for number in range(1000):
         host.begin(number)
@@ -157,7 +157,7 @@ def test_failures_between_successes_open_no_breaker() -> None:
 
 
 def test_recent_success_delays_the_opening() -> None:
-    """Errors of some devices among the successes of others look like a run of failures now and then."""
+    """Just after a success, it takes MAX_CONSECUTIVE_FAILURES, because failures of some devices can come in a row."""
     host = HostLimiter("one.example", 1000)
     host.begin(0)
     host.end(0, Feedback.SUCCESS, 0.1)
@@ -168,7 +168,7 @@ def test_recent_success_delays_the_opening() -> None:
     assert host.is_open(0.5)
 
 
-def test_each_application_has_urgent_probes_of_its_own() -> None:
+def test_urgent_probes_are_counted_per_application() -> None:
     """The urgent messages of one application do not use up the probes of another."""
     host = HostLimiter("one.example", 1000)
     application, other = UUID(int=1), UUID(int=2)
@@ -187,8 +187,8 @@ def test_each_application_has_urgent_probes_of_its_own() -> None:
     assert host.has_room(now, urgent=True, application_id=application)
 
 
-def test_probe_does_not_wait_for_earlier_messages() -> None:
-    """Messages in flight when the breaker opened do not take the probe's slot."""
+def test_probe_does_not_wait_for_messages_in_flight() -> None:
+    """Messages that are in flight when the breaker opens do not count as its probe."""
     host = HostLimiter("one.example", 1000)
     for _ in range(64):
         host.begin(0)
@@ -203,7 +203,7 @@ def test_probe_does_not_wait_for_earlier_messages() -> None:
 
 
 def test_wait_is_estimated_before_the_first_response() -> None:
-    """While no message has completed, the estimate grows with the age of the messages in flight."""
+    """While no message has completed, the estimate assumes that messages take as long as those in flight."""
     host = HostLimiter("one.example", 1000)
     for _ in range(64):
         host.begin(0)
@@ -220,7 +220,7 @@ def test_wait_is_estimated_before_the_first_response() -> None:
 def test_limit_and_breaker_stay_within_bounds(
     script: list[tuple[Feedback | None, float, bool, int]],
 ) -> None:
-    """Limit, in-flight count and pause keep their bounds for any sequence of responses."""
+    """The limit, the number of messages in flight and the pause stay within bounds for any responses."""
     host = HostLimiter("one.example", 200)
     now = 0.0
     for feedback, seconds, urgent, batch in script:
@@ -236,7 +236,7 @@ def test_limit_and_breaker_stay_within_bounds(
 
 
 def test_concurrency_follows_the_event_loop() -> None:
-    """The limit grows while it is reached and event-loop iterations are short; long iterations lower it."""
+    """A worker's concurrency limit grows while it is reached and event-loop iterations are short, and else falls."""
     limit = ConcurrencyLimit(1000)
     for _ in range(concurrency.ITERATIONS_PER_UPDATE * 3):
         limit.record_iteration(0.001)

@@ -18,7 +18,7 @@ APPLICATION, OTHER_APPLICATION = UUID(int=1), UUID(int=2)
 
 @dataclass
 class KeyAtService:
-    """One key at one push service, with a clock of its own."""
+    """One VAPID key at one push service, and the time (`now`) that the tests set."""
 
     health: KeyHealth = field(default_factory=lambda: KeyHealth(APPLICATION))
     now: float = 1000.0
@@ -32,7 +32,10 @@ class KeyAtService:
         was_refused: bool = False,
         urgent: bool = False,
     ) -> int:
-        """Send messages to devices one after the other; return how many were admitted."""
+        """Send `count` messages, each to another device, and end each with `evidence`; return how many were admitted.
+
+        `was_accepted` and `was_refused` say how the messages before were answered that these devices got.
+        """
         admitted = 0
         for _ in range(count):
             self.health.consider_device(was_accepted=was_accepted)
@@ -82,7 +85,7 @@ def test_evidence_of_a_response(response: PushResponse, expected: Evidence | Non
 
 @pytest.mark.parametrize("evidence", [Evidence.REFUSED, Evidence.FAILED])
 def test_failures_of_devices_accepted_before_open_breaker(key: KeyAtService, evidence: Evidence) -> None:
-    """Devices that were accepted before open the breaker. Then one probe follows each pause, and the pauses double."""
+    """Failures of devices that accepted a message before open the breaker; it lets one probe through per pause."""
     assert key.send(evidence, 100) == key_health.FAILURES_TO_OPEN
     pauses = []
     for _ in range(9):
@@ -96,15 +99,15 @@ def test_failures_of_devices_accepted_before_open_breaker(key: KeyAtService, evi
 
 @pytest.mark.parametrize("evidence", [Evidence.REFUSED, Evidence.FAILED])
 def test_failures_of_new_devices_do_not_pause_working_key(key: KeyAtService, evidence: Evidence) -> None:
-    """However many devices that were never accepted fail, the breaker stays closed."""
+    """Failures of 1,000 devices that never accepted a message leave the breaker of a key with successes closed."""
     key.send(Evidence.ACCEPTED)
     key.now += 10
     assert key.send(evidence, 1000, was_accepted=False) == 1000
 
 
 @pytest.mark.parametrize("evidence", [Evidence.REFUSED, Evidence.FAILED])
-def test_device_accepted_before_closes_new_key_breaker(key: KeyAtService, evidence: Evidence) -> None:
-    """Failures of new devices open the breaker of a new key. The first device accepted before closes it."""
+def test_success_of_known_device_closes_new_key_breaker(key: KeyAtService, evidence: Evidence) -> None:
+    """Failures of new devices open the breaker of a new key; the next success of a known device closes it."""
     assert key.send(evidence, 100, was_accepted=False) == key_health.FAILURES_TO_OPEN
     assert key.send(Evidence.ACCEPTED, 20) == 20
     assert key.send(evidence, 100, was_accepted=False) == 100
@@ -112,7 +115,7 @@ def test_device_accepted_before_closes_new_key_breaker(key: KeyAtService, eviden
 
 @pytest.mark.parametrize("evidence", [Evidence.REFUSED, Evidence.FAILED])
 def test_failures_between_successes_open_no_breaker(key: KeyAtService, evidence: Evidence) -> None:
-    """Less than a second after a success, only MAX_CONSECUTIVE_FAILURES failures open the breaker."""
+    """Half a second after a success, fewer than MAX_CONSECUTIVE_FAILURES failures leave the breaker closed."""
     for _ in range(20):
         key.send(Evidence.ACCEPTED)
         key.now += 0.5
@@ -122,7 +125,7 @@ def test_failures_between_successes_open_no_breaker(key: KeyAtService, evidence:
 
 
 def test_gone_device_closes_breaker_opened_by_failures(key: KeyAtService) -> None:
-    """A 410 shows that the push service works, but not that it accepts the key: refusals keep the breaker open."""
+    """A 410 shows that the push service works, not that it accepts the key: a breaker opened by refusals stays open."""
     key.send(Evidence.FAILED, 10)
     assert key.is_open
     key.send(Evidence.WORKS, urgent=True)
@@ -133,7 +136,7 @@ def test_gone_device_closes_breaker_opened_by_failures(key: KeyAtService) -> Non
 
 
 def test_repeated_refusals_of_a_device_are_no_evidence(key: KeyAtService) -> None:
-    """Refusals of a device that was refused before do not count while other devices are accepted."""
+    """Refusals of devices that were refused before count only if no device has accepted for ACCEPTANCE_WINDOW_S."""
     key.send(Evidence.ACCEPTED)
     key.now += 60
     key.send(Evidence.REFUSED, 1000, was_refused=True)
@@ -144,7 +147,7 @@ def test_repeated_refusals_of_a_device_are_no_evidence(key: KeyAtService) -> Non
 
 
 def test_urgent_messages_probe_a_few_at_a_time(key: KeyAtService) -> None:
-    """Urgent messages do not wait for the end of the pause, and their failures do not extend it."""
+    """MAX_URGENT_PROBES urgent messages may be in flight during a pause, and their failures do not extend the pause."""
     key.send(Evidence.FAILED, 10)
     probe_at = key.health.probe_at
     probes = 0
@@ -161,7 +164,7 @@ def test_urgent_messages_probe_a_few_at_a_time(key: KeyAtService) -> None:
 
 
 def test_late_failures_do_not_extend_the_pause(key: KeyAtService) -> None:
-    """Messages that were in flight when the breaker opened are no probes."""
+    """Failures of messages that were in flight when the breaker opened are not failures of probes."""
     in_flight = [key.health.begin() for _ in range(64)]
     for is_probe in in_flight:
         key.health.end(Evidence.FAILED, key.now + 30, was_accepted=True, was_refused=False, is_probe=is_probe)
@@ -169,8 +172,8 @@ def test_late_failures_do_not_extend_the_pause(key: KeyAtService) -> None:
 
 
 @pytest.mark.parametrize("urgent", [True, False])
-def test_deferral_ends_around_the_next_probe(key: KeyAtService, urgent: bool) -> None:
-    """Deferred messages come back soon after the pause, and urgent ones within seconds."""
+def test_deferral_ends_soon_after_the_pause(key: KeyAtService, urgent: bool) -> None:
+    """A deferred message is tried again soon after the pause, an urgent one within MAX_URGENT_DEFERRAL_S."""
     key.send(Evidence.FAILED, 10)
     for _ in range(100):
         seconds = key.health.deferral_s(key.now, urgent=urgent)
@@ -197,7 +200,7 @@ def test_deferral_ends_around_the_next_probe(key: KeyAtService, urgent: bool) ->
 def test_breaker_never_stays_open_after_a_success(
     script: list[tuple[Evidence | None, int, bool, bool, bool, float]],
 ) -> None:
-    """After any sequence of responses the probes are bounded, and one acceptance ends the pause."""
+    """After any responses, the number of probes is bounded and one accepted message closes the breaker."""
     key = KeyAtService()
     for evidence, count, was_accepted, was_refused, urgent, seconds in script:
         key.send(evidence, count, was_accepted=was_accepted, was_refused=was_refused, urgent=urgent)
@@ -208,7 +211,7 @@ def test_breaker_never_stays_open_after_a_success(
     assert key.send(Evidence.ACCEPTED, 10) == 10
 
 
-def test_one_application_is_no_evidence_against_service() -> None:
+def test_service_fails_only_if_it_fails_two_applications() -> None:
     """A push service counts as failing only while it fails for at least two applications."""
     service = ServiceEvidence()
     for second in range(100):

@@ -22,7 +22,7 @@ def test_import_contracts_hold() -> None:
 
 
 def find_untyped_signatures(path: Path) -> list[str]:
-    """Return the public functions and fields of a module whose types have `dict[str, Any]`."""
+    """Return the public functions of a module, and its classes with fields, whose annotations have `dict[str, Any]`."""
     names = []
     for node in ast.walk(ast.parse(path.read_text())):
         match node:
@@ -40,6 +40,6 @@ def find_untyped_signatures(path: Path) -> list[str]:
 
 @pytest.mark.parametrize("package", ["alerting", "content", "domain", "queue", "records", "service", "web"])
 def test_no_untyped_dictionary_crosses_a_layer(package: str) -> None:
-    """Public signatures have a TypedDict, or JsonObject for JSON whose keys are chosen by applications."""
+    """Public signatures use a TypedDict, or JsonObject where applications choose the keys."""
     modules = (ROOT / "gateway" / package).rglob("*.py")
     assert {module.name: names for module in modules if (names := find_untyped_signatures(module))} == {}

@@ -1,4 +1,4 @@
-"""Localisation: which texts of a content with several languages a device gets."""
+"""Localisation: which texts of a content with texts in several languages a device gets."""
 
 import pytest
 
@@ -26,19 +26,19 @@ CONTENT = {
     ],
 )
 def test_locale_gets_the_most_specific_texts(locale: str | None, keys: tuple[str, ...], title: str, body: str) -> None:
-    """Each field falls back to the language and then to the default text."""
+    """A field without a text for the locale has the text of the language, or else the default text."""
     device_layers = matching_layers(CONTENT, locale)
     assert device_layers == keys
     assert localise(CONTENT, device_layers) == {"title": title, "body": body}
 
 
 def test_content_without_locales_has_one_layer() -> None:
-    """The content is returned unchanged."""
+    """Content without `locales` is returned unchanged for every locale."""
     assert matching_layers({"title": "t"}, "de") == ()
     assert localise({"title": "t"}, ()) == {"title": "t"}
     assert all_layers({"title": "t"}) == [()]
 
 
 def test_all_layers_cover_every_language() -> None:
-    """The result has each combination of layers that a locale can select."""
+    """The result has each tuple of keys of `locales` that a device's locale can select."""
     assert set(all_layers(CONTENT)) == {(), ("de",), ("de", "de-AT"), ("zh_Hant",)}

@@ -19,6 +19,7 @@ PATH = "/fcm/send/" + "c0ffee:APA91b" * 6
 
 @pytest.fixture(autouse=True)
 def restore_logging() -> Iterator[None]:
+    """Undo the configuration of logging and structlog after each test."""
     root = logging.getLogger()
     handlers, level = root.handlers[:], root.level
     yield
@@ -29,6 +30,7 @@ def restore_logging() -> Iterator[None]:
 
 @pytest.fixture
 def lines(capsys: pytest.CaptureFixture[str]) -> Callable[[], list[dict[str, Any]]]:
+    """Return a function that reads the JSON lines written to stderr since its previous call."""
     return lambda: [json.loads(line) for line in capsys.readouterr().err.splitlines()]
 
 
@@ -36,7 +38,7 @@ Lines = Callable[[], list[dict[str, Any]]]
 
 
 def test_event_is_one_json_line_with_bound_fields(lines: Lines) -> None:
-    """The line has the time, level, event and logger first, then the bound fields and those of the call."""
+    """The line has the time, level, event and logger first, then the bound fields and the arguments of the call."""
     log.configure("info", "json")
     with structlog.contextvars.bound_contextvars(request_id="req_1"):
         structlog.get_logger("gateway.web").info("request.done", status=201, detail="two\nlines")
@@ -55,7 +57,7 @@ def test_event_is_one_json_line_with_bound_fields(lines: Lines) -> None:
 
 
 def test_values_unknown_to_json_are_written_as_text(lines: Lines) -> None:
-    """A value that JSON does not have is converted; of octets only the number is written."""
+    """A UUID, a duration and a set are converted; octets are replaced by their number."""
     log.configure("info", "json")
     structlog.get_logger().info("odd", id=UUID(int=1), wait=timedelta(seconds=5), names={"a"}, body=b"\xff\x00")
     [line] = lines()
@@ -64,7 +66,7 @@ def test_values_unknown_to_json_are_written_as_text(lines: Lines) -> None:
 
 
 def test_event_below_the_level_is_dropped(lines: Lines) -> None:
-    """The level applies to events of the gateway and of libraries."""
+    """At level info, debug events of the gateway and of libraries are dropped."""
     log.configure("info", "json")
     structlog.get_logger().debug("fine.grained")
     logging.getLogger("asyncio").debug("fine grained")
@@ -72,7 +74,7 @@ def test_event_below_the_level_is_dropped(lines: Lines) -> None:
 
 
 def test_library_events_have_the_same_fields(lines: Lines) -> None:
-    """An event of a library is formatted and masked like one of the gateway."""
+    """An event of a library is formatted and masked like an event of the gateway."""
     log.configure("info", "json")
     with structlog.contextvars.bound_contextvars(request_id="req_1"):
         logging.getLogger("aiohttp.server").warning("refused %s with %s", "127.0.0.1", f"Bearer {SECRET_KEY}")
@@ -105,7 +107,7 @@ def test_json_exception_has_no_local_variables(logger: Any, lines: Lines) -> Non
 
 
 def test_console_exception_has_no_local_variables(capsys: pytest.CaptureFixture[str]) -> None:
-    """The trace for people has no local variables either."""
+    """In the console format, the trace has the frames and the masked message of the exception."""
     log.configure("info", "console")
     try:
         fail_with("hidden")
@@ -121,7 +123,7 @@ def test_console_exception_has_no_local_variables(capsys: pytest.CaptureFixture[
 def test_auto_format_is_json_unless_stderr_is_a_terminal(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Programs get JSON, and a terminal gets text."""
+    """With the format auto, a pipe gets JSON and a terminal gets text."""
     log.configure("info", "auto")
     structlog.get_logger().info("for.programs")
     assert json.loads(capsys.readouterr().err)["event"] == "for.programs"
@@ -151,7 +153,7 @@ def test_name_that_resembles_a_secret_is_not_masked(name: str) -> None:
 
 
 def test_secret_that_is_none_stays_none() -> None:
-    """A log shows that a secret is missing."""
+    """None is not masked, so that a log shows that a secret is missing."""
     assert log.mask(None, "info", {"event": "x", "token": None})["token"] is None
 
 
@@ -178,12 +180,12 @@ def test_secret_that_is_none_stays_none() -> None:
     ],
 )
 def test_secret_is_masked_by_its_form_in_any_text(text: str, masked: str) -> None:
-    """A key or password is recognised in the text of an event and in nested values."""
+    """A key, password or endpoint is recognised in the text of an event and in nested values; other text stays."""
     assert log.mask(None, "info", {"event": text, "nested": [text]}) == {"event": masked, "nested": [masked]}
 
 
 def test_endpoint_keeps_only_its_origin() -> None:
-    """Whoever has an endpoint can post to it, so even a short endpoint is masked."""
+    """A field named endpoint is masked whatever its length, because anyone who has an endpoint can post to it."""
     masked = log.mask(
         None,
         "info",
@@ -203,7 +205,7 @@ def test_endpoint_keeps_only_its_origin() -> None:
 
 
 def test_self_containing_value_is_masked() -> None:
-    """A value that contains itself does not end in a recursion error."""
+    """Masking a list that contains itself raises no RecursionError."""
     loop: list[object] = []
     loop.append(loop)
     assert "***" in str(log.mask(None, "info", {"event": "x", "loop": loop}))

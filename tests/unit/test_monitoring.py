@@ -93,7 +93,7 @@ def test_query_uses_registered_metrics_and_labels(source: str, query: str) -> No
 
 
 def test_every_metric_is_on_the_dashboard() -> None:
-    """At least one panel queries each metric."""
+    """Each metric is queried by a panel of the dashboard."""
     queried = {name for _, query in panel_queries() for name, _ in queried_series(query)}
     families = {
         name.removesuffix("_bucket").removesuffix("_sum").removesuffix("_count") for name in registered_labels()
@@ -102,13 +102,13 @@ def test_every_metric_is_on_the_dashboard() -> None:
 
 
 def test_declared_metrics_are_complete() -> None:
-    """The other tests read the declarations from the source; this one counts them against the module's objects."""
+    """`declared_metrics`, which reads the source of gateway.metrics, finds every metric object of the module."""
     metric_objects = [value for value in vars(metrics).values() if isinstance(value, METRIC_TYPES)]
     assert len(list(declared_metrics())) == len(metric_objects) > 20
 
 
 def test_every_alert_has_severity_summary_and_action() -> None:
-    """Alert names are unique, and an alert says what to do."""
+    """Alert names are unique, and the action of an alert tells the operator in over 60 characters what to do."""
     assert len({rule["alert"] for rule in ALERTS}) == len(ALERTS) >= 20
     for rule in ALERTS:
         assert rule["labels"]["severity"] in ("critical", "warning")
@@ -117,7 +117,7 @@ def test_every_alert_has_severity_summary_and_action() -> None:
 
 
 def test_panels_do_not_overlap_and_have_descriptions() -> None:
-    """Panels have unique ids and fit into the 24 columns."""
+    """Panels have unique ids and fit into the 24 columns of Grafana's grid."""
     occupied: set[tuple[int, int]] = set()
     for panel in DASHBOARD["panels"]:
         position = panel["gridPos"]

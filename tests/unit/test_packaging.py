@@ -30,7 +30,9 @@ CHART = OPS / "helm" / "webpush-gateway"
 UNITS = sorted((OPS / "systemd").glob("*.service"))
 SETTING_NAMES = {f"GATEWAY_{name.upper()}" for name in Settings.model_fields}
 SETTING_NAMES |= {f"GATEWAY_{name.upper()}_FILE" for name in SECRET_SETTINGS}
+# Variables that only the Compose files use.
 COMPOSE_NAMES = {"GATEWAY_VERSION", "GATEWAY_LISTEN"}
+# The commands of the gateway's command line.
 COMMANDS = set(get_command(cli).commands)  # type: ignore[attr-defined]
 # The highest exposure level that `systemd-analyze security` may give a unit, on its scale from 0 (best) to 10.
 MAX_EXPOSURE = 1.5
@@ -39,7 +41,7 @@ REQUIRED_VALUES = {"publicUrl": "https://push.example.org", "existingSecret": "p
 
 
 def linter(name: str) -> Path:
-    """Return a linter's path, or skip the test."""
+    """Return the path of an installed linter or schema; skip the test if it is missing."""
     path = find_linter(name)
     if path is None:
         pytest.skip(f"{name} is not installed: run `ops/run/linters`")
@@ -54,7 +56,7 @@ def run(*command: str | Path, **environment: str) -> str:
 
 
 def test_image_passes_hadolint_and_runs_without_root() -> None:
-    """The image has a health check and copies only the built package."""
+    """The final stage has a numeric user, a health check, and files from the build stage."""
     assert run(linter("hadolint"), OPS / "Dockerfile") == ""
     final_stage = (OPS / "Dockerfile").read_text().rpartition("\nFROM ")[2]
     assert re.search(r"^USER [1-9]\d*:[1-9]\d*$", final_stage, re.MULTILINE)
@@ -74,7 +76,7 @@ def test_image_lock_is_a_subset_of_the_test_lock() -> None:
 
 
 def read_compose(name: str) -> Any:
-    """Return a Compose file that matches the schema, with its variables substituted."""
+    """Return a Compose file with its variables substituted, after checking it against the schema and the settings."""
     text = (OPS / name).read_text()
     assert setting_names_in(text) <= SETTING_NAMES | COMPOSE_NAMES
     substituted = re.sub(r"\$\{(\w+)(?::([-?])([^}]*))?\}", lambda m: m[3] if m[2] == "-" else "given", text)
@@ -88,7 +90,7 @@ def read_compose(name: str) -> Any:
 
 
 def test_compose_file_is_valid_and_hardened() -> None:
-    """It matches the Compose schema, and its processes run with the secrets that they need and no others."""
+    """Processes run read-only and without capabilities, passwords are in files, and only `gateway` has admin-token."""
     services = read_compose("compose.yaml")["services"]
     assert services["worker"]["deploy"]["replicas"] == 2
     for name in ("gateway", "worker", "migrate"):
@@ -103,7 +105,7 @@ def test_compose_file_is_valid_and_hardened() -> None:
 
 
 def test_nats_of_compose_requires_tls_and_a_password(tmp_path: Path) -> None:
-    """The server accepts its configuration; clients get its certificate and a URL that demands TLS."""
+    """The NATS server accepts the configuration in the Compose file, which has a password and a certificate."""
     document = read_compose("compose.nats.yaml")
     assert set(document["services"]) == {"gateway", "worker", "relay", "nats"}
     config = document["configs"]["nats"]["content"]
@@ -134,10 +136,10 @@ def test_nats_of_compose_requires_tls_and_a_password(tmp_path: Path) -> None:
             "networkPolicy": {"egress": [{"ports": [{"port": 443}]}], "httpFrom": [{"podSelector": {}}]},
         },
     ],
-    ids=["plain", "nats", "ingress", "settings", "scaled"],
+    ids=["default", "nats", "ingress", "settings", "autoscaling"],
 )
 def test_chart_renders_valid_kubernetes_objects(values: dict[str, Any], tmp_path: Path) -> None:
-    """The rendered objects match the Kubernetes schemas for several sets of chart values."""
+    """The rendered objects match the Kubernetes schemas, and their containers have only the secrets that they need."""
     values_file = tmp_path / "values.yaml"
     values_file.write_text(yaml.safe_dump(REQUIRED_VALUES | values))
     helm_directories = {f"HELM_{name}_HOME": str(tmp_path) for name in ("CACHE", "CONFIG", "DATA")}
@@ -152,7 +154,7 @@ def test_chart_renders_valid_kubernetes_objects(values: dict[str, Any], tmp_path
     assert len(policies) == kinds.count("Deployment")
     for policy in policies:
         [metrics] = [rule for rule in policy["spec"]["ingress"] if rule["ports"][0]["port"] == "metrics"]
-        assert metrics["from"], "the metrics are for the monitoring only"
+        assert metrics["from"], "any pod can read the metrics"
     for object_ in objects:
         if object_["kind"] != "PodMonitor":  # a resource of the Prometheus operator
             check_schema(object_)
@@ -200,7 +202,7 @@ def test_systemd_unit_is_valid_and_hardened(unit: Path, tmp_path: Path) -> None:
 
 
 def test_unit_environment_names_existing_settings() -> None:
-    """Every variable of the example environment is a setting."""
+    """Every GATEWAY_ variable in the example file for systemd is a setting."""
     assert setting_names_in((OPS / "systemd" / "gateway.env").read_text()) <= SETTING_NAMES
 
 

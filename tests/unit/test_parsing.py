@@ -1,4 +1,4 @@
-"""Parsing of JSON bodies: the fast parser of `read_body` agrees with the thorough parser of `read_json`."""
+"""Parsing of JSON bodies: the fast parser of `read_body` agrees with the slower, complete parser of `read_json`."""
 
 import json
 from typing import Any
@@ -31,19 +31,19 @@ class Anything(Body):
     ],
 )
 def test_invalid_json_or_unstorable_value_is_refused(value: str) -> None:
-    """Malformed JSON and values that Postgres cannot store are refused."""
+    """Malformed JSON and values that Postgres cannot store raise GatewayError."""
     with pytest.raises(GatewayError):
         read_body(Anything, f'{{"value": {value}}}'.encode())
 
 
 @pytest.mark.parametrize("value", ['"\\u00e4"', '"\\ud83d\\ude00"', '"\\\\u0000"', "1e18", '"1e999 NaN"', '"Infinity"'])
 def test_value_resembling_unstorable_one_is_accepted(value: str) -> None:
-    """Values that only resemble unstorable ones are accepted unchanged."""
+    """Escapes, numbers and texts with a part that looks unstorable are accepted unchanged."""
     assert read_body(Anything, f'{{"value": {value}}}'.encode()).value == json.loads(value)
 
 
 @given(value=JSON, ascii_=st.booleans())
-def test_fast_path_agrees_with_thorough_parsing(value: Any, ascii_: bool) -> None:
+def test_read_body_agrees_with_read_json(value: Any, ascii_: bool) -> None:
     """`read_body` accepts exactly what `read_json` accepts, and returns the same value."""
     raw = json.dumps({"value": value}, ensure_ascii=ascii_).encode("utf-8", "surrogatepass")
     try:

@@ -1,4 +1,4 @@
-"""The Python client without a gateway: its agreement with the OpenAPI document, its imports and its retries."""
+"""The Python client without a gateway: agreement with the OpenAPI document, imported modules, and retries."""
 
 import asyncio
 import inspect
@@ -22,7 +22,7 @@ from gateway.client.transport import Transport
 from ops.client import render
 from tests.support.api import DOCUMENT, path_template
 
-# Operations of the document without a method in the client, each with the reason.
+# Operations of the OpenAPI document without a method in the client, each with the reason.
 OMITTED_OPERATIONS = {
     ("GET", "/v1/devices/{device_id}/live"): "a WebSocket for pages, with a device's own token",
     ("POST", "/v1/receipts"): "sent by service workers, with a token from the message",
@@ -32,7 +32,7 @@ OMITTED_OPERATIONS = {
     ("GET", "/healthz"): "for probes; `check_readiness` returns more",
 }
 
-# Error codes of the document without an exception in the client, each with the reason.
+# Error codes of the OpenAPI document without an exception in the client, each with the reason.
 OMITTED_ERROR_CODES = {
     "receipt_invalid": "service workers send receipts",
     "malformed_request": "the client speaks HTTP",
@@ -50,7 +50,7 @@ class RequestRecorded(Exception):
 
 
 def client_methods() -> dict[str, Callable[..., Any]]:
-    """Return every method of the client that sends a request, by name."""
+    """Return every method of the client that sends a request, by its name with the resource."""
     gateway = Gateway("http://127.0.0.1")
     resources = {name: resource for name, resource in vars(gateway).items() if not name.startswith("_")}
     methods = {
@@ -95,7 +95,7 @@ async def record_request(call: Callable[..., Any], monkeypatch: pytest.MonkeyPat
 async def test_client_methods_match_the_document(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """Each client method matches an operation of the document; operations without a method are listed with a reason."""
+    """Each client method sends an operation of the OpenAPI document; OMITTED_OPERATIONS are all without a method."""
     operations_used = set()
     for name, call in client_methods().items():
         request = await record_request(call, monkeypatch)
@@ -137,7 +137,7 @@ def test_error_codes_have_exceptions() -> None:
 
 
 def test_client_imports_only_aiohttp() -> None:
-    """An application that uses the client needs no other dependency of the gateway."""
+    """The client imports no dependency of the server and no module of the gateway outside gateway.client."""
     code = "import sys, gateway.client; print(*sys.modules)"
     process = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     loaded = {name.partition(".")[0] for name in process.stdout.split()}
@@ -148,7 +148,7 @@ def test_client_imports_only_aiohttp() -> None:
 
 @asynccontextmanager
 async def client_of(*handlers: Handler, max_attempts: int = 4) -> AsyncIterator[tuple[Gateway, list[web.Request]]]:
-    """Start a server that uses these handlers in order, the last repeatedly; yield a client and the requests."""
+    """Start a server that uses the handlers in order and repeats the last; yield a client and the received requests."""
     requests_received: list[web.Request] = []
 
     async def serve_next(request: web.Request) -> web.StreamResponse:
@@ -204,7 +204,7 @@ BUSY = {"code": "unavailable", "title": "t", "detail": "later", "status": 503}
 
 
 async def test_creation_retries_with_same_idempotency_key(waits: list[float]) -> None:
-    """A repeated request has the first one's key, waits as long as the server asks, and creates one object."""
+    """Each retry has the first attempt's key, and comes after the server's Retry-After or the client's back-off."""
     busy = respond(503, BUSY, Retry_After="2")
     async with client_of(close_connection, busy, respond(500, {}), respond(201, SEGMENT | {"news": 1})) as (
         gateway,
@@ -240,7 +240,7 @@ async def test_unsafe_request_retries_only_when_unprocessed(waits: list[float]) 
 
 
 async def test_retries_stop_at_attempt_and_wait_limits(waits: list[float]) -> None:
-    """The client gives up after four attempts, or at once if the server asks for a long wait."""
+    """The client raises the error after four attempts, or at once if Retry-After is longer than `max_wait`."""
     async with client_of(respond(429, {"code": "rate_limited"})) as (gateway, received):
         with pytest.raises(client.RateLimited):
             await gateway.segments.get("seg_1")
@@ -252,7 +252,7 @@ async def test_retries_stop_at_attempt_and_wait_limits(waits: list[float]) -> No
 
 
 async def test_errors_are_typed_and_foreign_servers_detected(waits: list[float]) -> None:
-    """A problem becomes the exception of its code; a response that is not the gateway's becomes another."""
+    """A problem raises the exception of its code; a response that is not from a gateway raises ApiError."""
     errors = [{"pointer": "/audience/topic", "detail": "is missing"}]
     problem = {"code": "invalid", "title": "The input is not valid", "detail": "it is not", "errors": errors}
     async with client_of(respond(422, problem, X_Request_Id="r1"), respond(418, "<html>")) as (gateway, _):
@@ -275,7 +275,7 @@ async def test_errors_are_typed_and_foreign_servers_detected(waits: list[float])
 
 
 async def test_tail_reconnects_after_any_outage(waits: list[float]) -> None:
-    """Once connected, a tail reconnects without an attempt limit and continues after its last event id."""
+    """After the first connection, a tail reconnects however often it fails, and continues after its last event id."""
     delivery = dict.fromkeys(field.name for field in fields(Delivery)) | {"id": "dlv_1", "later": True}
     delivered = respond(200, f"id: 6\nevent: delivery\ndata: {json.dumps(delivery)}\n\n")
     outages = (close_connection, respond(503, BUSY), close_connection, respond(502, "<html>"), close_connection)

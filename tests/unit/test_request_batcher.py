@@ -9,7 +9,10 @@ from gateway.service.request_batcher import RequestBatcher
 
 
 class Doubler:
-    """Doubles the numbers of a batch once the test releases `go`; negative numbers are errors."""
+    """Doubles the numbers of a batch once the test releases `go`; a negative number gives a ValueError.
+
+    While `fails` is set, a batch raises OSError.
+    """
 
     def __init__(self) -> None:
         self.batches: list[list[int]] = []
@@ -32,8 +35,8 @@ async def submit(batcher: RequestBatcher[int, int], *numbers: int) -> list["asyn
     return tasks
 
 
-async def test_requests_during_a_batch_form_the_next_one() -> None:
-    """Requests do not join the batch that is in progress."""
+async def test_requests_during_a_batch_form_the_next_batch() -> None:
+    """Requests that arrive while a batch is in progress wait for the next batch."""
     doubler = Doubler()
     batcher: RequestBatcher[int, int] = RequestBatcher(doubler.double_all, max_batch=10)
     first = await submit(batcher, 1)
@@ -46,7 +49,7 @@ async def test_requests_during_a_batch_form_the_next_one() -> None:
 
 
 async def test_batch_size_is_bounded() -> None:
-    """More requests than the maximum take several batches."""
+    """Five requests with a maximum of two per batch take three batches."""
     doubler = Doubler()
     batcher: RequestBatcher[int, int] = RequestBatcher(doubler.double_all, max_batch=2)
     tasks = await submit(batcher, 1, 2, 3, 4, 5)
@@ -57,7 +60,7 @@ async def test_batch_size_is_bounded() -> None:
 
 
 async def test_error_of_one_request_reaches_only_its_caller() -> None:
-    """The other requests of the batch get their results."""
+    """The first and third request of a batch get their results though the second fails."""
     doubler = Doubler()
     batcher: RequestBatcher[int, int] = RequestBatcher(doubler.double_all, max_batch=10)
     first, second, third = await submit(batcher, 1, -1, 2)
@@ -68,7 +71,7 @@ async def test_error_of_one_request_reaches_only_its_caller() -> None:
 
 
 async def test_failed_batch_fails_all_its_requests() -> None:
-    """The next batch is processed normally."""
+    """All requests of the batch get its error; the next batch is processed normally."""
     doubler = Doubler()
     batcher: RequestBatcher[int, int] = RequestBatcher(doubler.double_all, max_batch=10)
     doubler.fails = True
@@ -81,7 +84,7 @@ async def test_failed_batch_fails_all_its_requests() -> None:
 
 
 async def test_cancelled_request_does_not_affect_the_others() -> None:
-    """A request cancelled before its batch is left out of it."""
+    """A request that is cancelled before its batch starts is not in the batch; the others get their results."""
     doubler = Doubler()
     batcher: RequestBatcher[int, int] = RequestBatcher(doubler.double_all, max_batch=10)
     first, second = await submit(batcher, 1, 2)
@@ -95,7 +98,7 @@ async def test_cancelled_request_does_not_affect_the_others() -> None:
 
 
 async def test_no_task_runs_without_requests() -> None:
-    """The batcher's task ends after the last batch."""
+    """The task that runs the batches ends when no request waits."""
     doubler = Doubler()
     batcher: RequestBatcher[int, int] = RequestBatcher(doubler.double_all, max_batch=10)
     doubler.go.release()

@@ -28,8 +28,8 @@ def test_back_off_spreads_retries() -> None:
 
 
 @given(st.integers(1, MAX_TRUSTED_RETRIES), st.floats(0, 86_400))
-def test_retry_after_is_followed_to_the_next_whole_second(tries: int, seconds: float) -> None:
-    """The due time is Retry-After, rounded up to RETRY_GRID."""
+def test_retry_after_is_rounded_up_to_a_whole_second(tries: int, seconds: float) -> None:
+    """The due time is the end of Retry-After, rounded up to RETRY_GRID."""
     after = timedelta(seconds=seconds)
     due = next_attempt(Retry("slow down", after), tries, NOW, FAR_EXPIRY)
     assert isinstance(due, datetime)
@@ -38,8 +38,8 @@ def test_retry_after_is_followed_to_the_next_whole_second(tries: int, seconds: f
     assert due.tzinfo is not None
 
 
-def test_retries_of_one_second_are_due_together() -> None:
-    """Retries that are due in one second have the same due time, so that they form one job."""
+def test_retries_due_in_one_second_are_due_together() -> None:
+    """Retries that are due within the same second get the same due time, so that they form one job."""
     dues = {next_attempt(Retry("x", timedelta(milliseconds=ms)), 1, NOW, FAR_EXPIRY) for ms in range(0, 700, 50)}
     assert len(dues) == 1
 
@@ -52,8 +52,8 @@ def test_repeated_retry_after_0_is_backed_off(tries: int) -> None:
     assert due - NOW >= min(FIRST_DELAY * 2 ** (tries - 1), MAX_DELAY) / 2
 
 
-def test_longer_retry_after_wins_over_back_off() -> None:
-    """A Retry-After that is longer than the back-off applies at every attempt."""
+def test_retry_after_longer_than_back_off_applies() -> None:
+    """A Retry-After of 5 h, which is longer than MAX_DELAY, applies also at the thirtieth attempt."""
     due = next_attempt(Retry("x", timedelta(hours=5)), 30, NOW, FAR_EXPIRY)
     assert isinstance(due, datetime)
     assert due >= NOW + timedelta(hours=5)
@@ -80,7 +80,7 @@ def test_expiry_is_compared_with_the_rounded_due_time(life: float, expired: bool
 
 
 def test_expiry_names_the_cause_of_the_last_attempt(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The cause of the expiry begins with the cause of the failed attempt."""
+    """The cause of the expiry begins with the cause of the last attempt's failure."""
     monkeypatch.setattr(retry, "FIRST_DELAY", timedelta(hours=1))
     due = next_attempt(FAULT, 1, NOW, NOW + timedelta(seconds=1))
     assert isinstance(due, Expired)

@@ -32,8 +32,8 @@ ZONES = (
 )
 zones = st.sampled_from(ZONES)
 FIRST, LAST = datetime.fromisoformat("2024-01-01"), datetime.fromisoformat("2030-01-01")
-locals_ = st.datetimes(FIRST, LAST)
-clocks = st.times().map(lambda t: t.replace(second=0, microsecond=0))
+local_datetimes = st.datetimes(FIRST, LAST)
+clock_times = st.times().map(lambda t: t.replace(second=0, microsecond=0))
 
 
 @pytest.mark.parametrize(
@@ -49,13 +49,13 @@ clocks = st.times().map(lambda t: t.replace(second=0, microsecond=0))
     ],
 )
 def test_local_time_is_converted_in_its_zone(local: str, name: str, utc: str) -> None:
-    """A local time that is skipped is moved forward; of a time that occurs twice, the first is used."""
+    """A local time that the change to summer time skips is moved forward; of a repeated time, the first is used."""
     assert to_utc(datetime.fromisoformat(local), zone_or_utc(name)) == datetime.fromisoformat(f"{utc}+00:00")
 
 
-@given(locals_, zones)
+@given(local_datetimes, zones)
 def test_conversion_round_trips_except_for_skipped_times(local: datetime, name: str) -> None:
-    """A skipped local time becomes one up to an hour later; of a repeated time, the first instant is used."""
+    """A skipped local time is converted to a time up to an hour later, a repeated local time to its first instant."""
     local = local.replace(microsecond=0)
     moment = to_utc(local, zone_or_utc(name))
     converted = moment.astimezone(ZoneInfo(name)).replace(tzinfo=None)
@@ -64,25 +64,25 @@ def test_conversion_round_trips_except_for_skipped_times(local: datetime, name: 
     assert earlier < local  # the local time did not occur in the three hours before
 
 
-@given(locals_, zones)
+@given(local_datetimes, zones)
 def test_earliest_and_latest_instants_bound_all_zones(local: datetime, name: str) -> None:
-    """A campaign in local time starts and ends within these bounds."""
+    """In every zone a local time is between its earliest instant and an hour after its latest (for skipped times)."""
     assert earliest_instant(local) <= to_utc(local, zone_or_utc(name)) <= latest_instant(local) + timedelta(hours=1)
 
 
 @pytest.mark.parametrize("name", ["Mars/Phobos", "", "../../etc/passwd", "/etc/localtime", "Europe", "x" * 300, "a\0b"])
 def test_invalid_zone_is_none_and_falls_back_to_utc(name: str) -> None:
-    """Paths and unknown names are not zones."""
+    """Paths and unknown names are not zones: `find_zone` returns None, and `zone_or_utc` UTC."""
     assert find_zone(name) is None
     assert zone_or_utc(name) is zone_or_utc("UTC")
 
 
 def test_device_without_a_zone_is_in_utc() -> None:
-    """UTC is the default."""
+    """A device that has not sent its zone has None."""
     assert zone_or_utc(None) is zone_or_utc("UTC")
 
 
-@given(clocks, clocks, st.datetimes(FIRST, LAST, timezones=st.just(UTC)), zones)
+@given(clock_times, clock_times, st.datetimes(FIRST, LAST, timezones=st.just(UTC)), zones)
 def test_quiet_hours_end_exactly(start: time, end: time, now: datetime, name: str) -> None:
     """A time is quiet from start (inclusive) to end (exclusive), also across midnight."""
     quiet = QuietHours(start, end, name)
@@ -107,7 +107,7 @@ def test_quiet_hours_use_the_device_s_zone() -> None:
 
 
 def test_quiet_hours_ending_in_a_repeated_hour_end_later() -> None:
-    """02:30 occurs twice that night; the next 02:30 after the current time ends the quiet hours."""
+    """02:30 occurs twice in that night; the quiet hours end at the first 02:30 after the current time."""
     quiet = QuietHours(time(22), time(2, 30), "Europe/Vienna")
     first = datetime(2026, 10, 25, 0, 10, tzinfo=UTC)  # 02:10, for the first time
     second = datetime(2026, 10, 25, 1, 10, tzinfo=UTC)  # 02:10 again
@@ -138,7 +138,7 @@ def test_recurrence_follows_the_clocks_of_its_zone(cron: str, name: str, after: 
 
 @given(st.datetimes(FIRST, LAST, timezones=st.just(UTC)), zones, st.integers(0, 59), st.integers(0, 23))
 def test_daily_recurrence_occurs_once_a_day(start: datetime, name: str, minute: int, hour: int) -> None:
-    """Five consecutive occurrences are on five days, also when the clocks change."""
+    """Five consecutive occurrences are on five days, also when the clock_times change."""
     daily, moment, days = Recurrence(f"{minute} {hour} * * *", name), start, []
     for _ in range(5):
         occurrence = daily.next_occurrence(moment)
@@ -150,8 +150,8 @@ def test_daily_recurrence_occurs_once_a_day(start: datetime, name: str, minute: 
 
 
 @given(st.datetimes(FIRST, LAST, timezones=st.just(UTC)))
-def test_recurrence_in_device_time_starts_with_the_first_zone(now: datetime) -> None:
-    """The planner starts when the earliest zone reaches the local time."""
+def test_device_time_recurrence_starts_in_the_first_zone(now: datetime) -> None:
+    """An occurrence at 9:00 of the devices' local time starts when it is 9:00 in the easternmost zone."""
     occurrence = Recurrence("0 9 * * *", DEVICE_ZONE).next_occurrence(now)
     assert occurrence is not None
     assert occurrence.local_at is not None

@@ -1,4 +1,4 @@
-"""The send scheduler with all its parts: which message is next, how many are in flight, which are deferred."""
+"""The send scheduler with all parts: which message is next, how many are in flight, and which are deferred."""
 
 import asyncio
 import heapq
@@ -30,7 +30,7 @@ MAX_REFUSED = SUSPECT_CONSECUTIVE + PROBES
 
 @dataclass(frozen=True)
 class Message:
-    """A message that records the seconds of its deferrals."""
+    """A message that records for how many seconds the scheduler defers it."""
 
     lane: Lane
     host: str = "one.example"
@@ -65,8 +65,8 @@ class Clock:
 
 
 @pytest.fixture(autouse=True)
-def _known_hosts(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A host needs not accept messages before it gets a full window."""
+def _no_first_limit(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Give a new host INITIAL_LIMIT at once; by default it gets FIRST_LIMIT until it has accepted some messages."""
     monkeypatch.setattr(host_limiter, "FIRST_LIMIT", 1000)
 
 
@@ -99,7 +99,7 @@ def drain(scheduler: SendScheduler[Message], *, urgent_only: bool = False) -> li
 
 
 async def test_lanes_are_served_in_order_of_priority(scheduler: SendScheduler[Message]) -> None:
-    """Urgent messages are sent before normal ones, and those before bulk ones; each lane is first in, first out."""
+    """Urgent messages come first, then normal ones, then bulk; the messages of a lane keep their order."""
     for lane in (Lane.BULK, Lane.URGENT, Lane.NORMAL):
         scheduler.put(lane, TENANT, make_messages(lane, 3))
     taken = [await next_message(scheduler) for _ in range(9)]
@@ -131,7 +131,7 @@ async def test_idle_senders_wake_for_new_messages(scheduler: SendScheduler[Messa
 
 
 async def test_tenants_take_turns_and_so_do_their_hosts(scheduler: SendScheduler[Message]) -> None:
-    """Two tenants get every second message each, although one tenant added four jobs before."""
+    """Each of two tenants sends every second message, although the first added four jobs before the second."""
     for _ in range(4):
         scheduler.put(
             Lane.BULK,
@@ -166,7 +166,7 @@ async def test_tenants_take_turns_at_a_full_host(scheduler: SendScheduler[Messag
 
 @pytest.mark.usefixtures("small_host_limit")
 async def test_host_has_no_more_in_flight_than_its_limit(scheduler: SendScheduler[Message]) -> None:
-    """The message beyond the limit waits until another completes."""
+    """With a limit of four, the fifth message waits until one of the four completes."""
     scheduler.put(Lane.BULK, TENANT, make_messages(Lane.BULK, 6))
     taken = [await next_message(scheduler) for _ in range(4)]
     fifth = asyncio.create_task(scheduler.next(urgent_only=False))
@@ -207,7 +207,7 @@ async def test_full_host_gives_its_next_slot_to_urgent(scheduler: SendScheduler[
 
 
 async def test_slow_hosts_leave_slots_for_other_hosts(clock: Clock) -> None:
-    """One host has at most twice as many messages in flight as there are free slots."""
+    """A host may have at most twice as many messages in flight as the worker has free slots: 40 of 60."""
     scheduler: SendScheduler[Message] = SendScheduler(max_in_flight=60, clock=clock)
     by_host: Counter[str] = Counter()
     for number in range(3):
@@ -220,7 +220,7 @@ async def test_slow_hosts_leave_slots_for_other_hosts(clock: Clock) -> None:
 
 
 async def test_backlog_excludes_messages_of_slow_hosts(clock: Clock, scheduler: SendScheduler[Message]) -> None:
-    """A claim loop does not wait for the messages of a host that has become slow."""
+    """Messages of a host without a response for 5 s do not keep the claim loop waiting."""
     scheduler.put(Lane.BULK, TENANT, make_messages(Lane.BULK, 500, "slow.example"))
     drain(scheduler)
     claiming = asyncio.create_task(scheduler.wait_until_below(tuple(Lane), 0))
@@ -234,7 +234,7 @@ async def test_backlog_excludes_messages_of_slow_hosts(clock: Clock, scheduler: 
 async def test_claim_is_delayed_after_an_undeliverable_job(
     clock: Clock, scheduler: SendScheduler[Message], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A job whose messages are all deferred delays the next claim of its lane by 0.1 s, but not that of others."""
+    """A bulk job whose messages are all deferred delays the next claim of bulk jobs by 0.1 s, not that of alerts."""
     slept: list[float] = []
 
     async def sleep(seconds: float) -> None:
@@ -252,9 +252,7 @@ async def test_claim_is_delayed_after_an_undeliverable_job(
     assert slept == [0.1]
 
 
-async def test_long_wait_is_deferred_for_as_long_as_the_host_needs(
-    clock: Clock, scheduler: SendScheduler[Message]
-) -> None:
+async def test_job_is_deferred_for_as_long_as_the_host_needs(clock: Clock, scheduler: SendScheduler[Message]) -> None:
     """A host that completed 12.8 messages per second for five minutes needs 39 seconds for 500 messages."""
     scheduler.put(Lane.BULK, TENANT, make_messages(Lane.BULK, 300 * 64 // 5 + 500))
     for _ in range(300 * 64 // 5):
@@ -272,16 +270,16 @@ async def test_long_wait_is_deferred_for_as_long_as_the_host_needs(
     assert max(pause for [pause] in pauses) <= MAX_DEFERRAL_S[Lane.BULK]
     other_messages = make_messages(Lane.BULK, 5, application=OTHER_TENANT)
     scheduler.put(Lane.BULK, OTHER_TENANT, other_messages)
-    assert not any(message.deferrals for message in other_messages), "the other tenant keeps its turn at the host"
+    assert not any(message.deferrals for message in other_messages), "the other tenant lost its turn at the host"
 
 
-def idle_s(
+def simulate_idle_s(
     scheduler: SendScheduler[Message], clock: Clock, count: int, respond: Callable[[], tuple[float, Feedback]]
 ) -> float:
     """Simulate a campaign of `count` messages to one host, and return the seconds without a message in flight.
 
     The host is idle while all remaining messages are deferred. `respond` returns the response time and the feedback
-    of a message; messages with backpressure are sent again two seconds later.
+    of a message; refused messages are sent again two seconds later.
     """
     order = itertools.count()
     due = [(clock.now, next(order), make_messages(Lane.BULK, MAX_CHUNK_SIZE)) for _ in range(count // MAX_CHUNK_SIZE)]
@@ -310,27 +308,27 @@ def idle_s(
 
 @pytest.mark.parametrize("seed", range(3))
 def test_short_disturbance_does_not_defer_for_long(seed: int, clock: Clock, scheduler: SendScheduler[Message]) -> None:
-    """With 3 % backpressure the limit is small; 3 % slow responses must then not be taken for a stalled host."""
+    """3 % refusals lower the limit; 3 % slow responses in addition must not make the host appear stalled."""
     rng = random.Random(seed)  # noqa: S311 - repeatable
 
     def respond() -> tuple[float, Feedback]:
         return (0.4 if rng.random() < 0.03 else 0.02), (Feedback.REFUSAL if rng.random() < 0.03 else Feedback.SUCCESS)
 
-    assert idle_s(scheduler, clock, 20_000, respond) < 10
+    assert simulate_idle_s(scheduler, clock, 20_000, respond) < 10
 
 
 def test_deferral_is_capped_at_the_slow_period(clock: Clock, scheduler: SendScheduler[Message]) -> None:
-    """After a slow period of 20 seconds, the host is idle for at most five seconds more than that."""
+    """A host responds in 5 s for the first 20 s; in all it is idle for less than those 20 s and 5 s more."""
     started_at = clock.now
 
     def respond() -> tuple[float, Feedback]:
         return (5.0 if clock.now < started_at + 20 else 0.02), Feedback.SUCCESS
 
-    assert idle_s(scheduler, clock, 20_000, respond) < 20 + 5
+    assert simulate_idle_s(scheduler, clock, 20_000, respond) < 20 + 5
 
 
 async def test_limited_application_delays_no_other_at_its_host(clock: Clock, scheduler: SendScheduler[Message]) -> None:
-    """A host that refuses one application takes the messages of another as if nothing had happened."""
+    """While a host refuses one application, no message of another application for that host is deferred."""
     scheduler.put(Lane.BULK, TENANT, make_messages(Lane.BULK, MAX_CHUNK_SIZE))
     limit = scheduler.host_limit("one.example")
     refused = drain(scheduler)
@@ -338,7 +336,7 @@ async def test_limited_application_delays_no_other_at_its_host(clock: Clock, sch
         scheduler.complete(message, Feedback.REFUSAL, 0.1)
     assert scheduler.host_limit("one.example") == limit
     assert drain(scheduler) == []
-    assert sum(scheduler.backlog.ready.values()) == 0, "claiming goes on"
+    assert sum(scheduler.backlog.ready.values()) == 0, "held messages count in the backlog and stop the claims"
 
     others = make_messages(Lane.BULK, 200, application=OTHER_TENANT)
     scheduler.put(Lane.BULK, OTHER_TENANT, others)
@@ -351,10 +349,10 @@ async def test_limited_application_delays_no_other_at_its_host(clock: Clock, sch
     assert not any(message.deferrals for message in others)
 
 
-def refuse(
+def refuse_until_held(
     clock: Clock, scheduler: SendScheduler[Message], application: UUID = TENANT, retry_after_s: float | None = None
 ) -> None:
-    """Let the host refuse an application until it is held."""
+    """Complete messages of an application with a refusal until the host's gate limits the application."""
     scheduler.put(Lane.BULK, application, make_messages(Lane.BULK, MAX_REFUSED, application=application))
     while gate_of(scheduler).limited(application) is None:
         if (message := scheduler.next_nowait(urgent_only=False)) is not None:
@@ -370,8 +368,8 @@ def gate_of(scheduler: SendScheduler[Message]) -> HostGate[Message]:
 
 
 async def test_held_application_defers_until_retry_after(clock: Clock, scheduler: SendScheduler[Message]) -> None:
-    """No message waits in the worker for a long hold; after it, the application probes with few."""
-    refuse(clock, scheduler, retry_after_s=600)
+    """Messages of an application with a long hold are deferred to its end; then few messages probe the host."""
+    refuse_until_held(clock, scheduler, retry_after_s=600)
     job = make_messages(Lane.BULK, MAX_CHUNK_SIZE)
     scheduler.put(Lane.BULK, TENANT, job)
     assert all(600 <= pause <= 700 for message in job for pause in message.deferrals)
@@ -384,14 +382,17 @@ async def test_held_application_defers_until_retry_after(clock: Clock, scheduler
 
 
 async def test_limited_application_sends_at_its_pace(clock: Clock, scheduler: SendScheduler[Message]) -> None:
-    """A host that accepts 20 messages a second of an application gets about as many, and its alert goes before."""
-    refuse(clock, scheduler)
-    left, sent, refused = 0.0, 0, 0
+    """A host accepts 20 messages a second of an application; most of them are used, first for the alert.
+
+    The simulation takes steps of 10 ms. `tokens` is the number of messages that the host accepts at once.
+    """
+    refuse_until_held(clock, scheduler)
+    tokens, sent, refused = 0.0, 0, 0
     alert: list[Message] = []
     due = [(0.0, make_messages(Lane.BULK, MAX_CHUNK_SIZE)) for _ in range(8)]
     for step in range(6000):
         clock.now += 0.01
-        left = min(100.0, left + 0.2)
+        tokens = min(100.0, tokens + 0.2)
         if step % 10 == 0:
             scheduler.reassess_hosts()
         if due and due[0][0] <= clock.now:
@@ -407,9 +408,9 @@ async def test_limited_application_sends_at_its_pace(clock: Clock, scheduler: Se
             alert = make_messages(Lane.URGENT, 20)
             scheduler.put(Lane.URGENT, TENANT, alert)
         for message in drain(scheduler):
-            assert message.lane is Lane.URGENT or not alert, "the alert goes first"
-            accepted = left >= 1
-            left -= accepted
+            assert message.lane is Lane.URGENT or not alert, "a bulk message was sent before the alert"
+            accepted = tokens >= 1
+            tokens -= accepted
             sent += accepted
             refused += not accepted
             alert = [waiting for waiting in alert if waiting is not message]
@@ -419,18 +420,18 @@ async def test_limited_application_sends_at_its_pace(clock: Clock, scheduler: Se
     assert refused < 0.05 * sent
 
 
-async def test_host_that_refuses_several_gets_fewer(clock: Clock, scheduler: SendScheduler[Message]) -> None:
-    """When two applications are refused and nothing is accepted in between, the host's own limit is halved."""
+async def test_host_that_refuses_two_tenants_halves_limit(clock: Clock, scheduler: SendScheduler[Message]) -> None:
+    """When a host refuses two applications and accepts nothing in between, its limit is halved."""
     limit = scheduler.host_limit("one.example")
-    refuse(clock, scheduler)
+    refuse_until_held(clock, scheduler)
     assert scheduler.host_limit("one.example") == limit
-    refuse(clock, scheduler, OTHER_TENANT)
+    refuse_until_held(clock, scheduler, OTHER_TENANT)
     assert scheduler.host_limit("one.example") == limit // 2
 
 
 async def test_held_application_is_deferred_at_an_open_breaker(clock: Clock, scheduler: SendScheduler[Message]) -> None:
-    """When the host fails too, the messages that waited for the pace go back into the queue."""
-    refuse(clock, scheduler, retry_after_s=5)
+    """When the breaker of the host opens, the waiting messages of a held application are deferred too."""
+    refuse_until_held(clock, scheduler, retry_after_s=5)
     clock.now += SUCCESS_WINDOW_S
     waiting = make_messages(Lane.BULK, 5)
     scheduler.put(Lane.BULK, TENANT, waiting)
@@ -470,11 +471,11 @@ async def test_open_breaker_defers_messages_and_sends_a_probe(clock: Clock, sche
     scheduler.put(Lane.BULK, TENANT, make_messages(Lane.BULK, 10))
     [probe] = drain(scheduler)
     scheduler.complete(probe, Feedback.SUCCESS, 0.1)
-    assert len(drain(scheduler)) == 2, "the limit doubles each round"
+    assert len(drain(scheduler)) == 2, "the limit did not double after the successful probe"
 
 
 async def test_urgent_message_probes_before_the_pause_ends(clock: Clock, scheduler: SendScheduler[Message]) -> None:
-    """An open breaker admits one urgent message per URGENT_PROBE_INTERVAL_S."""
+    """An open breaker admits one urgent message at once, and the next after URGENT_PROBE_INTERVAL_S."""
     await fail_messages(scheduler, 20)
     alerts = make_messages(Lane.URGENT, 5)
     scheduler.put(Lane.URGENT, TENANT, alerts)
@@ -483,7 +484,7 @@ async def test_urgent_message_probes_before_the_pause_ends(clock: Clock, schedul
     clock.now += host_limiter.URGENT_PROBE_INTERVAL_S
     more_alerts = make_messages(Lane.URGENT, 4)
     scheduler.put(Lane.URGENT, TENANT, more_alerts)
-    assert len(drain(scheduler, urgent_only=True)) == 1, "though the first probe has no response yet"
+    assert len(drain(scheduler, urgent_only=True)) == 1, "the second probe waits for the response to the first"
 
 
 async def test_urgent_probe_does_not_wait_for_a_stalled_probe(clock: Clock, scheduler: SendScheduler[Message]) -> None:
@@ -499,7 +500,7 @@ async def test_urgent_probe_does_not_wait_for_a_stalled_probe(clock: Clock, sche
 
 @pytest.mark.parametrize("seed", range(3))
 async def test_every_message_is_sent_once_or_deferred(seed: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Hosts slow down, fail and recover at random: no message is lost, sent twice or stuck."""
+    """Hosts refuse_until_held, fail and recover at random; each of 3,000 messages is sent or deferred exactly once."""
     monkeypatch.setattr(host_limiter, "INITIAL_LIMIT", 5)
     monkeypatch.setattr(host_limiter, "INITIAL_PAUSE_S", 0.01)
     for pause in ("INITIAL_PAUSE_S", "MAX_PAUSE_S", "INITIAL_URGENT_PAUSE_S", "MAX_URGENT_PAUSE_S"):
@@ -543,6 +544,7 @@ async def test_every_message_is_sent_once_or_deferred(seed: int, monkeypatch: py
                 await asyncio.sleep(0)
             end(message)
             feedbacks = [Feedback.SUCCESS, None, Feedback.REFUSAL, Feedback.FAILURE]
+            # Most of the last 99 messages of each thousand fail, so that breakers open.
             weights = [1, 1, 1, 20 if message.number % 1000 > 900 else 0.5]
             scheduler.complete(message, rng.choices(feedbacks, weights)[0], 0.001)
 
@@ -645,7 +647,7 @@ def test_scheduler_keeps_its_invariants(script: list[Action]) -> None:
 
 
 def test_concurrency_starts_at_its_initial_limit(clock: Callable[[], float]) -> None:
-    """A new worker has INITIAL_LIMIT messages in flight at most, over all hosts."""
+    """A new worker has at most INITIAL_LIMIT messages in flight over all hosts."""
     scheduler: SendScheduler[Message] = SendScheduler(max_in_flight=1000, clock=clock)
     for number in range(8):
         scheduler.put(Lane.BULK, TENANT, make_messages(Lane.BULK, 100, f"{number}.example"))
@@ -656,7 +658,7 @@ def test_concurrency_starts_at_its_initial_limit(clock: Callable[[], float]) -> 
 
 
 async def test_pause_non_urgent_ends_with_urgent_messages(scheduler: SendScheduler[Message]) -> None:
-    """Bulk messages are neither sent nor claimed until urgent messages arrive, and are sent after those."""
+    """Bulk messages are neither sent nor claimed until urgent messages arrive, and are sent after the urgent ones."""
     scheduler.put(Lane.BULK, TENANT, make_messages(Lane.BULK, 3))
     pausing = asyncio.create_task(scheduler.pause_non_urgent(10))
     await asyncio.sleep(0)

@@ -32,7 +32,7 @@ def test_one_queue_is_first_in_first_out() -> None:
 
 
 def test_tenants_and_their_hosts_take_turns() -> None:
-    """Each tenant has every second message, and each of the first tenant's two hosts every fourth."""
+    """Each tenant sends every second message; each of the first tenant's two hosts gets every fourth."""
     fair_queue: FairQueue[str] = FairQueue()
     fair_queue.open(BULK, TENANT, "a.example", "aaaaaaaa")
     fair_queue.open(BULK, TENANT, "b.example", "bbbbbbbb")
@@ -41,7 +41,7 @@ def test_tenants_and_their_hosts_take_turns() -> None:
 
 
 def test_lanes_are_separate() -> None:
-    """The head of a lane is not affected by other lanes."""
+    """An urgent message is not the head of the bulk lane."""
     fair_queue: FairQueue[str] = FairQueue()
     fair_queue.open(Lane.URGENT, TENANT, "a.example", "u")
     assert fair_queue.head(BULK) is None

@@ -64,7 +64,7 @@ def test_full_host_unblocks_urgent_queues_first(gate: HostGate[int]) -> None:
 
 
 def test_slow_state_has_hysteresis(gate: HostGate[int]) -> None:
-    """A host becomes slow when messages have waited more than SLOW_S, and recovers below half of that."""
+    """A host becomes slow when its messages have waited for more than SLOW_S, and is slow until they wait for half."""
     fill(gate)
     add_waiting(gate, Lane.BULK, 4)
     assert not gate.update_slow_state(SLOW_S)
@@ -76,8 +76,8 @@ def test_slow_state_has_hysteresis(gate: HostGate[int]) -> None:
     assert gate.slow_since == 0
 
 
-def test_deferral_depends_on_the_tenants_own_queue(gate: HostGate[int]) -> None:
-    """Only the tenant whose own messages have waited long is deferred, and at most for the lane's maximum."""
+def test_only_the_tenant_with_a_long_queue_is_deferred(gate: HostGate[int]) -> None:
+    """A tenant is deferred when its queue has waited for MAX_HOST_WAIT_S, for at most the maximum of the lane."""
     fill(gate)
     add_waiting(gate, Lane.BULK, 4)
     assert gate.deferral_s(Lane.BULK, TENANT, 4, MAX_HOST_WAIT_S - 1) == 0
@@ -88,8 +88,8 @@ def test_deferral_depends_on_the_tenants_own_queue(gate: HostGate[int]) -> None:
     assert gate.deferral_s(Lane.BULK, OTHER_TENANT, 4, now) == 0
 
 
-def test_each_application_probes_past_the_queue_of_another(gate: HostGate[int]) -> None:
-    """After the pause, a queue whose application has used up its urgent probes blocks no other queue."""
+def test_queue_without_probes_blocks_no_other_application(gate: HostGate[int]) -> None:
+    """After the pause, an application that has used its urgent probe does not block the probe of another."""
     open_breaker(gate)
     now = gate.limiter.probe_at
     gates: HostGates[int] = HostGates(1000)
@@ -106,7 +106,7 @@ def test_each_application_probes_past_the_queue_of_another(gate: HostGate[int]) 
 
 
 def test_open_breaker_admits_one_urgent_probe(gate: HostGate[int]) -> None:
-    """Messages of other lanes are deferred to the end of the pause; urgent messages are deferred for less."""
+    """During the pause, each application may send one urgent probe; bulk messages are deferred to its end."""
     open_breaker(gate)
     assert gate.admits_probe(Lane.URGENT, TENANT, 0)
     assert not gate.admits_probe(Lane.BULK, TENANT, 0)
@@ -118,7 +118,7 @@ def test_open_breaker_admits_one_urgent_probe(gate: HostGate[int]) -> None:
 
 
 def test_host_over_its_share_waits_for_a_free_slot(monkeypatch: pytest.MonkeyPatch) -> None:
-    """One host has at most twice as many messages in flight as there are free slots, urgent messages aside."""
+    """A host may have twice as many messages in flight as the worker has free slots; urgent ones may exceed that."""
     monkeypatch.setattr(host_limiter, "FIRST_LIMIT", 60)
     gates: HostGates[int] = HostGates(60)
     gate = gates.get_or_create(HOST)
@@ -134,8 +134,8 @@ def test_host_over_its_share_waits_for_a_free_slot(monkeypatch: pytest.MonkeyPat
     assert gates.admits(gate, urgent, 0)
 
 
-def test_only_idle_hosts_are_forgotten(monkeypatch: pytest.MonkeyPatch) -> None:
-    """At MAX_HOSTS, gates with messages stay, and those with an open breaker if that is enough."""
+def test_only_gates_without_messages_are_evicted(monkeypatch: pytest.MonkeyPatch) -> None:
+    """At MAX_HOSTS, gates with messages stay; gates with an open breaker are evicted only if no idle gate is left."""
     monkeypatch.setattr(host_gate, "MAX_HOSTS", 4)
     gates: HostGates[int] = HostGates(10)
     add_waiting(gates.get_or_create("waiting.example"), Lane.BULK, 1)
@@ -146,11 +146,11 @@ def test_only_idle_hosts_are_forgotten(monkeypatch: pytest.MonkeyPatch) -> None:
     assert set(gates.by_host) == {"waiting.example", "sending.example", "open.example", "new.example"}
     open_breaker(gates.by_host["new.example"])
     gates.get_or_create("newer.example")
-    assert set(gates.by_host) == {"waiting.example", "sending.example", "newer.example"}, "nothing is lost with them"
+    assert set(gates.by_host) == {"waiting.example", "sending.example", "newer.example"}
 
 
 def test_refused_applications_are_bounded(gate: HostGate[int], monkeypatch: pytest.MonkeyPatch) -> None:
-    """At MAX_REFUSED_APPLICATIONS, those without waiting messages are forgotten."""
+    """At MAX_REFUSED_APPLICATIONS, the limiters of applications without waiting messages are dropped."""
     monkeypatch.setattr(host_gate, "MAX_REFUSED_APPLICATIONS", 2)
     first = gate.get_or_create_application(TENANT)
     first.queues[Lane.BULK] = add_waiting(gate, Lane.BULK, 1)

@@ -20,7 +20,7 @@ async def start_senders(senders: IdleSenders, count: int, *, urgent_only: bool =
 
 
 async def test_last_idle_sender_is_woken_first() -> None:
-    """`wake(n)` wakes at most n senders, the sender that became idle last first, and returns their number."""
+    """`wake(n)` wakes the n senders that became idle last, or all if there are fewer, and returns their number."""
     senders = IdleSenders()
     first, second, third = await start_senders(senders, 3)
     assert senders.wake(2) == 2
@@ -40,7 +40,7 @@ async def test_urgent_only_senders_are_woken_separately() -> None:
 
 
 async def test_cancelled_sender_takes_no_wakeup() -> None:
-    """A wake-up skips a cancelled sender and reaches one that still waits."""
+    """`wake` skips a cancelled sender and wakes the next idle one."""
     senders = IdleSenders()
     waiting, cancelled = await start_senders(senders, 2)
     cancelled.cancel()
@@ -50,7 +50,7 @@ async def test_cancelled_sender_takes_no_wakeup() -> None:
 
 
 async def test_claim_loop_waits_for_the_backlog() -> None:
-    """The claim loop proceeds when the backlog of its lanes has fallen to the given number."""
+    """A claim loop proceeds when the backlog of its lanes has fallen to the number that it passed."""
     backlog = Backlog()
     backlog.add(Lane.BULK, 2 * WAKE_INTERVAL)
     claim = asyncio.create_task(backlog.wait_until_below(ALL_LANES, WAKE_INTERVAL))
@@ -74,7 +74,7 @@ async def test_slow_hosts_are_excluded_from_the_backlog() -> None:
     assert backlog.ready[Lane.BULK] == 10
 
 
-async def test_pause_blocks_claims_of_other_lanes() -> None:
+async def test_pause_blocks_claims_of_non_urgent_lanes() -> None:
     """During a pause only the urgent lane is claimed; urgent messages or the timeout end the pause."""
     backlog = Backlog()
     pause = asyncio.create_task(backlog.pause_non_urgent(10))

@@ -1,4 +1,4 @@
-"""The SDK's type declarations admit what the API returns, and name what it accepts."""
+"""The SDK's type declarations admit the values that the API returns, and have the fields that the API accepts."""
 
 import re
 from datetime import datetime
@@ -16,13 +16,13 @@ from gateway.web.api import devices
 
 DECLARATIONS = (Path(__file__).parents[2] / "gateway/static/sdk/webpush.d.ts").read_text()
 
-# Interfaces that the SDK returns, and their views.
+# Interfaces that the SDK returns, and the types of the API's responses.
 RETURNED: dict[str, Any] = {
     "Preference": views.Preference,
     "InboxItem": views.InboxItem,
     "Inbox": views.Inbox,
 }
-# Interfaces that an application passes to the SDK, and their request models.
+# Interfaces that an application passes to the SDK, and the request models of the API.
 PASSED: dict[str, type[BaseModel]] = {
     "Location": devices.Location,
     "Client": devices.Client,
@@ -65,7 +65,7 @@ def is_admitted(hint: Any, declared: set[str]) -> bool:
 
 @pytest.mark.parametrize(("name", "view"), RETURNED.items(), ids=RETURNED)
 def test_declared_interface_admits_its_view(name: str, view: Any) -> None:
-    """Members have the same names, and each declared type admits the values of the view."""
+    """An interface has the members of its view, and each member's type admits the values of the view."""
     members, hints = read_interface(name), get_type_hints(view)
     assert members.keys() == hints.keys()
     refused = {member for member, hint in hints.items() if not is_admitted(hint, split_union(members[member]))}
@@ -74,13 +74,13 @@ def test_declared_interface_admits_its_view(name: str, view: Any) -> None:
 
 @pytest.mark.parametrize(("name", "model"), PASSED.items(), ids=PASSED)
 def test_declared_interface_has_the_fields_of_its_model(name: str, model: type[BaseModel]) -> None:
-    """The SDK writes camelCase where the API writes snake_case."""
+    """An interface has the fields of its request model, in camelCase instead of snake_case, except FILLED_IN."""
     members = {re.sub(r"[A-Z]", lambda letter: f"_{letter[0].lower()}", member) for member in read_interface(name)}
     assert members == model.model_fields.keys() - FILLED_IN
 
 
 def test_wider_type_is_not_admitted() -> None:
-    """The comparison tells types apart."""
+    """`is_admitted`, with which this module compares types, rejects a type with more values than declared."""
     assert not is_admitted(str | None, {"string"})
     assert not is_admitted(list[views.InboxItem], {"InboxItem"})
     assert is_admitted(list[views.InboxItem] | None, {"InboxItem[]", "null"})

@@ -35,7 +35,7 @@ def test_variants_divide_the_audience_by_weight(weights: list[float]) -> None:
 
 
 def test_devices_outside_the_sample_get_the_winner() -> None:
-    """Only the sample is divided among the variants."""
+    """Only the sample of 10 % is divided among the variants; the winner is variant 1."""
     policy = policy_with_variants([1, 1], WinnerSelection(0.1, timedelta(hours=1)))
     counts = Counter(policy.variant_for(bucket, 1) for bucket in range(BUCKETS))
     assert counts == {0: 500, 1: 9500}
@@ -52,18 +52,18 @@ def test_devices_outside_the_sample_get_the_winner() -> None:
     ],
 )
 def test_slower_of_rate_and_spread_applies(throttle: Throttle, targets: int, rate: float) -> None:
-    """A throttle may have a rate, a spread, or both."""
+    """A throttle may have a rate, a spread over a time, or both."""
     assert throttle.rate(targets) == pytest.approx(rate)
 
 
 @pytest.mark.parametrize(("rate", "size"), [(None, MAX_CHUNK_SIZE), (0.2, 1), (7.9, 7), (100_000, MAX_CHUNK_SIZE)])
-def test_job_of_a_throttled_campaign_is_one_second_of_messages(rate: float | None, size: int) -> None:
-    """A job has as many messages as the campaign may send in one second, so that the rate is even."""
+def test_throttled_job_has_the_messages_of_one_second(rate: float | None, size: int) -> None:
+    """A job has at most as many messages as the campaign may send in one second, so that the rate is even."""
     assert chunk_size(rate) == size
 
 
 def test_failure_limit_needs_share_and_minimum() -> None:
-    """The limit is exceeded by more than 30 % failures, but only from 10 deliveries on."""
+    """FailureLimit(0.3, 10) is exceeded by more than 30 % failures among at least 10 deliveries."""
     limit = FailureLimit(0.3, 10)
     assert not limit.is_exceeded(accepted=0, failed=9)
     assert not limit.is_exceeded(accepted=7, failed=3)
@@ -71,7 +71,7 @@ def test_failure_limit_needs_share_and_minimum() -> None:
 
 
 def test_policy_round_trips_through_json() -> None:
-    """The JSON form of a policy is read back unchanged; the urgent lane keeps only local time and category."""
+    """A policy read from its JSON is unchanged; the policy for the urgent lane has only local time and category."""
     policy = SendPolicy(
         local_at=datetime.fromisoformat("2026-12-01T09:00"),
         category="offers",
@@ -89,7 +89,10 @@ def test_policy_round_trips_through_json() -> None:
 
 @given(st.integers(20, 2000))
 def test_rate_follows_a_steady_stream(per_second: int) -> None:
-    """The stored rate is decayed and then raised with each batch, as the database does; it is within 5 %."""
+    """The displayed rate is within 5 % of a steady rate.
+
+    The test stores the rate as the database does: each batch decays the stored rate and then adds its own part.
+    """
     start = now = datetime(2026, 11, 24, tzinfo=UTC)
     rate, rated_at = 0.0, now
     for second in range(1, 60):
@@ -101,7 +104,7 @@ def test_rate_follows_a_steady_stream(per_second: int) -> None:
 
 
 def test_rate_decays_without_new_outcomes() -> None:
-    """The displayed rate approaches 0."""
+    """Five minutes after the last outcome, the displayed rate has fallen from 100 to less than 0.1."""
     moment = datetime(2026, 11, 24, tzinfo=UTC)
     progress = Progress(rate=100.0, rated_at=moment, began_at=moment - timedelta(hours=1))
     assert progress.current_rate(moment) == pytest.approx(100)

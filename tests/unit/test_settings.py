@@ -48,7 +48,7 @@ def test_empty_variable_counts_as_unset(monkeypatch: pytest.MonkeyPatch) -> None
 
 
 def test_list_setting_is_split_at_commas(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Spaces and empty parts are dropped."""
+    """Spaces around the parts and empty parts are dropped."""
     monkeypatch.setenv("GATEWAY_PUSH_HOSTS", "push.example.org, http://127.0.0.1:9090,")
     monkeypatch.setenv("GATEWAY_OUTBOUND_HOSTS", "http://127.0.0.1:9000,https://hooks.lan")
     monkeypatch.setenv("GATEWAY_LANES", "urgent,bulk")
@@ -87,7 +87,7 @@ def test_list_setting_is_split_at_commas(monkeypatch: pytest.MonkeyPatch) -> Non
 def test_invalid_setting_is_reported_with_its_variable(
     name: str, value: str, message: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The message is one line, starts with the variable, and does not contain the secret."""
+    """The message is one line, starts with the variable, and does not contain the word "hidden" of secret values."""
     monkeypatch.setenv(f"GATEWAY_{name}", value)
     with pytest.raises(SettingsError) as error:
         load_settings()
@@ -106,7 +106,7 @@ def test_every_invalid_setting_has_its_line(monkeypatch: pytest.MonkeyPatch) -> 
 
 
 def test_public_url_loses_its_trailing_slash(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Paths can be appended to the URL."""
+    """A path that begins with a slash can be appended to the URL."""
     monkeypatch.setenv("GATEWAY_PUBLIC_URL", "https://push.example.org/")
     assert load_settings().public_url == "https://push.example.org"
 
@@ -132,7 +132,7 @@ def test_secrets_are_never_displayed(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_secret_is_read_from_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A variable with the suffix _FILE names a file with the secret; both together are an error."""
+    """A variable with the suffix _FILE has the path of a secret's file; to set the secret as well is an error."""
     (tmp_path / "token").write_text("from a file\n")
     monkeypatch.setenv("GATEWAY_ADMIN_TOKEN_FILE", str(tmp_path / "token"))
     token = load_settings().admin_token
@@ -144,7 +144,7 @@ def test_secret_is_read_from_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
 
 
 def test_unknown_variable_is_reported_with_a_suggestion() -> None:
-    """A variable with the prefix of settings that is not a setting is probably misspelled."""
+    """A variable with the prefix GATEWAY_ that is no setting is reported, because it is probably misspelled."""
     lines = unknown_variables({"GATEWAY_PROT": "1", "GATEWAY_PORT": "1", "GATEWAY_XYZZY_PLUGH": "1", "PATH": "/bin"})
     assert lines == [
         "GATEWAY_PROT is not a setting; did you mean GATEWAY_PORT?",
@@ -154,7 +154,7 @@ def test_unknown_variable_is_reported_with_a_suggestion() -> None:
 
 
 def test_default_data_dir_follows_xdg(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The directory is below XDG_DATA_HOME or the home directory; root has /var/lib/webpush-gateway."""
+    """The directory is below XDG_DATA_HOME or the home directory; for root it is /var/lib/webpush-gateway."""
     monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path))
     assert Settings().data_dir == tmp_path / "webpush-gateway"
     monkeypatch.delenv("XDG_DATA_HOME")
@@ -166,7 +166,7 @@ def test_default_data_dir_follows_xdg(tmp_path: Path, monkeypatch: pytest.Monkey
 
 
 def test_data_dir_is_created_with_mode_700(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Only the user may enter the directory; run by root, others may pass through it."""
+    """Only the user may enter the directory; a directory that root creates may be traversed by other users."""
     monkeypatch.setattr(os, "geteuid", lambda: 1000)
     open_data_dir(tmp_path / "data" / "gateway")
     assert (tmp_path / "data" / "gateway").stat().st_mode & 0o777 == 0o700
@@ -179,7 +179,7 @@ def test_data_dir_is_created_with_mode_700(tmp_path: Path, monkeypatch: pytest.M
 
 
 def test_secret_file_is_created_once_with_mode_600(tmp_path: Path) -> None:
-    """The second call returns the secret of the first."""
+    """The first call creates the file; the second call returns the secret in it."""
     path = tmp_path / "admin-token"
     secret = load_or_create_secret(path)
     assert len(secret) == 43  # 32 bytes in base64url
@@ -189,14 +189,14 @@ def test_secret_file_is_created_once_with_mode_600(tmp_path: Path) -> None:
 
 
 def test_concurrent_creation_yields_one_secret(tmp_path: Path) -> None:
-    """Processes that start at the same time agree on the secret."""
+    """32 calls in eight threads return one secret, as processes that start at the same time must."""
     with ThreadPoolExecutor(8) as pool:
         created = set(pool.map(lambda _: load_or_create_secret(tmp_path / "key"), range(32)))
     assert len(created) == 1
 
 
 def test_secret_file_readable_by_others_is_refused(tmp_path: Path) -> None:
-    """The error has the command that corrects the mode of the file."""
+    """The error contains the chmod command that corrects the mode of the file."""
     path = tmp_path / "key"
     load_or_create_secret(path)
     path.chmod(0o640)

@@ -1,15 +1,16 @@
-"""The budget that requests share: a greedy key leaves something to others, and sending requests have a reserve."""
+"""The budget that requests share: one key cannot use it up, and requests that send have a reserve."""
 
 import pytest
 
 from gateway.domain.errors import RateLimited, Unavailable
 from gateway.web.http.load_shedding import SEND_RESERVE, RequestLimiter, SharedBudget
 
+# The amount of the budget.
 LIMIT = 1000
 
 
 def take_all(budget: SharedBudget, key: str, multiple: float, *, sends: bool = False) -> int:
-    """Take one at a time until the budget refuses; return how many it gave."""
+    """Acquire 1 for the key again and again until the budget refuses; return the acquired amount."""
     taken = 0
     try:
         while True:
@@ -21,7 +22,7 @@ def take_all(budget: SharedBudget, key: str, multiple: float, *, sends: bool = F
 
 @pytest.mark.parametrize("multiple", [0.5, 1.0, 4.0])
 def test_greedy_key_leaves_a_share_to_the_next(multiple: float) -> None:
-    """However much the first key takes, each later one finds something free."""
+    """Each of three keys that take all they can get gets a part, and no key gets more than the one before."""
     budget = SharedBudget(LIMIT, "full")
     shares = [take_all(budget, f"key {number}", multiple) for number in range(3)]
     assert all(shares)
@@ -29,7 +30,7 @@ def test_greedy_key_leaves_a_share_to_the_next(multiple: float) -> None:
 
 
 def test_reserve_is_left_to_requests_that_send() -> None:
-    """Others leave the reserve, whatever their number."""
+    """A hundred keys whose requests do not send leave SEND_RESERVE percent of the budget free."""
     budget = SharedBudget(LIMIT, "full")
     for number in range(100):
         take_all(budget, f"page {number}", 1.0)
@@ -40,7 +41,7 @@ def test_reserve_is_left_to_requests_that_send() -> None:
 
 
 def test_released_amount_is_free_again() -> None:
-    """After a release the budget is as before."""
+    """After all of it is released, a key can acquire the same amount again."""
     budget = SharedBudget(LIMIT, "full")
     first = take_all(budget, "key", 1.0)
     for _ in range(first):
@@ -49,8 +50,8 @@ def test_released_amount_is_free_again() -> None:
     assert take_all(budget, "key", 1.0) == first
 
 
-def test_refused_body_reserves_only_what_it_got() -> None:
-    """A chunk that is refused is not counted, and the end of the body releases the others."""
+def test_refused_chunk_of_a_body_is_not_reserved() -> None:
+    """A refused chunk does not count; the end of the body releases the chunks that were reserved."""
     limiter = RequestLimiter(10, max_octets=100)
     with limiter.body({"key": 1.0}, sends=True) as reserve:
         reserve(40)

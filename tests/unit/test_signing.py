@@ -25,7 +25,7 @@ def test_signature_matches_the_reference_example() -> None:
 
 
 def test_every_valid_secret_signs_newest_first() -> None:
-    """Expired secrets do not sign."""
+    """There is one signature per valid secret, in the order of the secrets; the expired third one has none."""
     texts = [signing.new_secret() for _ in range(3)]
     secrets = [Secret(texts[0]), Secret(texts[1], NOW + HOUR), Secret(texts[2], NOW)]
     signatures = signing.headers(secrets, "msg_1", b"{}", NOW)["webhook-signature"].split(" ")
@@ -33,8 +33,8 @@ def test_every_valid_secret_signs_newest_first() -> None:
     assert signatures == signatures_alone[:2]
 
 
-def test_rotation_keeps_the_earlier_expiry() -> None:
-    """A rotation does not extend the life of a secret that already expires."""
+def test_rotation_does_not_extend_an_expiry() -> None:
+    """A secret that has an expiry from a rotation before keeps that expiry; an overlap of 0 drops all old secrets."""
     secrets = signing.rotate([Secret("a")], "b", 24 * HOUR, NOW)
     assert secrets == [Secret("b"), Secret("a", NOW + 24 * HOUR)]
     secrets = signing.rotate(secrets, "c", 48 * HOUR, NOW + HOUR)
@@ -62,7 +62,7 @@ def test_sealed_secrets_round_trip() -> None:
 
 
 def test_pattern_selects_one_type_or_a_family() -> None:
-    """A pattern selects one type, a family such as `device.*`, or with `*` every type."""
+    """A pattern is one type, a family such as `device.*`, or `*` for every type."""
     assert subscribed_types(["*"]) == list(TYPES)
     assert subscribed_types(["device.gone", "notification.*"]) == [
         *["device.gone", "notification.accepted", "notification.started", "notification.done"],

@@ -21,7 +21,7 @@ Serve = Callable[[Any], str]
 
 
 def test_lock_file_has_exact_versions_with_hashes() -> None:
-    """Every entry of the lock file has an exact version and hashes."""
+    """Every line of the lock file that is no hash or comment is a package with an exact version and hashes."""
     packages = read_lock()
     assert len(packages) > 90
     assert len({package[:2] for package in packages}) == len(packages)
@@ -42,7 +42,7 @@ def test_every_requirement_is_locked_in_an_allowed_version() -> None:
 
 
 def test_setup_requires_hashes() -> None:
-    """The set-up script installs only packages with a locked hash."""
+    """The set-up script calls pip with --require-hashes, so that it installs only packages in the lock file."""
     setup = (ROOT / "ops" / "run" / "setup").read_text()
     assert "--require-hashes --requirement" in setup
 
@@ -110,7 +110,7 @@ def respond_for_pywebpush(request: Any) -> Any:
 def test_audit_fails_for_an_advisory_unless_accepted(
     serve: Serve, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """The audit fails for an advisory, unless the advisory is in ACCEPTED."""
+    """An advisory for a locked package fails the audit and is printed; in ACCEPTED it is ignored."""
     service = serve(respond_for_pywebpush)
     assert run_audit(service, monkeypatch) == 1
     assert "audit: pywebpush " in (error_output := capsys.readouterr().err)

@@ -1,4 +1,4 @@
-"""The cost of a template follows from the size of its source and of its values, whatever it contains."""
+"""Limits on the cost of templates: hostile sources and values take bounded CPU time."""
 
 import time
 from contextlib import suppress
@@ -20,13 +20,13 @@ from gateway.content.templates import MAX_TEMPLATES_LENGTH, CompiledContent, Par
 from gateway.domain.errors import TemplateFailed, ValidationError
 from tests.support.hostile_templates import EVENT, HOSTILE_RENDERINGS, HOSTILE_SOURCES
 
-# CPU time of compiling and rendering, many times what the largest template needs.
+# The CPU time allowed for compiling or rendering, many times the time that the largest allowed template needs.
 MAX_CPU_S = 0.5
 
 
 @pytest.mark.parametrize("source", HOSTILE_SOURCES.values(), ids=HOSTILE_SOURCES)
 def test_hostile_source_compiles_in_bounded_time(source: str) -> None:
-    """A source is refused or compiled after work in proportion to its length."""
+    """A hostile source is refused or compiled within MAX_CPU_S."""
     assert len(source) <= MAX_SOURCE_LENGTH
     began = time.thread_time()
     with suppress(ValidationError):
@@ -36,7 +36,7 @@ def test_hostile_source_compiles_in_bounded_time(source: str) -> None:
 
 @pytest.mark.parametrize("source", HOSTILE_RENDERINGS.values(), ids=HOSTILE_RENDERINGS)
 def test_hostile_template_renders_in_bounded_time(source: str) -> None:
-    """A rendering ends or is refused after a bounded amount of CPU time."""
+    """The rendering of a hostile template ends or is refused within MAX_CPU_S."""
     content = CompiledContent({"title": source}, strict=False)
     began = time.thread_time()
     with suppress(TemplateFailed):
@@ -45,7 +45,7 @@ def test_hostile_template_renders_in_bounded_time(source: str) -> None:
 
 
 def test_texts_of_a_content_share_one_budget() -> None:
-    """A hundred texts take no longer than one."""
+    """A hundred expensive texts of one content exceed the time limit together, within MAX_CPU_S."""
     loop = "{% for i in event.numbers %}{% for j in (1..1) %}{{ j | times: i }}{% endfor %}{% endfor %}"
     content = CompiledContent({"title": "t", "data": [f"{n}{loop}" for n in range(100)]}, strict=False)
     began = time.thread_time()
@@ -56,7 +56,7 @@ def test_texts_of_a_content_share_one_budget() -> None:
 
 
 def test_languages_share_parsed_texts_and_their_limit() -> None:
-    """A text that languages have in common is parsed once; different texts are limited together."""
+    """A text that occurs in a hundred contents counts once; different texts count towards MAX_TEMPLATES_LENGTH."""
     text = "{{ event.n }}" + "x" * (MAX_SOURCE_LENGTH - 20)
     parsed = ParsedTexts()
     for _ in range(100):
@@ -76,13 +76,13 @@ def test_languages_share_parsed_texts_and_their_limit() -> None:
     ],
 )
 def test_source_beyond_a_limit_is_refused(source: str) -> None:
-    """Each limit of a source has its own message."""
+    """Length, number of tags, blanks in a tag and brackets in a tag are limited."""
     with pytest.raises(TemplateLimitExceeded, match="more than"):
         check_source(source)
 
 
 def test_source_within_the_limits_is_accepted() -> None:
-    """Text outside of tags is limited in length only, and raw text may contain anything."""
+    """Only the length of text outside of tags is limited, and text in a raw block may contain anything."""
     assert check_source("a {{ b }} ((([[[" + " " * 500 + "{% raw %}{{ {% {{{% endraw %}{% if c %}{% endif %}") == 4
 
 
@@ -91,7 +91,7 @@ def test_source_within_the_limits_is_accepted() -> None:
     [("{{ event.numbers | size }}", MAX_ITEMS), ("{{ event.numbers | uniq | size }}", MAX_UNIQ_ITEMS)],
 )
 def test_lists_up_to_the_limit_are_filtered(source: str, limit: int) -> None:
-    """The limit itself is allowed, one more item is not."""
+    """A list with as many items as the limit is filtered; a list with one more item is refused."""
     content = CompiledContent({"title": source}, strict=False)
     variables: dict[str, Any] = {"user": {}, "device": {}, "notification": {}}
     assert content.render(variables | {"event": {"numbers": list(range(limit))}}) == {"title": str(limit)}

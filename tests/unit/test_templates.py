@@ -78,7 +78,7 @@ def test_invalid_template_is_refused_with_pointer_and_reason(template: str, reas
 
 
 def test_all_template_errors_are_reported_together() -> None:
-    """The error names the faulty fields of all languages, of actions and of data."""
+    """The error has the pointers of all faulty fields, also in languages, actions and data."""
     content = {
         "title": "{{",
         "data": {"a/b": ["{% x %}"]},
@@ -139,7 +139,7 @@ HOSTILE = [
 
 @pytest.mark.parametrize("template", HOSTILE)
 @pytest.mark.parametrize("field", ["title", "url"])
-def test_any_template_renders_fast_or_raises_template_errors(template: str, field: str) -> None:
+def test_hostile_template_renders_fast_or_raises(template: str, field: str) -> None:
     """A hostile template renders a short text, or raises a template error, in less than three seconds."""
     began = time.perf_counter()
     text = ""
@@ -151,7 +151,7 @@ def test_any_template_renders_fast_or_raises_template_errors(template: str, fiel
 
 
 def test_time_limit_counts_the_thread_s_cpu_time() -> None:
-    """Time in which the thread sleeps does not count, so a busy machine does not fail a template."""
+    """Time in which the thread does not run does not count, so that no template fails on a busy machine."""
 
     class Waiting:
         def __str__(self) -> str:
@@ -163,7 +163,7 @@ def test_time_limit_counts_the_thread_s_cpu_time() -> None:
 
 
 def test_template_sees_only_its_variables() -> None:
-    """Attributes of Python objects are not reachable."""
+    """A template cannot read the attributes of Python objects."""
 
     class Secret:
         key = "sk_1"
@@ -213,7 +213,7 @@ def test_value_in_a_url_is_percent_encoded(value: str) -> None:
     ],
 )
 def test_url_escaping_depends_on_the_position(template: str, value: str, url: str | None) -> None:
-    """A value that is the start of the URL keeps its form; in a path or a query it is escaped."""
+    """A value at the start of the URL may be a URL with http or https or a path; in a path or query it is escaped."""
     if url is None:
         with pytest.raises(TemplateFailed, match="url: must be an absolute"):
             render(template, field="url", event={"x": value})
@@ -240,19 +240,19 @@ def test_empty_url_is_omitted() -> None:
     ],
 )
 def test_content_with_user_or_device_variables_is_personal(content: Any, personal: bool) -> None:
-    """Content without such variables is the same for all devices, and is rendered once."""
+    """Content without variables of the user or device is the same for all devices, and is rendered once."""
     assert CompiledContent(content, strict=False).personal is personal
 
 
 def test_markup_is_detected_at_any_depth() -> None:
-    """Markup in nested data counts as well."""
+    """Markup is detected in a text and in nested data."""
     assert has_markup({"data": [{"x": "{{ a }}"}]})
     assert has_markup("{% raw %}")
     assert not has_markup({"title": "{ }", "app_badge": 3, "silent": None})
 
 
 def test_garbage_collection_does_not_count_as_render_time(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A garbage collection during rendering does not exceed the time limit."""
+    """A jump of the thread's CPU time between two readings, as by a garbage collection, does not fail a template."""
     readings = iter([0.0])
     monkeypatch.setattr("time.thread_time", lambda: next(readings, 10 * TIME_LIMIT_S))
     assert render("{{ user.id | upcase }}") == "U-42"

@@ -1,4 +1,4 @@
-"""The threat table in ops/docs/security.md is complete."""
+"""The threat table in ops/docs/security.md has a defence and existing tests for every threat."""
 
 import re
 from pathlib import Path

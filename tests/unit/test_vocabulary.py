@@ -76,7 +76,7 @@ def private_names(tree: ast.AST) -> Iterator[tuple[int, str]]:
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(ROOT)))
 def test_file_uses_no_private_word(path: Path) -> None:
-    """No class, function, variable or module of a file has a name of the earlier dialect."""
+    """No class, function, variable or module of a file has one of the private names above."""
     relative = str(path.relative_to(ROOT))
     violations = [
         f"{relative}:{line} {name}"
@@ -88,7 +88,7 @@ def test_file_uses_no_private_word(path: Path) -> None:
 
 
 def test_server_classes_have_distinct_names() -> None:
-    """No two unrelated classes share a name; request models and views are the wire forms of the type they name."""
+    """No two classes of the server share a name, except in WIRE_FORMS."""
     paths_by_name: defaultdict[str, list[str]] = defaultdict(list)
     for path in FILES:
         relative = path.relative_to(ROOT)
@@ -100,7 +100,7 @@ def test_server_classes_have_distinct_names() -> None:
 
 
 def test_test_names_fit_on_a_line() -> None:
-    """A test's name is a label of at most 60 characters; its sentence is the docstring."""
+    """The name of a test has at most 60 characters."""
     too_long = [
         f"{path.relative_to(ROOT)}:{node.lineno} {node.name}"
         for path in FILES

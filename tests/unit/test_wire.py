@@ -1,4 +1,4 @@
-"""The encoding of broker messages: results are decoded unchanged, and other versions are refused."""
+"""The encoding of broker messages: results are decoded unchanged, and messages of unsupported versions are refused."""
 
 from datetime import UTC, datetime, timedelta
 from uuid import UUID
@@ -19,7 +19,7 @@ def delivery(device_id: UUID, outcome: Accepted | Gone | Rejected) -> DeliveryRe
     return DeliveryResult(device_id, "user", "push.example", outcome, 3, 201, NOW, 15, NOW, 1)
 
 
-def test_result_survives_the_round_trip() -> None:
+def test_decoded_result_equals_the_encoded_result() -> None:
     """A decoded result has all fields of the encoded result: outcomes, retries and flags."""
     due = NOW + timedelta(minutes=1)
     batch = ResultBatch(
@@ -39,15 +39,15 @@ def test_result_survives_the_round_trip() -> None:
 
 
 @pytest.mark.parametrize("version", [b"\x02", b"\x04", b""])
-def test_other_version_is_refused(version: bytes) -> None:
-    """A message of another version raises an error that names both versions."""
+def test_message_of_unsupported_version_is_refused(version: bytes) -> None:
+    """The error names the version of the message and the supported version."""
     data = version and version + wire.write_result(wire.Result(JOB, ResultBatch()))[1:]
     for read in (wire.read_job, wire.read_result):
         with pytest.raises(wire.DecodeError, match=r"wire version .* is not supported; this gateway reads version 3"):
             read(data)
 
 
-def test_message_that_is_not_valid_is_refused() -> None:
+def test_message_with_invalid_content_is_refused() -> None:
     """A message with the right version but invalid content raises DecodeError."""
     for data in (wire.VERSION, wire.VERSION + b"\xc1", wire.VERSION + b"\x90"):
         with pytest.raises(wire.DecodeError):

@@ -25,7 +25,7 @@ MAX_OCTETS = 100_000
 
 
 class FakeResolver(AbstractResolver):
-    """A resolver that returns these lists of addresses in order, the last one repeatedly."""
+    """A resolver that returns the lists of addresses `answers` in order, and repeats the last one."""
 
     def __init__(self, *answers: list[str]) -> None:
         self.answers = list(answers)
@@ -79,14 +79,14 @@ async def echo(request: web.Request) -> web.Response:
 
 
 async def get(target: Server, path: str = "/", *, timeout: timedelta = SECOND, **options: Any) -> OutboundResponse:
-    """Send a GET request to the server with a policy that allows its origin."""
+    """Send a GET request to `target` through a client whose policy allows the origin of `target`."""
     policy = OutboundPolicy([target.origin])
     async with OutboundClient(policy) as client:
         return await client.get(target.origin + path, max_octets=MAX_OCTETS, timeout=timeout, **options)
 
 
 async def test_response_has_status_headers_and_body() -> None:
-    """The response also has the final URL; the request has the given headers and the user agent."""
+    """The response also has the requested URL; the request has the given headers and the user agent."""
     async with server(echo) as target:
         response = await get(target, "/feed", headers={"If-None-Match": '"0"'})
         assert (response.status, response.body, response.headers["etag"]) == (200, b"GET ", '"1"')
@@ -96,8 +96,8 @@ async def test_response_has_status_headers_and_body() -> None:
     assert request.headers["If-None-Match"] == '"0"'
 
 
-async def test_post_sends_body_and_follows_no_redirect() -> None:
-    """The caller gets the redirect as the response."""
+async def test_post_sends_body_and_returns_a_redirect() -> None:
+    """The client does not follow the redirect; the caller gets the redirect as the response."""
     bodies = []
 
     async def redirect(request: web.Request) -> web.Response:
@@ -109,7 +109,7 @@ async def test_post_sends_body_and_follows_no_redirect() -> None:
     assert (response.status, bodies) == (307, [(b"{}", "application/json")])
 
 
-async def test_post_status_counts_with_endless_body() -> None:
+async def test_post_returns_the_status_before_an_endless_body() -> None:
     """A POST returns when the headers have arrived and does not wait for the body."""
 
     async def endless(request: web.Request) -> web.StreamResponse:
@@ -124,9 +124,9 @@ async def test_post_status_counts_with_endless_body() -> None:
 
 
 async def test_cookies_and_proxies_are_not_used(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The client sends no cookie of an earlier response and ignores proxies in the environment."""
+    """The second request has no cookie of the first response; proxies in the environment are ignored."""
     for name in ("HTTP_PROXY", "http_proxy", "ALL_PROXY"):
-        monkeypatch.setenv(name, "http://127.0.0.1:9")
+        monkeypatch.setenv(name, "http://127.0.0.1:9")  # port 9: no server listens there
     async with server(echo) as target, OutboundClient(OutboundPolicy([target.origin])) as client:
         for _ in range(2):
             assert (await client.get(target.origin, max_octets=MAX_OCTETS, timeout=SECOND)).status == 200
@@ -169,8 +169,8 @@ async def test_dns_rebinding_has_no_effect(attempted_addresses: list[Any]) -> No
     assert attempted_addresses == [("8.8.8.8", 443)]
 
 
-async def test_operator_host_may_be_private() -> None:
-    """A host that the operator has allowed may have a private address."""
+async def test_operator_entry_may_have_a_private_address() -> None:
+    """A host in an entry of the operator may resolve to a private address."""
     async with server(echo) as target:
         origin = f"http://hooks.lan:{target.port}"
         async with OutboundClient(OutboundPolicy([origin]), FakeResolver(["127.0.0.1"])) as client:
@@ -198,7 +198,7 @@ def respond_with(body: bytes, **headers: str) -> Handler:
 
 
 async def test_body_size_limit_is_exact() -> None:
-    """A body of the limit is returned, and one octet more is an error."""
+    """A body of MAX_OCTETS is returned; a body that is one octet longer is an error."""
     async with server(respond_with(b"x" * MAX_OCTETS)) as target:
         assert len((await get(target)).body) == MAX_OCTETS
     async with server(respond_with(b"x" * (MAX_OCTETS + 1))) as target:
@@ -228,7 +228,7 @@ async def test_gzip_response_is_decompressed() -> None:
 
 
 async def test_compression_bomb_stops_at_limit() -> None:
-    """100 million octets compressed to 100,000, and the same compressed twice."""
+    """A body of 100,000 octets that decompresses to 100 million is an error; so is that body compressed once more."""
     bomb = gzip.compress(b"\0" * 100_000_000, 9)
     async with server(respond_with(bomb, Content_Encoding="gzip")) as target:
         tracemalloc.start()
@@ -238,7 +238,7 @@ async def test_compression_bomb_stops_at_limit() -> None:
             _, peak_octets = tracemalloc.get_traced_memory()
         finally:
             tracemalloc.stop()
-    # The compressed response, and as much of its content as is allowed.
+    # The peak includes the compressed response, and some copies of the MAX_OCTETS that are decompressed.
     assert peak_octets < len(bomb) + 20 * MAX_OCTETS
     async with server(respond_with(gzip.compress(bomb), Content_Encoding="gzip, gzip")) as target:
         with pytest.raises(OutboundError, match="not requested"):
@@ -254,15 +254,15 @@ async def test_compression_bomb_stops_at_limit() -> None:
         (b"x", "br", "not requested"),
     ],
 )
-async def test_undecodable_body_has_its_cause(body: bytes, encoding: str, cause: str) -> None:
-    """A body that cannot be decoded is an error that says why."""
+async def test_undecodable_body_is_an_error_with_its_cause(body: bytes, encoding: str, cause: str) -> None:
+    """The error says why the body cannot be decompressed."""
     async with server(respond_with(body, Content_Encoding=encoding)) as target:
         with pytest.raises(OutboundError, match=cause):
             await get(target)
 
 
 async def test_timeout_includes_slow_bodies() -> None:
-    """The timeout also ends a response whose body arrives slowly."""
+    """The timeout is the limit of the whole request, also while octets of the body still arrive."""
 
     async def dripping(request: web.Request) -> web.StreamResponse:
         response = web.StreamResponse()
@@ -277,7 +277,7 @@ async def test_timeout_includes_slow_bodies() -> None:
 
 
 async def cause_for(octets: bytes) -> str:
-    """Return the cause that is reported for a server that sends these octets and closes."""
+    """Return the cause of the error for a server that sends `octets` and closes the connection."""
 
     async def send_octets(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         await reader.readuntil(b"\r\n\r\n")
@@ -306,7 +306,7 @@ async def test_causes_do_not_contain_the_url() -> None:
             await get(Server(unused.getsockname()[1]))
 
 
-async def test_dns_and_tls_failures_have_their_causes() -> None:
+async def test_dns_and_tls_failures_have_different_causes() -> None:
     """A host name that cannot be resolved and a failed TLS handshake have different causes."""
 
     class FailingResolver(FakeResolver):

@@ -1,4 +1,4 @@
-"""Outbound policy: the public internet, the operator's additions, and hostile URLs."""
+"""Outbound policy: hosts on the public internet, hosts that the operator adds, and hostile URLs."""
 
 from ipaddress import ip_address
 
@@ -92,7 +92,7 @@ def test_private_insecure_or_malformed_url_is_rejected(url: str) -> None:
         "0177.0.0.1",
         "127.0.0.1.",
         "0",
-        "0.0.0.0",  # noqa: S104 - to be refused
+        "0.0.0.0",  # noqa: S104 - the policy must reject it
         "10.1.2.3",
         "172.16.0.1",
         "192.168.0.1",
@@ -127,8 +127,8 @@ def test_private_insecure_or_malformed_url_is_rejected(url: str) -> None:
         "[8.8.8.8]",
     ],
 )
-def test_private_address_is_rejected_in_any_spelling(host: str) -> None:
-    """Every notation of an address that is not public is recognised."""
+def test_private_or_malformed_address_is_rejected(host: str) -> None:
+    """An address that is not public is rejected in every notation, and so is one in brackets that is not IPv6."""
     with pytest.raises(AddressNotAllowed):
         PUBLIC_ONLY.check(f"https://{host}/")
 
@@ -148,8 +148,8 @@ def test_embedded_ipv4_is_not_public(address: str) -> None:
 
 
 @pytest.mark.parametrize("port", [1, 22, 25, 80, 5432, 6379, 8444, 65535])
-def test_other_ports_need_an_operator_entry(port: int) -> None:
-    """Without an entry of the operator, only ports 443 and 8443 are allowed."""
+def test_ports_except_443_and_8443_need_an_operator_entry(port: int) -> None:
+    """Without an entry of the operator, a URL may have only these two ports."""
     with pytest.raises(AddressNotAllowed, match=f"must be 443 or 8443, not {port}"):
         PUBLIC_ONLY.check(f"https://hooks.example.org:{port}/")
     policy = OutboundPolicy([f"https://hooks.example.org:{port}"])
@@ -157,7 +157,7 @@ def test_other_ports_need_an_operator_entry(port: int) -> None:
 
 
 def test_operator_entry_allows_exactly_its_origin() -> None:
-    """An entry allows no other scheme, host, port or spelling of the address."""
+    """A URL with another scheme, host, port or spelling of the address than the entry is rejected."""
     policy = OutboundPolicy(["http://127.0.0.1:9000", " HTTPS://hooks.lan/ ", "http://[::1]:80"])
     assert policy.check("http://127.0.0.1:9000/in") == "http://127.0.0.1:9000/in"
     assert policy.check("https://hooks.lan:443/in") == "https://hooks.lan/in"
@@ -177,20 +177,20 @@ def test_operator_entry_allows_exactly_its_origin() -> None:
     "entry", ["hooks.lan", "http://", "http://127.1:9000", "http://a@b", "http://hooks.lan/in", ""]
 )
 def test_entry_that_is_not_an_origin_is_rejected(entry: str) -> None:
-    """An invalid entry of the operator is an error at the start."""
+    """An invalid entry of the operator raises ValueError when the policy is created."""
     with pytest.raises(ValueError, match="is not an origin"):
         OutboundPolicy([entry])
 
 
-def test_one_private_address_rejects_the_host() -> None:
-    """A host is rejected if any of its addresses is not public."""
+def test_host_with_public_and_private_address_is_rejected() -> None:
+    """One private address among the addresses of a host is enough to reject the host."""
     PUBLIC_ONLY.check_resolved("hooks.example.org", 443, ["8.8.8.8", "2a00:1450::1"])
     for private_address in ("10.0.0.1", "::1", "fe80::1%2"):
         with pytest.raises(AddressNotAllowed, match=r"hooks\.example\.org"):
             PUBLIC_ONLY.check_resolved("hooks.example.org", 443, ["8.8.8.8", private_address])
 
 
-def test_operator_host_may_resolve_privately_on_its_port() -> None:
+def test_operator_host_may_be_private_on_its_port_only() -> None:
     """The operator's entry allows private addresses only on the port of the entry."""
     policy = OutboundPolicy(["https://hooks.example.org:8443"])
     policy.check_resolved("hooks.example.org", 8443, ["10.0.0.1"])

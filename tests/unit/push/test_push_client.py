@@ -64,7 +64,7 @@ async def raw_server(serve: Serve, tls: ssl.SSLContext | None = None) -> AsyncIt
     """Serve every connection with `serve`, which need not speak HTTP; yield the server's origin."""
     tasks: set[asyncio.Task[None]] = set()
 
-    async def connected(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    async def serve_connection(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         task = asyncio.current_task()
         assert task
         tasks.add(task)
@@ -72,7 +72,7 @@ async def raw_server(serve: Serve, tls: ssl.SSLContext | None = None) -> AsyncIt
             await serve(reader, writer)
         writer.close()
 
-    server = await asyncio.start_server(connected, "127.0.0.1", 0, ssl=tls)
+    server = await asyncio.start_server(serve_connection, "127.0.0.1", 0, ssl=tls)
     try:
         yield f"{'https' if tls else 'http'}://127.0.0.1:{server.sockets[0].getsockname()[1]}"
     finally:
@@ -83,7 +83,10 @@ async def raw_server(serve: Serve, tls: ssl.SSLContext | None = None) -> AsyncIt
 
 
 def respond_with(octets: bytes, *, then_hang: bool = False) -> Serve:
-    """Return a server that sends these octets after the first request, and then closes or, with `then_hang`, waits."""
+    """Return a function that serves one connection: it sends `octets` after the first request, and then closes.
+
+    With `then_hang` it leaves the connection open instead.
+    """
 
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         await reader.readuntil(b"\r\n\r\nsealed")
@@ -102,7 +105,7 @@ async def client() -> AsyncIterator[PushClient]:
 
 
 async def test_post_has_the_headers_of_rfc_8030_and_8291(client: PushClient) -> None:
-    """A message has the headers for its time to live, urgency, topic, encoding and token."""
+    """A request has the headers for the message's time to live, urgency, topic and encoding, and for the token."""
     requests = []
 
     async def handler(request: web.Request) -> web.Response:
@@ -141,7 +144,7 @@ async def test_ttl_0_sets_the_wns_cache_policy(client: PushClient) -> None:
 
 
 async def test_error_response_has_reason_headers(client: PushClient) -> None:
-    """The response has the headers that explain an error, and no others."""
+    """The client returns the headers that explain an error, and drops the others."""
     headers = {"Retry-After": "120", "X-WNS-Error-Description": "busy", "X-Other": "ignored"}
 
     async def handler(_: web.Request) -> web.Response:
@@ -155,7 +158,7 @@ async def test_error_response_has_reason_headers(client: PushClient) -> None:
 
 @pytest.mark.parametrize("status", [301, 302, 303, 307, 308])
 async def test_redirect_is_not_followed(client: PushClient, status: int) -> None:
-    """The redirect is the response, and its target is not requested."""
+    """The caller gets the redirect as the response, and the URL in `Location` is not requested."""
     paths = []
 
     async def handler(request: web.Request) -> web.Response:
@@ -188,13 +191,13 @@ async def test_proxy_in_environment_is_not_used(monkeypatch: pytest.MonkeyPatch)
         return web.Response(status=201)
 
     for name in ("HTTP_PROXY", "http_proxy", "ALL_PROXY", "all_proxy"):
-        monkeypatch.setenv(name, "http://127.0.0.1:9")
+        monkeypatch.setenv(name, "http://127.0.0.1:9")  # port 9: no server listens there
     async with http_server(handler) as origin, PushClient() as client:
         assert (await post(client, f"{origin}/x")).status == 201
 
 
 async def test_connection_is_reused_after_201_with_body(client: PushClient) -> None:
-    """Ten messages use one connection."""
+    """Ten messages in sequence use one connection."""
     peers = set()
 
     async def handler(request: web.Request) -> web.Response:
@@ -209,7 +212,7 @@ async def test_connection_is_reused_after_201_with_body(client: PushClient) -> N
 
 
 async def test_endless_body_is_read_up_to_4_kib(client: PushClient) -> None:
-    """The client reads the first 4 KiB of an error and then ends the connection."""
+    """The client reads the first 4 KiB of the body of an error response and then closes the connection."""
     written_octets = 0
 
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -225,11 +228,12 @@ async def test_endless_body_is_read_up_to_4_kib(client: PushClient) -> None:
         response = await post(client, f"{origin}/x")
     gc.collect()
     assert (response.status, response.body) == (500, b"x" * 4096)
+    # The server can write only what fits in the socket buffers before the client closes.
     assert written_octets < 50_000_000
 
 
 async def test_compressed_body_is_not_decompressed(client: PushClient) -> None:
-    """The client returns a body as it was sent."""
+    """The client returns the octets of the body as the server sent them."""
 
     async def handler(_: web.Request) -> web.Response:
         return web.Response(status=400, body=b"\x1f\x8b not really", headers={"Content-Encoding": "gzip"})
@@ -241,15 +245,15 @@ async def test_compressed_body_is_not_decompressed(client: PushClient) -> None:
 @pytest.mark.parametrize("status", [201, 410])
 @pytest.mark.parametrize("then_hang", [False, True])
 async def test_status_counts_with_incomplete_body(status: int, then_hang: bool) -> None:
-    """A response with a status is a response, even if its body ends early or never."""
+    """The client returns the status, even if the body is truncated or does not arrive before the timeout."""
     serve_response = respond_with(b"HTTP/1.1 %d X\r\nContent-Length: 50\r\n\r\nabc" % status, then_hang=then_hang)
     async with PushClient(timeout=timedelta(seconds=0.5)) as client, raw_server(serve_response) as origin:
         response = await post(client, f"{origin}/x")
     assert (response.status, response.fault) == (status, None)
 
 
-async def test_garbled_header_does_not_discard_a_201(client: PushClient) -> None:
-    """A header that is not text is dropped, and the status counts."""
+async def test_header_that_is_not_text_is_dropped(client: PushClient) -> None:
+    """The response keeps its status and its other headers."""
     serve_response = respond_with(b"HTTP/1.1 201 Created\r\nLocation: /\xe4\xff\r\nTTL: 5\r\nContent-Length: 0\r\n\r\n")
     async with raw_server(serve_response) as origin:
         response = await post(client, f"{origin}/x")
@@ -257,7 +261,7 @@ async def test_garbled_header_does_not_discard_a_201(client: PushClient) -> None
 
 
 async def test_long_header_is_dropped(client: PushClient) -> None:
-    """A header that is too long is dropped, and the status counts."""
+    """The response keeps its status."""
     serve_response = respond_with(
         b"HTTP/1.1 201 Created\r\nLocation: /%s\r\nContent-Length: 0\r\n\r\n" % (b"x" * 100_000)
     )
@@ -276,19 +280,19 @@ def fault_kind(response: PushResponse) -> str:
 
 
 async def test_endless_headers_are_a_protocol_fault(client: PushClient) -> None:
-    """The client stops reading headers without an end."""
+    """The client stops reading when the headers exceed its size limit."""
     async with raw_server(respond_with(b"HTTP/1.1 400 X\r\nX: " + b"a" * 1_000_000, then_hang=True)) as origin:
         assert fault_kind(await post(client, f"{origin}/secret")) == "protocol"
 
 
 async def test_non_http_response_is_a_protocol_fault(client: PushClient) -> None:
-    """A server of another protocol is a protocol fault."""
+    """An SMTP server's greeting is a protocol fault."""
     async with raw_server(respond_with(b"220 smtp.example.com ESMTP\r\n\r\n")) as origin:
         assert fault_kind(await post(client, f"{origin}/secret")) == "protocol"
 
 
 async def test_missing_response_is_a_timeout() -> None:
-    """The fault occurs after the timeout and not earlier."""
+    """The fault occurs when the timeout of 0.3 s has passed, not before."""
     async with (
         PushClient(timeout=timedelta(seconds=0.3)) as client,
         raw_server(respond_with(b"", then_hang=True)) as origin,
@@ -299,13 +303,13 @@ async def test_missing_response_is_a_timeout() -> None:
 
 
 async def test_closed_connection_is_a_reset(client: PushClient) -> None:
-    """A connection that ends without a response is a reset."""
+    """The server closes the connection after the request and sends no response."""
     async with raw_server(respond_with(b"")) as origin:
         assert fault_kind(await post(client, f"{origin}/secret")) == "reset"
 
 
 async def test_tcp_reset_is_a_reset(client: PushClient) -> None:
-    """A connection that the server resets is a reset."""
+    """The server ends the connection with a TCP RST instead of a response."""
 
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         await reader.readuntil(b"\r\n\r\nsealed")
@@ -317,24 +321,24 @@ async def test_tcp_reset_is_a_reset(client: PushClient) -> None:
 
 
 async def test_refused_connection_is_a_connect_fault(client: PushClient) -> None:
-    """A port without a server is a connect fault."""
+    """No server listens on the port."""
     with socket.socket() as closed:
         closed.bind(("127.0.0.1", 0))
         assert fault_kind(await post(client, f"http://127.0.0.1:{closed.getsockname()[1]}/secret")) == "connect"
 
 
 async def test_unknown_host_is_a_dns_fault(client: PushClient) -> None:
-    """A host name that cannot be resolved is a DNS fault."""
+    """The system's resolver finds no address for the host name."""
     assert fault_kind(await post(client, "http://push.invalid/secret")) == "dns"
 
 
 async def test_invalid_url_is_a_request_fault(client: PushClient) -> None:
-    """A host name with invalid Punycode is a fault of the request."""
+    """The host name has invalid Punycode, so no request can be built."""
     assert fault_kind(await post(client, "http://xn--a.push.apple.com/secret")) == "request"
 
 
 async def test_ca_file_makes_certificate_trusted(client: PushClient, tmp_path: Path) -> None:
-    """A certificate of a private authority is trusted only with the file of that authority."""
+    """A client trusts a certificate of a private authority only with the CA file of that authority."""
 
     async def handler(_: web.Request) -> web.Response:
         return web.Response(status=201)
@@ -347,7 +351,7 @@ async def test_ca_file_makes_certificate_trusted(client: PushClient, tmp_path: P
 
 
 async def test_all_certificates_of_ca_file_are_trusted(tmp_path: Path) -> None:
-    """A file may contain the certificates of several authorities."""
+    """A CA file may contain the certificates of more than one authority."""
 
     async def handler(_: web.Request) -> web.Response:
         return web.Response(status=201)
@@ -362,7 +366,7 @@ async def test_all_certificates_of_ca_file_are_trusted(tmp_path: Path) -> None:
 
 
 async def test_certificate_for_other_name_is_a_tls_fault(tmp_path: Path) -> None:
-    """A certificate must have the address to which the client connects."""
+    """The certificate must contain the address to which the client connects."""
 
     async def handler(_: web.Request) -> web.Response:
         return web.Response(status=201)
@@ -375,7 +379,7 @@ async def test_certificate_for_other_name_is_a_tls_fault(tmp_path: Path) -> None
 
 
 async def test_plain_http_on_https_port_is_a_tls_fault(client: PushClient) -> None:
-    """A server that does not speak TLS is a TLS fault."""
+    """The server answers the TLS handshake with plain HTTP."""
 
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         await reader.read(10)
@@ -388,14 +392,18 @@ async def test_plain_http_on_https_port_is_a_tls_fault(client: PushClient) -> No
 
 @pytest.mark.parametrize("content", ["", "not a certificate"])
 def test_ca_file_without_certificate_is_rejected(tmp_path: Path, content: str) -> None:
-    """The error has the path of the file."""
+    """The error message contains the path of the CA file."""
     (tmp_path / "ca.pem").write_text(content)
     with pytest.raises(ValueError, match=r"ca\.pem holds no PEM certificate"):
         PushClient(tmp_path / "ca.pem")
 
 
 class Http2Sink:
-    """A minimal HTTP/2 server (RFC 9113) that responds with 201 to all waiting requests once there are `batch`."""
+    """A minimal HTTP/2 server (RFC 9113) that responds with 201 to all waiting requests once there are `batch`.
+
+    `greeting` is the frames that it sends on a new connection, `arrived` the stream ids of complete requests, and
+    `reset` is set when the client resets a stream.
+    """
 
     def __init__(self) -> None:
         self.batch = 1
@@ -456,7 +464,7 @@ class Http2Sink:
 
 
 async def test_http2_posts_share_one_connection(tmp_path: Path) -> None:
-    """The first post opens the connection; three more share it, all sent before the first response."""
+    """The first request opens the connection; the next three share it, all sent before one of them has a response."""
     context, ca_file = make_ca(tmp_path, alpn=("h2",))
     sink = Http2Sink()
     async with raw_server(sink.serve, context) as origin, PushClient(ca_file) as client:
@@ -469,7 +477,7 @@ async def test_http2_posts_share_one_connection(tmp_path: Path) -> None:
 
 
 async def test_excess_streams_open_another_connection(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Requests beyond the stream limit open a second connection; later requests reuse the first."""
+    """Requests beyond the stream limit open a second connection; the requests after them open no third one."""
     monkeypatch.setattr("gateway.push.http2.MAX_STREAMS", 3)
     context, ca_file = make_ca(tmp_path, alpn=("h2",))
     sink = Http2Sink()
@@ -504,7 +512,7 @@ async def test_server_without_http2_gets_http1(tmp_path: Path) -> None:
 
 
 async def test_missing_http2_support_is_remembered(tmp_path: Path) -> None:
-    """The client offers HTTP/2 on its first connection; all messages use a second connection, with HTTP/1.1."""
+    """The client offers HTTP/2 on its first connection only; all messages use a second connection, with HTTP/1.1."""
     connections = 0
 
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -533,8 +541,8 @@ async def http2_client(folder: Path, sink: Http2Sink, timeout: float = 5) -> Asy
         yield client, f"{origin}/secret"
 
 
-async def test_concurrent_posts_wait_for_one_connection(tmp_path: Path) -> None:
-    """64 concurrent messages to a new host open one connection."""
+async def test_concurrent_posts_share_one_new_connection(tmp_path: Path) -> None:
+    """64 concurrent messages to a host without a connection open one connection together."""
     sink = Http2Sink()
     async with http2_client(tmp_path, sink) as (client, endpoint):
         responses = await asyncio.gather(*(post(client, endpoint) for _ in range(64)))
@@ -564,7 +572,7 @@ class Http2Transport(asyncio.Transport):
 
 
 async def test_request_during_connect_gets_the_new_connection() -> None:
-    """A request that arrives when a connection has just been opened uses that connection."""
+    """`acquire` runs after the connection has been opened and before the pool has stored it."""
     loop, acquired = asyncio.get_running_loop(), []
     connection = Http2Connection(timeout=5)
     connection.connection_made(Http2Transport())
@@ -584,7 +592,7 @@ async def test_request_during_connect_gets_the_new_connection() -> None:
 
 
 async def test_unprocessed_request_is_sent_on_new_connection(tmp_path: Path) -> None:
-    """A request that the server did not process before it closed the connection is sent again."""
+    """GOAWAY with a last stream id of 0 says that the server processed no request, so the client sends it again."""
     sink = Http2Sink()
     async with http2_client(tmp_path, sink) as (client, endpoint):
         sink.greeting = build_frame(SETTINGS) + build_frame(GOAWAY, 0, 0, bytes(8))
@@ -596,7 +604,7 @@ async def test_unprocessed_request_is_sent_on_new_connection(tmp_path: Path) -> 
 
 
 async def test_server_closing_every_connection_is_a_reset(tmp_path: Path) -> None:
-    """A request is sent again only a limited number of times."""
+    """The client sends a request on at most MAX_RESENDS connections, and then reports the fault."""
     sink = Http2Sink()
     sink.greeting = build_frame(SETTINGS) + build_frame(GOAWAY, 0, 0, bytes(8))
     async with http2_client(tmp_path, sink) as (client, endpoint):
@@ -632,7 +640,7 @@ async def test_http2_timeout_drops_only_dead_connections(
 
 
 async def test_requests_wait_at_connection_limit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """No more than MAX_CONNECTIONS connections are opened to a host, however many requests wait."""
+    """60 requests to a server that allows one stream per connection open at most MAX_CONNECTIONS connections."""
     monkeypatch.setattr("gateway.push.connection.MAX_CONNECTIONS", 3)
     sink = Http2Sink()
     sink.greeting = build_frame(SETTINGS, 0, 0, MAX_CONCURRENT_STREAMS.to_bytes(2) + (1).to_bytes(4))
@@ -643,7 +651,7 @@ async def test_requests_wait_at_connection_limit(tmp_path: Path, monkeypatch: py
 
 
 async def test_silently_closed_connection_is_replaced(tmp_path: Path) -> None:
-    """Requests on the closed connection may fail; later requests use a new one, and the client shuts down cleanly."""
+    """A request on the closed connection may fail; the next requests use a new connection."""
     connections = 0
 
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -668,7 +676,7 @@ async def test_silently_closed_connection_is_replaced(tmp_path: Path) -> None:
 
 
 async def test_half_closed_connection_delays_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A server that does not close its side of an idle connection delays no later message."""
+    """After the client closed an idle connection and the server did not, the next message uses a new connection."""
     monkeypatch.setattr("gateway.push.connection.IDLE_TIMEOUT", timedelta(seconds=0.05))
     monkeypatch.setattr("gateway.push.connection.CLOSE_TIMEOUT_S", 0.2)
     first_lost, ended = asyncio.Event(), asyncio.Event()
@@ -700,7 +708,7 @@ async def test_half_closed_connection_delays_nothing(tmp_path: Path, monkeypatch
 
 
 async def test_cancelled_post_resets_its_stream(tmp_path: Path) -> None:
-    """A cancelled message resets its stream, so that the server can stop."""
+    """The client sends RST_STREAM for a cancelled request, so that the server can stop working on it."""
     sink = Http2Sink()
     sink.batch = 2
     async with http2_client(tmp_path, sink) as (client, endpoint):
@@ -714,7 +722,7 @@ async def test_cancelled_post_resets_its_stream(tmp_path: Path) -> None:
 async def test_silent_connection_is_pinged(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, answers_pings: bool
 ) -> None:
-    """A connection whose server responds to the PING stays open; another is closed with its requests."""
+    """A connection stays open while the server responds to pings; otherwise it is closed and its requests fail."""
     monkeypatch.setattr("gateway.push.connection.PING_AFTER_S", 0.05)
     monkeypatch.setattr("gateway.push.connection.PING_TIMEOUT_S", 0.3)
     monkeypatch.setattr("gateway.push.connection.MAX_TICK_S", 0.02)
@@ -733,7 +741,7 @@ async def test_silent_connection_is_pinged(
 
 
 async def test_idle_connection_is_closed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The next message after an idle time uses a new connection."""
+    """A connection without requests is closed after IDLE_TIMEOUT, and the next message uses a new connection."""
     monkeypatch.setattr("gateway.push.connection.IDLE_TIMEOUT", timedelta(seconds=0.05))
     sink = Http2Sink()
     async with http2_client(tmp_path, sink) as (client, endpoint):
@@ -744,7 +752,7 @@ async def test_idle_connection_is_closed(tmp_path: Path, monkeypatch: pytest.Mon
 
 
 async def test_invalid_http2_is_a_protocol_fault(tmp_path: Path) -> None:
-    """A server that violates HTTP/2 loses its connection."""
+    """The client closes the connection to a server whose SETTINGS frame has an invalid length."""
     sink = Http2Sink()
     sink.greeting = build_frame(SETTINGS, 0, 0, b"odd")
     async with http2_client(tmp_path, sink) as (client, endpoint):
@@ -753,7 +761,7 @@ async def test_invalid_http2_is_a_protocol_fault(tmp_path: Path) -> None:
 
 
 async def test_http2_connection_loss_is_a_reset(tmp_path: Path) -> None:
-    """A connection that ends before the response is a reset."""
+    """The server closes an HTTP/2 connection after the request and sends no response."""
 
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         writer.write(build_frame(SETTINGS))

@@ -17,7 +17,7 @@ from gateway.push.encryption import MAX_PAYLOAD, check_keys, decode_base64url, e
 
 
 class Browser:
-    """A user agent's key pair and secret."""
+    """The key pair and auth secret of a browser's subscription."""
 
     def __init__(self) -> None:
         self.key = ec.generate_private_key(ec.SECP256R1())
@@ -65,7 +65,7 @@ def test_http_ece_decrypts_the_message(payload: bytes) -> None:
 @given(st.binary(min_size=1, max_size=MAX_PAYLOAD))
 @settings(max_examples=30)
 def test_message_equals_pywebpush_in_size_and_content(payload: bytes) -> None:
-    """A message has the same size, header and content as one of pywebpush."""
+    """The gateway and pywebpush encrypt a payload to messages of the same size, header and content."""
     reference = WebPusher(
         {
             "endpoint": BROWSER.subscription.endpoint,
@@ -88,14 +88,14 @@ def test_payload_limit_is_3993_octets() -> None:
 
 
 def test_messages_have_fresh_salt_and_key() -> None:
-    """The same payload is encrypted with another salt and key each time."""
+    """Two messages with the same payload have different salts and ephemeral keys."""
     first, second = (encrypt(b"same", BROWSER.subscription) for _ in range(2))
     assert first[:16] != second[:16]
     assert first[21:86] != second[21:86]
 
 
-def test_other_auth_secret_cannot_decrypt() -> None:
-    """The private key alone does not decrypt a message."""
+def test_wrong_auth_secret_cannot_decrypt() -> None:
+    """Decryption needs the subscription's auth secret as well as its private key."""
     body = encrypt(b"secret", BROWSER.subscription)
     with pytest.raises(http_ece.ECEException):
         http_ece.decrypt(body, private_key=BROWSER.key, auth_secret=os.urandom(16), version="aes128gcm")
@@ -132,14 +132,14 @@ def flip_bit(octets: bytes, bit: int | None) -> bytes:
     return octets if bit is None else (int.from_bytes(octets, "big") ^ (1 << bit)).to_bytes(len(octets), "big")
 
 
-# The prime of the field of P-256: coordinates are numbers below P.
+# The prime of P-256's field: the coordinates of a point are numbers below P.
 P = 2**256 - 2**224 + 2**192 + 2**96 - 1
 
 
 @given(st.integers(1, 2**255), st.one_of(st.none(), st.integers(0, 511)))
 @settings(max_examples=200)
 def test_curve_check_agrees_with_cryptography(scalar: int, bit: int | None) -> None:
-    """A point with one flipped bit is accepted exactly if the library accepts it."""
+    """A point with one flipped bit, or with none, is accepted exactly if the library accepts it."""
     public = ec.derive_private_key(scalar, ec.SECP256R1()).public_key()
     point = flip_bit(public.public_bytes(Encoding.X962, PublicFormat.UncompressedPoint), bit)
     try:
@@ -151,7 +151,7 @@ def test_curve_check_agrees_with_cryptography(scalar: int, bit: int | None) -> N
 
 
 def test_coordinate_above_the_field_is_rejected() -> None:
-    """x = 5 is on the curve; x = 5 + P would be another encoding of the same point."""
+    """The curve has a point with x = 5; x = 5 + P would be another encoding of the same point."""
     x = 5
     y_squared = (x**3 - 3 * x + 0x5AC635D8AA3A93E7B3EBBD55769886BC651D06B0CC53B0F63BCE3C3E27D2604B) % P
     y = pow(y_squared, (P + 1) // 4, P)
@@ -171,7 +171,7 @@ def test_errors_of_both_keys_are_returned() -> None:
 
 @given(st.binary(min_size=1, max_size=100))
 def test_base64url_decodes_with_and_without_padding(octets: bytes) -> None:
-    """Both forms of base64url give the original octets."""
+    """The text with and the text without `=` at the end both decode to the original octets."""
     assert decode_base64url(encode_base64url(octets)) == octets
     assert decode_base64url(urlsafe_b64encode(octets).decode()) == octets
 

@@ -1,4 +1,4 @@
-"""Endpoint policy: the vendors' hosts, the operator's additions, and hostile URLs."""
+"""Endpoint policy: the vendors' hosts, the hosts that the operator adds, and hostile URLs."""
 
 import pytest
 
@@ -146,15 +146,15 @@ def test_hostile_endpoint_is_rejected_without_quoting_it(endpoint: str) -> None:
 
 @pytest.mark.parametrize("endpoint", HOSTILE, ids=range(len(HOSTILE)))
 def test_stored_hostile_endpoint_is_rejected(endpoint: str) -> None:
-    """The check before a message is sent rejects them too, even after an allowed endpoint of the host."""
+    """The check before sending rejects hostile endpoints, even with an allowed origin in the policy's cache."""
     policy = EndpointPolicy()
     policy.check("https://fcm.googleapis.com/wp/x")
     with pytest.raises(EndpointNotAllowed):
         policy.check_stored(endpoint)
 
 
-def test_stored_endpoint_is_allowed_in_other_process() -> None:
-    """A process that has not registered the endpoint can send to it."""
+def test_stored_endpoint_is_allowed_with_an_empty_cache() -> None:
+    """A worker can send to an endpoint whose registration another process checked."""
     for endpoint in ("https://fcm.googleapis.com/fcm/send/a:b", "https://fcm.googleapis.com/fcm/send/a:b?c"):
         assert EndpointPolicy().check_stored(endpoint) == "https://fcm.googleapis.com"
 
@@ -216,7 +216,7 @@ def test_spellings_of_an_endpoint_become_one(spelling: str, canonical: str) -> N
         "https://db5p.notify.windows.com/w/?token=a%20b",
     ],
 )
-def test_other_paths_of_a_vendor_are_rejected(endpoint: str) -> None:
+def test_vendor_path_that_is_no_endpoint_is_rejected(endpoint: str) -> None:
     for check in (EndpointPolicy().check, EndpointPolicy().check_stored):
         with pytest.raises(EndpointNotAllowed, match="has no push endpoints at this path"):
             check(endpoint)
@@ -234,7 +234,7 @@ def test_removed_subscription_is_rejected_at_any_setting() -> None:
 
 
 def test_wildcard_only_hosts_are_detected() -> None:
-    """A host is wildcard-only if no exact entry and no exact vendor host allows it."""
+    """A host is wildcard-only if no entry without a wildcard and no vendor's exact host allows it."""
     policy = EndpointPolicy(["*.example.org", "push.example.org", "https://up.example.org:8443"])
     assert policy.is_wildcard_only("https://other.example.org")
     for exact in ("https://push.example.org", "https://up.example.org:8443", "https://fcm.googleapis.com"):
@@ -262,7 +262,7 @@ def test_wildcard_only_hosts_are_detected() -> None:
     ],
 )
 def test_rejection_names_the_reason(endpoint: str, reason: str) -> None:
-    """Each kind of invalid endpoint has its own reason."""
+    """The error message says what is wrong with the endpoint."""
     with pytest.raises(EndpointNotAllowed, match=reason):
         VENDORS_ONLY.check(endpoint)
 
@@ -293,7 +293,7 @@ def test_wildcard_allows_subdomains_only() -> None:
 
 
 def test_origin_entry_allows_exactly_that_origin() -> None:
-    """An entry allows no other scheme, host, port or spelling of the address."""
+    """A URL with another scheme, host, port or spelling of the address than the entry is rejected."""
     policy = EndpointPolicy(["http://127.0.0.1:9090"])
     allowed = policy.check("http://127.0.0.1:9090/push/abc")
     assert allowed == Endpoint("http://127.0.0.1:9090/push/abc", "http://127.0.0.1:9090", "127.0.0.1:9090")
@@ -330,9 +330,9 @@ def test_cached_origin_is_still_fully_checked() -> None:
     """An allowed origin in the cache does not allow another scheme, port or a fragment."""
     policy = EndpointPolicy()
     policy.check("https://fcm.googleapis.com/wp/x")
-    for bad in ("https://fcm.googleapis.com/x#y", "http://fcm.googleapis.com/x", "https://fcm.googleapis.com:444/x"):
+    for url in ("https://fcm.googleapis.com/x#y", "http://fcm.googleapis.com/x", "https://fcm.googleapis.com:444/x"):
         with pytest.raises(EndpointNotAllowed):
-            policy.check(bad)
+            policy.check(url)
 
 
 @pytest.mark.parametrize(
@@ -367,14 +367,14 @@ def test_cached_origin_is_still_fully_checked() -> None:
     ],
 )
 def test_malformed_entry_is_rejected_with_its_text(entry: str) -> None:
-    """An invalid entry is an error that quotes it."""
+    """The error message quotes the entry."""
     with pytest.raises(ValueError, match="push host") as error:
         EndpointPolicy(["ok.example.org", entry])
     assert repr(entry.strip()) in str(error.value)
 
 
-def test_other_host_is_its_own_vendor_name() -> None:
-    """A host that belongs to no vendor is named by itself."""
+def test_host_of_no_vendor_is_named_by_its_host_name() -> None:
+    """The push service of a host that belongs to no vendor has the host name as its name."""
     assert vendor_name("push.example.org") == "push.example.org"
     assert vendor_name("evilpush.apple.com") == "evilpush.apple.com"
     assert vendor_name("127.0.0.1:9090") == "127.0.0.1:9090"

@@ -23,7 +23,7 @@ def expected_fields(
     st.lists(st.tuples(st.integers(0, 12), TEXT, st.integers(0, 10**9), st.integers(0, 4096)), max_size=60), st.data()
 )
 def test_encoded_requests_decode_with_hpack(posts: list[tuple[int, bytes, int, int]], data: st.DataObject) -> None:
-    """There are more applications than entries in the dynamic table, and the push service reduces the table size."""
+    """The requests have more authorization headers than fit in the dynamic table, whose size limit changes."""
     encoder, decoder = HeaderEncoder(), hpack.Decoder()
     for application, path, ttl, length in posts:
         if data.draw(st.integers(0, 9)) == 0:
@@ -35,8 +35,8 @@ def test_encoded_requests_decode_with_hpack(posts: list[tuple[int, bytes, int, i
         assert decoder.decode(block, raw=True) == expected_fields(fields, path, ttl, length)
 
 
-def test_repeated_fields_take_one_octet_and_path_none() -> None:
-    """Repeated fields use the HPACK table; the path, which is secret, is never added to it."""
+def test_repeated_fields_take_one_octet_each() -> None:
+    """Repeated fields are indices of the dynamic table; the path, which is secret, is never added to the table."""
     encoder, decoder = HeaderEncoder(), hpack.Decoder()
     first, second, third = (encoder.encode_post(b"/secret", FIELDS, 60, 300) for _ in range(3))
     assert (len(second), second) == (len(b"/secret") + 2 + 1 + len(FIELDS) + 8 + 6, third)
@@ -54,7 +54,7 @@ def test_repeated_fields_take_one_octet_and_path_none() -> None:
     st.booleans(),
 )
 def test_decoder_returns_requested_headers(status: int, headers: list[tuple[str, bytes]], huffman: bool) -> None:
-    """The decoder returns the status and the requested headers of a block of the reference encoder."""
+    """The decoder returns the status and the headers in NAMES of a block that hpack encoded."""
     hpack_encoder = hpack.Encoder()
     hpack_encoder.header_table_size = 0
     block = hpack_encoder.encode(
@@ -65,7 +65,7 @@ def test_decoder_returns_requested_headers(status: int, headers: list[tuple[str,
 
 
 def test_non_text_header_value_is_dropped() -> None:
-    """A header with octets that are not visible ASCII is left out."""
+    """A header whose value has octets that are not visible ASCII is left out."""
     hpack_encoder = hpack.Encoder()
     block = hpack_encoder.encode(
         [(":status", "201"), ("location", b"/\xe4\xff"), ("ttl", b"5\n"), ("retry-after", "3")]
@@ -96,7 +96,7 @@ def test_invalid_header_block_is_rejected(block: bytes) -> None:
 
 @given(st.binary(max_size=200))
 def test_decoder_survives_random_octets(block: bytes) -> None:
-    """Any octets give a status with requested headers, or raise ValueError."""
+    """Decoding random octets returns a status and headers in NAMES, or raises ValueError."""
     try:
         status, headers = HeaderDecoder(NAMES).decode(block)
     except ValueError:

@@ -36,6 +36,7 @@ from gateway.push.http2 import (
 from gateway.push.responses import HttpReply, NetworkFault
 
 FIELDS = ((b":scheme", b"https"), (b":authority", b"push.example.org"), (b"authorization", b"vapid t=a.b.c,k=BKey"))
+# A header block with `:status: 201`.
 CREATED = b"\x48\x03201"
 Headers = list[tuple[str, str]]
 
@@ -48,7 +49,10 @@ def loop() -> Iterator[asyncio.AbstractEventLoop]:
 
 
 class Peer:
-    """The push service's side of the session, with the strict h2 library; `complete` and `reset` are stream ids."""
+    """The push service's side of the session, with the strict h2 library.
+
+    `complete` has the ids of the streams whose request arrived completely, `reset` those that the session reset.
+    """
 
     def __init__(self, session: Http2Session, **settings_: int) -> None:
         self.session = session
@@ -132,13 +136,13 @@ def test_responses_arrive_in_any_order(loop: asyncio.AbstractEventLoop) -> None:
 
 
 def test_windows_are_refilled_for_thousands_of_requests(loop: asyncio.AbstractEventLoop) -> None:
-    """The session can receive more octets on a connection than its first window allows."""
+    """The session receives 6 million octets of response bodies, more than its initial window allows."""
     session = Http2Session()
     peer = Peer(session)
     for number in range(2000):
         response = post(session, loop, b"x" * 4000)
         peer.exchange()
-        # The response bodies use up the session's receive window, so the session must refill it.
+        # Each response body uses up a part of the session's receive window, so the session must refill the window.
         peer.respond(2 * number + 1, [(":status", "400")], b"y" * 3000)
         peer.exchange()
         assert response.result() == HttpReply(400, {}, b"y" * 3000)
@@ -194,8 +198,8 @@ def test_capacity_follows_max_concurrent_streams(loop: asyncio.AbstractEventLoop
     assert session.has_capacity
 
 
-def test_status_counts_without_complete_body(loop: asyncio.AbstractEventLoop) -> None:
-    """A response ends with the end of its body, after 4 KiB of the body, with a reset, or at the deadline."""
+def test_incomplete_body_ends_at_limit_reset_or_deadline(loop: asyncio.AbstractEventLoop) -> None:
+    """The session returns the status after 4 KiB of the body, after a reset of the stream, or at the deadline."""
     session = Http2Session()
     peer = Peer(session)
     early, endless, broken, late = (post(session, loop, deadline=deadline) for deadline in (1, 1, 1, 5))
@@ -235,7 +239,7 @@ def test_trailers_and_interim_responses_are_ignored(loop: asyncio.AbstractEventL
 
 
 def test_unprocessed_streams_may_be_resent(loop: asyncio.AbstractEventLoop) -> None:
-    """A stream that the server refused or did not process ends without a result; a reset stream has failed."""
+    """A refused or unprocessed stream has the response None; a stream with another reset has a fault."""
     session = Http2Session()
     peer = Peer(session)
     first, refused, reset, last = (post(session, loop) for _ in range(4))
@@ -254,7 +258,7 @@ def test_unprocessed_streams_may_be_resent(loop: asyncio.AbstractEventLoop) -> N
 
 
 def test_cancelled_stream_is_reset(loop: asyncio.AbstractEventLoop) -> None:
-    """A cancelled request is reset, also if its body waits for the window, and the others continue."""
+    """A cancelled request is reset, also if its body waits for the window; the requests that remain are completed."""
     session = Http2Session()
     peer = Peer(session)
     peer.acknowledges_data = False
@@ -271,7 +275,7 @@ def test_cancelled_stream_is_reset(loop: asyncio.AbstractEventLoop) -> None:
 
 
 def test_connection_end_fails_streams_without_status(loop: asyncio.AbstractEventLoop) -> None:
-    """When the connection ends, a stream with a status has a result and one without fails."""
+    """When the connection ends, a request whose status has arrived gets a response, and one without a status fails."""
     session = Http2Session()
     peer = Peer(session)
     with_status, without_status = post(session, loop), post(session, loop)
@@ -285,7 +289,7 @@ def test_connection_end_fails_streams_without_status(loop: asyncio.AbstractEvent
 
 
 def test_padding_priority_and_continuation_are_handled(loop: asyncio.AbstractEventLoop) -> None:
-    """The optional parts of HTTP/2 frames do not disturb the response."""
+    """A response with padding, a priority and a CONTINUATION frame is the same as a response without them."""
     session = Http2Session()
     response = post(session, loop)
     head, rest = CREATED[:2], CREATED[2:]
@@ -298,7 +302,7 @@ def test_padding_priority_and_continuation_are_handled(loop: asyncio.AbstractEve
 
 
 def test_frames_may_arrive_octet_by_octet(loop: asyncio.AbstractEventLoop) -> None:
-    """The session assembles frames from parts of any size."""
+    """The session assembles frames that it receives one octet at a time."""
     session = Http2Session()
     response = post(session, loop)
     session.outgoing.clear()
@@ -338,8 +342,8 @@ HOSTILE: dict[str, bytes] = {
 
 
 @pytest.mark.parametrize("octets", HOSTILE.values(), ids=HOSTILE.keys())
-def test_rfc_9113_violation_ends_the_connection(loop: asyncio.AbstractEventLoop, octets: bytes) -> None:
-    """Each violation of the protocol raises ProtocolError."""
+def test_rfc_9113_violation_raises_protocol_error(loop: asyncio.AbstractEventLoop, octets: bytes) -> None:
+    """The session leaves the request without a response until the caller ends the session."""
     session = Http2Session()
     response = post(session, loop)
     with pytest.raises(ProtocolError, match=r"\w"):
@@ -355,7 +359,7 @@ def test_rfc_9113_violation_ends_the_connection(loop: asyncio.AbstractEventLoop,
 )
 @settings(max_examples=300)
 def test_session_survives_random_frames(frames: list[tuple[int, int, int, bytes]]) -> None:
-    """After any frames, every request has a result and no stream is open."""
+    """After random frames and the deadline, every request has a response or a fault, and no stream is open."""
     loop = asyncio.new_event_loop()
     session = Http2Session()
     responses = [post(session, loop, b"x" * 3000) for _ in range(2)]

@@ -1,4 +1,4 @@
-"""The message for browsers: Declarative Web Push JSON, with the gateway's own fields in `data.gateway`."""
+"""The message for browsers: Declarative Web Push JSON, with the fields of the gateway in `data.gateway`."""
 
 import json
 from collections.abc import Iterator
@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from gateway.push.payload import PayloadTemplate, compose
 
-RECEIPTS = "https://push.example.com/v1/receipts"
+RECEIPTS_URL = "https://push.example.com/v1/receipts"
 CONTENT = {
     "title": "Stürmische Böen ⛈",
     "body": "Bleiben Sie drinnen.",
@@ -32,7 +32,7 @@ CONTENT = {
 
 
 def build_template(content: dict[str, Any], **changes: Any) -> PayloadTemplate:
-    return compose(content, **{"tag": "t", "notification_id": "ntf_1", "receipts_url": RECEIPTS, **changes})
+    return compose(content, **{"tag": "t", "notification_id": "ntf_1", "receipts_url": RECEIPTS_URL, **changes})
 
 
 def rendered_message(content: dict[str, Any], receipt: str = "rt", **changes: Any) -> dict[str, Any]:
@@ -60,7 +60,7 @@ def test_content_fields_map_to_declarative_message() -> None:
                 {"action": "open", "title": "Map", "navigate": "https://app.example.com/map"},
                 {"action": "later", "title": "Later", "navigate": "https://app.example.com/alerts/7"},
             ],
-            "data": {"alert": 7, "gateway": {"id": "ntf_1", "receipts": RECEIPTS, "receipt": "rt"}},
+            "data": {"alert": 7, "gateway": {"id": "ntf_1", "receipts": RECEIPTS_URL, "receipt": "rt"}},
         },
     }
 
@@ -76,7 +76,7 @@ def test_absent_fields_are_omitted() -> None:
             "title": "Hi",
             "navigate": "https://a.example",
             "tag": "t",
-            "data": {"gateway": {"id": "ntf_1", "receipts": RECEIPTS, "receipt": "rt"}},
+            "data": {"gateway": {"id": "ntf_1", "receipts": RECEIPTS_URL, "receipt": "rt"}},
         },
     }
 
@@ -111,7 +111,7 @@ JSON = st.recursive(
     st.text(min_size=1), st.dictionaries(st.text(), JSON, max_size=4), st.from_regex(r"[A-Za-z0-9_.-]*", fullmatch=True)
 )
 def test_receipt_is_inserted_into_any_content(title: str, data: dict[str, Any], receipt: str) -> None:
-    """Filling a template with a receipt changes nothing else, whatever the title and data are."""
+    """The receipt is the only field that `fill` changes, whatever the title and data are."""
     template = build_template({"title": title, "data": data})
     payload = template.fill(receipt)
     assert len(payload) == template.size + len(receipt)
@@ -122,12 +122,12 @@ def test_receipt_is_inserted_into_any_content(title: str, data: dict[str, Any], 
 
 
 def test_text_is_utf_8_without_escapes() -> None:
-    """A character outside ASCII takes fewer octets as UTF-8 than as an escape."""
+    """Characters outside ASCII are encoded as UTF-8, which takes fewer octets than JSON escapes."""
     assert "⛈".encode() in build_template(CONTENT).prefix
 
 
 def test_lone_surrogate_becomes_question_mark() -> None:
-    """A character that UTF-8 cannot encode does not prevent the message."""
+    """A lone surrogate, which UTF-8 cannot encode, is replaced, so that the message can be sent."""
     assert rendered_message({"title": "a\ud800b"})["notification"]["title"] == "a?b"
 
 
@@ -135,8 +135,8 @@ def find_faults(message: dict[str, Any]) -> Iterator[str]:
     """Yield the paths of the values for which Safari would not display the message without a service worker.
 
     WebKit's explainer requires a title, a URL for the notification and for each action, a badge that is an unsigned
-    64-bit integer, and the right type of each member. The member names are those of W3C's Push API. The last rules
-    are those by which WHATWG's Notifications standard raises a TypeError.
+    64-bit integer, and the right type of each member. The member names are those of W3C's Push API. The rules for
+    `dir` and for contradictions are those by which WHATWG's Notifications standard raises a TypeError.
     """
     if message.get("web_push") != 8030:
         yield "not declarative"
@@ -198,8 +198,8 @@ def test_message_is_valid_declarative_push(content: dict[str, Any]) -> None:
         ({"silent": "true"}, "silent"),
     ],
 )
-def test_invalid_declarative_message_is_detected(change: dict[str, Any], fault: str) -> None:
-    """The check that the other tests use reports each kind of fault."""
+def test_find_faults_reports_an_invalid_message(change: dict[str, Any], fault: str) -> None:
+    """`find_faults`, with which this module checks messages, reports each kind of fault."""
     message = rendered_message(CONTENT)
     message["notification"] |= change
     assert list(find_faults(message)) == [fault]

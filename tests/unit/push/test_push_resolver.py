@@ -16,7 +16,7 @@ from tests.unit.push.test_push_client import http_server, post
 
 
 class FakeResolver:
-    """A resolver that returns or raises these answers in order, the last one repeatedly."""
+    """A resolver that returns or raises `answers` in order, and repeats the last one."""
 
     def __init__(self, *answers: Sequence[str] | OSError) -> None:
         self.answers = list(answers)
@@ -40,7 +40,7 @@ class Clock:
 
 @pytest.fixture
 def loopback_is_public(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Treat 127.0.0.1 as public, because tests have no public address."""
+    """Treat 127.0.0.1 as a public address, because the servers of the tests have no public address."""
     monkeypatch.setattr(resolver, "is_global", lambda address: str(address) == "127.0.0.1")
 
 
@@ -81,23 +81,23 @@ async def test_host_with_private_address_is_not_contacted(addresses: list[str]) 
 
 
 async def test_client_connects_to_the_checked_address(loopback_is_public: None) -> None:
-    """The name does not exist in DNS, so a second resolution by the system would fail."""
-    names = FakeResolver(["127.0.0.1"])
+    """The host name does not exist in DNS, so another resolution by the system would fail."""
+    fake_resolver = FakeResolver(["127.0.0.1"])
     async with http_server(respond_201) as origin:
         port = origin.rpartition(":")[2]
-        async with PushClient(must_check_address=lambda _: True, pins=AddressPins(names)) as client:
+        async with PushClient(must_check_address=lambda _: True, pins=AddressPins(fake_resolver)) as client:
             posts = (post(client, f"http://a.example.invalid:{port}/{n}") for n in range(150))
             responses = await asyncio.gather(*posts)
     assert {response.status for response in responses} == {201}
-    assert names.resolved_names == ["a.example.invalid"]
+    assert fake_resolver.resolved_names == ["a.example.invalid"]
 
 
 async def test_dns_rebinding_has_no_effect(loopback_is_public: None) -> None:
-    """The first answer is used for PIN_TTL_S; the next answer is checked as well."""
-    clock, names = Clock(), FakeResolver(["127.0.0.1"], ["10.0.0.1"], ["127.0.0.1"])
+    """The first address is used for PIN_TTL_S; the address of the next resolution is checked as well."""
+    clock, fake_resolver = Clock(), FakeResolver(["127.0.0.1"], ["10.0.0.1"], ["127.0.0.1"])
     async with http_server(respond_201) as origin:
         endpoint = f"http://rebinding.example.invalid:{origin.rpartition(':')[2]}/x"
-        async with PushClient(must_check_address=lambda _: True, pins=AddressPins(names, clock)) as client:
+        async with PushClient(must_check_address=lambda _: True, pins=AddressPins(fake_resolver, clock)) as client:
             assert (await post(client, endpoint)).status == 201
             clock.now += PIN_TTL_S - 1
             assert (await post(client, endpoint)).status == 201
@@ -106,21 +106,21 @@ async def test_dns_rebinding_has_no_effect(loopback_is_public: None) -> None:
                 assert (await post(client, endpoint)).fault == NetworkFault("private")
             clock.now += PIN_TTL_S
             assert (await post(client, endpoint)).status == 201
-    assert len(names.resolved_names) == 3
+    assert len(fake_resolver.resolved_names) == 3
 
 
 async def test_failed_resolution_is_not_cached(loopback_is_public: None) -> None:
     """The next message resolves the host name again."""
     async with http_server(respond_201) as origin:
         endpoint = f"http://a.example.invalid:{origin.rpartition(':')[2]}/x"
-        names = FakeResolver(OSError("no such name"), ["127.0.0.1"])
-        async with PushClient(must_check_address=lambda _: True, pins=AddressPins(names)) as client:
+        fake_resolver = FakeResolver(OSError("no such name"), ["127.0.0.1"])
+        async with PushClient(must_check_address=lambda _: True, pins=AddressPins(fake_resolver)) as client:
             assert (await post(client, endpoint)).fault == NetworkFault("dns")
             assert (await post(client, endpoint)).status == 201
 
 
-async def test_pinned_address_stays_while_still_valid() -> None:
-    """After the lifetime of a pin, its address stays if the host still has it."""
+async def test_pinned_address_is_renewed_while_resolved() -> None:
+    """After PIN_TTL_S, the pinned address is used again if the host still resolves to it."""
     clock = Clock()
     pins = AddressPins(FakeResolver(["8.8.8.8"], ["1.1.1.1", "8.8.8.8", "9.9.9.9"], ["1.1.1.1"]), clock)
     addresses = []
@@ -131,7 +131,7 @@ async def test_pinned_address_stays_while_still_valid() -> None:
 
 
 async def test_cancelled_lookup_does_not_fail_other_waiters() -> None:
-    """A cancelled request does not cancel the lookup for the others."""
+    """Two requests wait for one lookup; the cancellation of one does not cancel the lookup."""
     pins = AddressPins(FakeResolver(["8.8.8.8"]))
     first, second = (asyncio.ensure_future(pins.address("a.example.org")) for _ in range(2))
     await asyncio.sleep(0)
@@ -139,16 +139,16 @@ async def test_cancelled_lookup_does_not_fail_other_waiters() -> None:
     assert await second == "8.8.8.8"
 
 
-async def test_pins_are_limited() -> None:
+async def test_oldest_pin_is_evicted_at_the_limit() -> None:
     """The last MAX_PINS names are not resolved again; the name before them is."""
-    names = FakeResolver(["10.0.0.1"])
-    pins = AddressPins(names)
+    fake_resolver = FakeResolver(["10.0.0.1"])
+    pins = AddressPins(fake_resolver)
     count = resolver.MAX_PINS + 10
     for n in (*range(count), *range(10, count), 9):
         with pytest.raises(NotPublic):
             await pins.address(f"{n}.example.org")
-    assert len(names.resolved_names) == count + 1
-    assert names.resolved_names[-1] == "9.example.org"
+    assert len(fake_resolver.resolved_names) == count + 1
+    assert fake_resolver.resolved_names[-1] == "9.example.org"
 
 
 def test_private_address_fault_has_its_cause() -> None:

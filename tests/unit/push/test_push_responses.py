@@ -37,7 +37,7 @@ def wns(status: int, description: str = "", **headers: str) -> PushResponse:
 
 @pytest.mark.parametrize("status", [200, 201, 202])
 def test_200_201_and_202_are_accepted(status: int) -> None:
-    """Any of these statuses means that the push service has the message."""
+    """RFC 8030 uses 201 and 202; a push service may respond with 200."""
     assert classify(PushResponse(status), NOW) == Accepted()
 
 
@@ -49,7 +49,7 @@ def test_accepted_outcome_has_location_and_granted_ttl() -> None:
 
 @pytest.mark.parametrize("ttl", ["", "-1", "soon", "1.5", "²", "9" * 40])
 def test_invalid_granted_ttl_is_ignored(ttl: str) -> None:
-    """A time to live that is not a number does not change the outcome."""
+    """The message is accepted, and the outcome has no granted time to live."""
     assert classify(PushResponse(201, {"ttl": ttl}), NOW) == Accepted(None, None)
 
 
@@ -69,7 +69,7 @@ def test_invalid_granted_ttl_is_ignored(ttl: str) -> None:
     ],
 )
 def test_404_and_410_mean_gone(response: PushResponse, expected: str) -> None:
-    """The subscription has ended, and the cause says what the push service returned."""
+    """The subscription has ended, and the cause quotes the status and text of the response."""
     outcome = classify(response, NOW)
     assert isinstance(outcome, Gone)
     assert outcome.cause.startswith("the push service reports that the subscription no longer exists (")
@@ -100,7 +100,7 @@ def test_404_and_410_mean_gone(response: PushResponse, expected: str) -> None:
     ],
 )
 def test_key_mismatch_quarantines_the_device(response: PushResponse) -> None:
-    """A subscription with another VAPID key is rejected, and its device gets no more messages."""
+    """A message to a subscription of another VAPID key is rejected, and its device gets no more messages."""
     outcome = classify(response, NOW)
     assert isinstance(outcome, Rejected)
     assert outcome.quarantine
@@ -178,8 +178,8 @@ def test_autopush_retry_now_is_retried_at_once() -> None:
         PushResponse(408),
     ],
 )
-def test_temporary_error_is_retried_with_back_off(response: PushResponse) -> None:
-    """The delay is that of the retry rules, because the response has none."""
+def test_temporary_error_is_retried_without_its_own_delay(response: PushResponse) -> None:
+    """The outcome has no delay (`after`), so the retry rules determine it."""
     outcome = classify(response, NOW)
     assert isinstance(outcome, Retry)
     assert (outcome.after, outcome.slow_down, outcome.unauthorized) == (None, False, False)
@@ -204,7 +204,7 @@ def test_temporary_error_is_retried_with_back_off(response: PushResponse) -> Non
     ],
 )
 def test_invalid_request_is_rejected_without_quarantine(response: PushResponse, expected: str) -> None:
-    """The message is rejected, and the device can get other messages."""
+    """The message is rejected, and its device stays active."""
     outcome = classify(response, NOW)
     assert isinstance(outcome, Rejected)
     assert not outcome.quarantine
@@ -213,14 +213,14 @@ def test_invalid_request_is_rejected_without_quarantine(response: PushResponse, 
 
 @pytest.mark.parametrize("status", [300, 301, 302, 303, 304, 307, 308])
 def test_redirect_is_rejected(status: int) -> None:
-    """A redirect is a final rejection."""
+    """A message whose response is a redirect is not sent again."""
     outcome = classify(PushResponse(status, {"location": "http://169.254.169.254/"}), NOW)
     assert outcome == Rejected(f"the push service responded with a redirect, which is never followed ({status})")
 
 
 @pytest.mark.parametrize("kind", get_args(FaultKind))
 def test_network_fault_is_always_retried(kind: FaultKind) -> None:
-    """A message without a response is sent again, whatever the fault is."""
+    """A message without a response is sent again, and the cause quotes the detail of the fault."""
     outcome = classify(PushResponse(None, fault=NetworkFault(kind, "os error 104")), NOW)
     assert isinstance(outcome, Retry)
     assert (outcome.after, outcome.slow_down, outcome.unauthorized) == (None, False, False)

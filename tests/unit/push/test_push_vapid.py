@@ -34,7 +34,7 @@ def verified_claims(header: str) -> dict[str, object]:
 
 
 def test_token_has_subject_audience_and_expiry() -> None:
-    """The token has the claims of RFC 8292, and the header the public key."""
+    """The token has the claims of RFC 8292, and the Authorization header contains the public key."""
     key, now = VapidKey.generate(), time.time()
     header = VapidSigner().authorization_header(key, SUBJECT, ORIGIN, now)
     assert verified_claims(header) == {"aud": ORIGIN, "sub": SUBJECT, "exp": int(now + 12 * HOUR)}
@@ -42,7 +42,7 @@ def test_token_has_subject_audience_and_expiry() -> None:
     assert split_header(header)[1] == key.public_text
 
 
-def test_signature_of_other_key_does_not_verify() -> None:
+def test_token_does_not_verify_with_another_key() -> None:
     """A token verifies only with the key that signed it."""
     token, _ = split_header(VapidSigner().authorization_header(VapidKey.generate(), SUBJECT, ORIGIN, time.time()))
     with pytest.raises(jwt.InvalidSignatureError):
@@ -63,7 +63,7 @@ def test_origin_with_port_is_signed() -> None:
 
 
 def test_header_is_reused_until_an_hour_before_expiry() -> None:
-    """A header is signed again when less than an hour of its validity is left."""
+    """The signer makes a new header when less than an hour of the old one's validity is left."""
     key, signer, now = VapidKey.generate(), VapidSigner(), time.time()
     first = signer.authorization_header(key, SUBJECT, ORIGIN, now)
     assert signer.authorization_header(key, SUBJECT, ORIGIN, now + 10.99 * HOUR) == first
@@ -73,7 +73,7 @@ def test_header_is_reused_until_an_hour_before_expiry() -> None:
 
 
 def test_header_is_renewed_after_large_clock_step() -> None:
-    """A header whose expiry is too far in the future is not used."""
+    """After the clock was set back by 13 hours, a cached header would expire later than RFC 8292 allows."""
     key, signer, now = VapidKey.generate(), VapidSigner(), time.time()
     first = signer.authorization_header(key, SUBJECT, ORIGIN, now)
     assert signer.authorization_header(key, SUBJECT, ORIGIN, now - 60) == first
@@ -81,7 +81,7 @@ def test_header_is_renewed_after_large_clock_step() -> None:
 
 
 def test_headers_differ_by_key_subject_and_origin() -> None:
-    """Each combination has its own header."""
+    """Two keys, two subjects and two origins give eight headers."""
     signer, now = VapidSigner(), time.time()
     keys = VapidKey.generate(), VapidKey.generate()
     headers = {
@@ -94,7 +94,7 @@ def test_headers_differ_by_key_subject_and_origin() -> None:
 
 
 def test_oldest_header_is_evicted(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The cache holds the newest MAX_CACHED_HEADERS headers."""
+    """With a limit of two cached headers, the third evicts the first."""
     monkeypatch.setattr(vapid, "MAX_CACHED_HEADERS", 2)
     key, signer, now = VapidKey.generate(), VapidSigner(), time.time()
     first, second, _ = (signer.authorization_header(key, SUBJECT, f"https://{host}.example.com", now) for host in "abc")
@@ -138,7 +138,7 @@ def test_key_repr_hides_the_private_key() -> None:
     ],
 )
 def test_valid_subject_is_accepted(subject: str) -> None:
-    """The check returns no error for the subject."""
+    """A mail address or an https URL with a public host is valid."""
     assert check_subject(subject) is None
 
 
@@ -190,5 +190,5 @@ def test_valid_subject_is_accepted(subject: str) -> None:
     ],
 )
 def test_subject_that_apple_rejects_is_rejected(subject: str) -> None:
-    """The check returns an error for the subject."""
+    """Apple rejects tokens with such a subject, so the gateway does not accept it from an application."""
     assert check_subject(subject)
