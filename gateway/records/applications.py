@@ -87,7 +87,7 @@ async def get_allowed_origins(conn: AsyncConnection, id_: UUID) -> list[str]:
 
 
 async def get_alert_settings(conn: AsyncConnection, id_: UUID) -> tuple[list[JsonObject], Any]:
-    """Return the alert rules of an application, and the audience of its alerts or None."""
+    """Return the alert rules of an application, and the audience of its alerts, None if it has none."""
     row = (
         await conn.execute(
             select(applications.c.alert_rules, applications.c.alert_audience).where(applications.c.id == id_)

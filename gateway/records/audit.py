@@ -31,7 +31,8 @@ async def list_page(
 ) -> Sequence[Row[Any]]:
     """Return a page of entries, newest first; `before` is the last id of the previous page.
 
-    Without `application_ids` the page covers all applications and the entries without one.
+    An entry must match each of `application_ids`, so two different ids select nothing. Without ids the page covers all
+    applications, and the entries without an application.
     """
     query = select(audit).order_by(audit.c.id.desc()).limit(limit)
     for id_ in application_ids:
@@ -45,5 +46,5 @@ async def list_page(
 
 async def prune(conn: AsyncConnection, before: datetime, limit: int = 20_000) -> int:
     """Delete at most `limit` entries older than `before`; return the number deleted."""
-    old = select(audit.c.id).where(audit.c.at < literal(before)).order_by(audit.c.id).limit(limit)
-    return (await conn.execute(delete(audit).where(audit.c.id.in_(old)))).rowcount
+    old_ids = select(audit.c.id).where(audit.c.at < literal(before)).order_by(audit.c.id).limit(limit)
+    return (await conn.execute(delete(audit).where(audit.c.id.in_(old_ids)))).rowcount

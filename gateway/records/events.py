@@ -119,7 +119,7 @@ async def add_runs(conn: AsyncConnection, rows: Sequence[TriggerRunRow]) -> None
 
 
 async def end_runs(conn: AsyncConnection, keys: Collection[tuple[UUID, UUID]], cause: str) -> None:
-    """Mark trigger runs as cancelled. `keys` are their primary keys (event id, trigger id)."""
+    """Mark trigger runs as cancelled. `keys` are the primary keys of the runs: (event id, trigger id)."""
     selected = tuple_(trigger_runs.c.event_id, trigger_runs.c.trigger_id).in_(keys)
     await conn.execute(update(trigger_runs).where(selected).values(outcome=CANCELLED, cause=cause))
 
@@ -168,5 +168,5 @@ async def list_runs_of_trigger(
 
 async def prune(conn: AsyncConnection, before: datetime, limit: int = 20_000) -> int:
     """Delete at most `limit` events older than `before`; return the number deleted."""
-    old = select(events.c.id).where(events.c.created_at < literal(before)).limit(limit)
-    return (await conn.execute(delete(events).where(events.c.id.in_(old)))).rowcount
+    old_ids = select(events.c.id).where(events.c.created_at < literal(before)).limit(limit)
+    return (await conn.execute(delete(events).where(events.c.id.in_(old_ids)))).rowcount

@@ -22,7 +22,7 @@ class Session(NamedTuple):
 
 
 async def add(conn: AsyncConnection, digest: bytes, key_id: UUID, expires_at: datetime) -> None:
-    """Insert a session; `digest` is the SHA-256 of its token."""
+    """Insert a session; `digest` is the SHA-256 of the session token."""
     await conn.execute(insert(sessions).values(digest=digest, key_id=key_id, expires_at=expires_at))
 
 

@@ -18,7 +18,7 @@ View = TypeVar("View")
 
 
 class NamedResource(Generic[View]):
-    """The operations on one table of resources. Names are unique in an application."""
+    """The operations on one table of resources. The names of resources are unique in an application."""
 
     def __init__(
         self,

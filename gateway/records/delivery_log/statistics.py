@@ -72,7 +72,7 @@ async def find_first_positions(
 
 
 async def count_jobs(conn: AsyncConnection, application_id: UUID, now: datetime) -> Sequence[Row[Any]]:
-    """Return (lane, due, later, paused, oldest) for each lane in which the application has jobs.
+    """Return (lane, due, later, paused, oldest) for each lane in which an application has jobs.
 
     `due`, `later` and `paused` are numbers of jobs; `oldest` is when the oldest due job came due.
     """

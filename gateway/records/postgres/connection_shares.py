@@ -65,7 +65,7 @@ class _Gate:
         return self._by_both[kind, key] > 0
 
     def try_acquire(self, kind: WorkKind, key: Hashable) -> bool:
-        """Take a slot if one is free; return whether it was taken."""
+        """Take a slot if one is free for the key and the kind of work; return whether a slot was taken."""
         if not self._has_slot(kind, key):
             return False
         self._occupy(kind, key)

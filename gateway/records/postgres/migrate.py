@@ -57,7 +57,7 @@ def _scripts(location: str | None) -> tuple[frozenset[str], frozenset[str]]:
 
 
 async def is_current(conn: AsyncConnection, url: str) -> bool:
-    """Return whether the database has every migration of this version of the gateway. Later ones are allowed."""
+    """Return whether the database has every migration of this version of the gateway. It may have later migrations."""
     heads, revisions = await asyncio.to_thread(_scripts, config(url).get_main_option("script_location"))
     current = set(await conn.run_sync(lambda sync: MigrationContext.configure(sync).get_current_heads()))
     # An unknown revision is newer than this code: an upgrade migrates the schema before it replaces the processes.

@@ -70,7 +70,7 @@ class Notifier:
     """Listens on all channels and wakes the subscribers in this process."""
 
     def __init__(self, url: str) -> None:
-        """Create a notifier for the database at `url`; it listens within `running`."""
+        """Create a notifier for the database at `url`. It listens within the context `running`."""
         self._url = plain_url(url)
         self._subscriptions: dict[str, set[ChannelSubscription]] = defaultdict(set)
         self._task: asyncio.Task[None] | None = None

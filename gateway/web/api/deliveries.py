@@ -129,7 +129,7 @@ async def _stream(request: Request[None, FollowQuery], position: int | None) -> 
 
 @routes.add("GET", "/v1/deliveries/{delivery_id}", scopes=(READ,), responses={200: views.DeliveryDetail})
 async def get_delivery(request: TransactionalRequest) -> Response:
-    """Get a delivery with its attempts: for each the time, the response of the push service, and what followed."""
+    """Get a delivery with its attempts: the time of each, the response of the push service, and the consequence."""
     parsed = ids.parse_delivery(request.path("delivery_id"))
     if parsed is None:
         raise NotFound("this is not the id of a delivery; it would begin with dlv_")
