@@ -43,7 +43,7 @@ class Tenant:
         return payload
 
     async def register(self, count: int) -> list[UUID]:
-        """Register devices of the simulator without a user, and return their ids."""
+        """Register `count` devices of the simulator, and return their ids."""
         return list(await self.parts.register(self.parts.subscribe(Vendor.FCM, count, share_keys=True)))
 
     async def store_attributes(self, device_ids: list[UUID], attributes: Any) -> None:

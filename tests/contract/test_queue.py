@@ -16,8 +16,10 @@ from tests.support.queues import ENGINES, Engine, accepted_batch, delivery_resul
 
 MINUTE = timedelta(minutes=1)
 SECOND = timedelta(seconds=1)
+# A wait that outlasts every brief lease.
 LONG = timedelta(seconds=10)
 NO_WAIT = timedelta(0)
+# A lease that expires within a test.
 BRIEF = timedelta(milliseconds=50)
 
 
@@ -44,7 +46,7 @@ async def claim(
 
 
 async def test_jobs_are_claimed_by_lane_then_due_time(engine: Engine, queue: Queue) -> None:
-    """The claim order does not depend on the order of insertion."""
+    """Jobs are inserted in another order than they are claimed: an urgent job is inserted last."""
     now = datetime.now(UTC)
     expected = []
     for lane in Lane:
@@ -60,8 +62,8 @@ async def test_jobs_are_claimed_by_lane_then_due_time(engine: Engine, queue: Que
     assert await claim(queue) == []
 
 
-async def test_claim_of_several_jobs_prefers_urgent_lanes(engine: Engine, queue: Queue) -> None:
-    """A claim of two jobs gets the urgent job and the normal job that was due first."""
+async def test_claim_of_two_jobs_prefers_urgent_lanes(engine: Engine, queue: Queue) -> None:
+    """Of four jobs, a claim of two gets the urgent job and the normal job that was due first."""
     now = datetime.now(UTC)
     bulk = await engine.put([new_id()], lane=Lane.BULK, due_at=now - MINUTE)
     due_first = await engine.put([new_id()], lane=Lane.NORMAL, due_at=now - 2 * SECOND)
@@ -75,14 +77,14 @@ async def test_claim_of_several_jobs_prefers_urgent_lanes(engine: Engine, queue:
 
 
 async def test_claim_is_limited_to_its_lanes(engine: Engine, queue: Queue) -> None:
-    """Jobs of other lanes stay in the queue."""
+    """A bulk job stays in the queue when urgent and normal jobs are claimed."""
     await engine.put([new_id()], lane=Lane.BULK)
     assert await claim(queue, lanes=(Lane.URGENT, Lane.NORMAL), limit=5) == []
     assert len(await claim(queue, lanes=(Lane.BULK,), limit=5)) == 1
 
 
 async def test_claimed_job_has_all_fields(engine: Engine, queue: Queue) -> None:
-    """Notification, lane, devices and day are those that were planned."""
+    """The claimed job has the notification, lane, devices and day with which it was put."""
     devices = [new_id() for _ in range(3)]
     notification_id = await engine.put(devices, lane=Lane.URGENT)
     [job] = await claim(queue)
@@ -115,8 +117,8 @@ async def test_renewed_lease_is_not_claimed(engine: Engine, queue: Queue) -> Non
     assert await claim(queue, wait=1.5 * SECOND) == []
 
 
-async def test_renew_returns_the_leases_that_were_not_lost(engine: Engine, queue: Queue) -> None:
-    """A job that another worker claimed is not renewed."""
+async def test_renew_returns_the_jobs_whose_lease_is_renewed(engine: Engine, queue: Queue) -> None:
+    """The lease of a job that another worker has claimed since then is not renewed."""
     await engine.put([new_id(), new_id()], job_size=1)
     [lost_job] = await claim(queue, lease=BRIEF)
     [leased_job] = await claim(queue)
@@ -145,7 +147,7 @@ async def test_settle_without_lease_records_nothing(engine: Engine, queue: Queue
 
 
 async def test_partial_settle_without_lease_records_nothing(engine: Engine, queue: Queue) -> None:
-    """A batch with remaining devices is refused in the same way as one that ends the job."""
+    """A batch that leaves devices in the job is refused in the same way as a batch that ends the job."""
     devices = [new_id(), new_id()]
     notification_id = await engine.put(devices)
     [expired] = await claim(queue, lease=BRIEF)
@@ -160,7 +162,7 @@ async def test_partial_settle_without_lease_records_nothing(engine: Engine, queu
 
 
 async def test_release_without_lease_changes_nothing(engine: Engine, queue: Queue) -> None:
-    """The job stays with the worker that has the lease."""
+    """A worker whose lease expired cannot release the job; it stays with the worker that has the current lease."""
     await engine.put([new_id()])
     [expired] = await claim(queue, lease=BRIEF)
     [current] = await claim(queue, wait=LONG)
@@ -200,7 +202,7 @@ async def test_concurrent_claims_never_share_a_job(engine: Engine, queue: Queue)
 
 
 async def test_job_shrinks_to_its_remaining_devices(engine: Engine, queue: Queue) -> None:
-    """A later claim gets only the devices without a result."""
+    """After partial settlements, the next claim of the job gets only the devices without a result."""
     devices = [new_id() for _ in range(10)]
     notification_id = await engine.put(devices)
     [job] = await claim(queue, lease=BRIEF)
@@ -218,7 +220,7 @@ async def test_job_shrinks_to_its_remaining_devices(engine: Engine, queue: Queue
 
 
 async def test_settle_is_atomic(engine: Engine, queue: Queue) -> None:
-    """A batch whose last write fails, a second result for one delivery, leaves no other write behind."""
+    """If the last write of a batch fails, because a delivery already has a result, none of its writes is stored."""
     devices = [new_id() for _ in range(4)]
     notification_id = await engine.put(devices)
     [job] = await claim(queue)
@@ -232,16 +234,16 @@ async def test_settle_is_atomic(engine: Engine, queue: Queue) -> None:
     assert await engine.list_outcomes(notification_id) == {devices[0]: "accepted"}
     assert await engine.list_attempts(notification_id) == []
     assert (await engine.progress(notification_id))[1].retries == 0
-    assert await claim(queue, limit=5) == [], "no retry job was left behind"
+    assert await claim(queue, limit=5) == [], "the refused batch left a retry job behind"
     await queue.release(job)
     [reclaimed] = await claim(queue)
     assert reclaimed.device_ids == tuple(devices[1:])
 
 
-async def test_logged_devices_leave_the_job(engine: Engine, queue: Queue) -> None:
-    """A device that is already in the log keeps its logged result, and the other devices are settled.
+async def test_result_of_a_logged_device_is_dropped(engine: Engine, queue: Queue) -> None:
+    """A device that is already in the delivery log keeps its logged result, and the other devices are settled.
 
-    Such a job exists after the restore of an older backup.
+    Such a job exists after the restore of an old backup of the jobs.
     """
     devices = [new_id() for _ in range(4)]
     notification_id = await engine.put(devices)

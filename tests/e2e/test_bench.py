@@ -1,4 +1,4 @@
-"""The benchmark `ops/bench/send` runs to its end; its times are not checked."""
+"""The benchmark `ops/bench/send` runs to its end; the measured times are not checked."""
 
 import asyncio
 import json

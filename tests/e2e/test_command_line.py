@@ -27,8 +27,8 @@ def settings(database_url: str) -> dict[str, str]:
 
 async def test_every_command_has_help() -> None:
     """`gateway --help` lists the commands, and each command has a help page."""
-    help_of_all = await command("--help")
-    assert help_of_all.code == 0
+    overview = await command("--help")
+    assert overview.code == 0
     for name in (
         "up",
         "serve",
@@ -43,19 +43,19 @@ async def test_every_command_has_help() -> None:
         "prune",
         "settings",
     ):
-        assert name in help_of_all.out
+        assert name in overview.out
         result = await command(name, "--help")
         assert (result.code, "Usage:" in result.out) == (0, True), name
 
 
 def test_help_imports_no_heavy_modules() -> None:
-    """Building the command line does not import the libraries that only some commands need."""
+    """The command line is built without importing the libraries that only some commands need."""
     code = "import sys, typer.main, gateway.cli; typer.main.get_command(gateway.cli.cli); print(*sys.modules)"
     loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
     assert not set(loaded) & {"aiohttp", "sqlalchemy", "pydantic", "rich", "uvloop", "structlog", "gateway.app"}
 
 
-def test_completion_covers_commands_options_values(tmp_path: Path) -> None:
+def test_completion_suggests_commands_options_and_values(tmp_path: Path) -> None:
     """Completion in bash suggests commands, subcommands, options and the values of an option."""
     script = """
         gateway --install-completion >&2 && source ~/.bashrc
@@ -92,7 +92,7 @@ async def test_campaign_can_be_paused_resumed_and_cancelled(settings: dict[str, 
 
 
 async def test_usage_errors_exit_2_and_failures_exit_1(settings: dict[str, str]) -> None:
-    """Both kinds of error print one line without a traceback."""
+    """A usage error exits with 2, and a failure exits with 1 and one line; neither prints a traceback."""
     for arguments in (["nonsense"], ["apps", "create"], ["send", "--app", "x", "--title", "t"], ["up", "--port", "x"]):
         result = await command(*arguments, **settings)
         assert result.code == 2, arguments
@@ -120,8 +120,8 @@ async def test_usage_errors_exit_2_and_failures_exit_1(settings: dict[str, str])
         assert "secret" not in result.err
 
 
-async def test_separate_roles_deliver_like_up(settings: dict[str, str], tmp_path: Path) -> None:
-    """`gateway serve` and `gateway work` together deliver a message to every device."""
+async def test_serve_and_work_deliver_as_separate_processes(settings: dict[str, str], tmp_path: Path) -> None:
+    """A server and a worker deliver a campaign and an alert, and the commands for a remote server display both."""
     port = free_ports(1)
     base = f"http://127.0.0.1:{port}"
     async with Sim() as sim:
@@ -176,7 +176,7 @@ async def test_separate_roles_deliver_like_up(settings: dict[str, str], tmp_path
 
 
 async def test_remote_operator_manages_applications_and_keys(database_url: str) -> None:
-    """With a server and its admin token, the commands work without access to the database."""
+    """With the URL of a server and its admin token, the commands work without access to the database."""
     async with gateway(database_url) as parts, serve_api(parts) as api:
         await create_and_remove_keys({"GATEWAY_SERVER": api.origin, "GATEWAY_KEY": ADMIN})
         remote = {"GATEWAY_SERVER": api.origin, "GATEWAY_KEY": api.secret}
@@ -185,7 +185,7 @@ async def test_remote_operator_manages_applications_and_keys(database_url: str) 
 
 
 async def create_and_remove_keys(settings: dict[str, str]) -> None:
-    """Create an application, and create, list and remove keys of it, with these settings."""
+    """Create the application Shop, and create, list and remove keys of Shop, with these settings."""
     app = ("--app", "Shop")
     application = await command("apps", "create", "Shop", "--subject", "mailto:ops@example.org", **settings)
     assert application.code == 0
@@ -203,7 +203,7 @@ async def create_and_remove_keys(settings: dict[str, str]) -> None:
 
 
 async def test_doctor_reports_errors(settings: dict[str, str], empty_database_url: str) -> None:
-    """A wrong setting, key, schema or database fails exactly the check that concerns it."""
+    """A wrong setting, master key, schema or database fails its check of `gateway doctor`, and no other check."""
     await command("apps", "create", "Shop", "--subject", "mailto:ops@example.org", **settings)
     healthy = await command("doctor", "--offline", "--json", **settings)
     assert all(check["ok"] for check in healthy.json), healthy.out
@@ -222,7 +222,7 @@ async def test_doctor_reports_errors(settings: dict[str, str], empty_database_ur
 async def test_wrong_key_or_old_schema_prevents_start(
     settings: dict[str, str], empty_database_url: str, role: str
 ) -> None:
-    """A process that cannot work with the database exits with a line that names the cause."""
+    """A process whose master key or database schema is wrong exits with a line that names the cause."""
     await command("apps", "create", "Shop", "--subject", "mailto:ops@example.org", **settings)
     for change, message in (
         ({"GATEWAY_MASTER_KEY": "another master key that is long enough"}, "the master key does not decrypt"),
@@ -235,7 +235,7 @@ async def test_wrong_key_or_old_schema_prevents_start(
 
 
 async def test_settings_hides_secrets(settings: dict[str, str]) -> None:
-    """`gateway settings` prints whether a secret is set, and never its value."""
+    """`gateway settings` prints `set` or `not set` for a secret, and never its value."""
     result = await command("settings", "--json", **settings)
     values = {entry["name"]: entry["value"] for entry in result.json}
     assert values["GATEWAY_PORT"] == "8080"
@@ -246,7 +246,7 @@ async def test_settings_hides_secrets(settings: dict[str, str]) -> None:
 
 
 async def test_migrate_and_prune_are_repeatable(settings: dict[str, str], empty_database_url: str) -> None:
-    """A repeated migration changes nothing, and a repeated prune finds nothing to do."""
+    """A second `gateway migrate` succeeds, and a second `gateway prune` creates no more partitions."""
     fresh = settings | {"GATEWAY_DATABASE_URL": empty_database_url}
     for _ in range(2):
         assert (await command("migrate", **fresh)).code == 0
@@ -254,8 +254,11 @@ async def test_migrate_and_prune_are_repeatable(settings: dict[str, str], empty_
     assert (await command("prune", "--json", **fresh)).json["log_partitions"] == 0
 
 
-async def test_up_keeps_its_data_over_a_restart(reachable_tmp: Path) -> None:
-    """A second `gateway up` with the same directory has the application and the admin token of the first."""
+async def test_up_has_its_data_after_a_restart(reachable_tmp: Path) -> None:
+    """A `gateway up` with the data directory of a stopped one has the application and the admin token of that one.
+
+    A second `gateway up` on a directory in use, or on a port in use, exits with 1.
+    """
     port = free_ports(5)
 
     data_dir = ("--data-dir", str(reachable_tmp / "up"))

@@ -8,7 +8,7 @@ from tests.support.command import ROOT, environment, free_ports
 
 
 async def test_demo_accounts_for_every_delivery_on_each_run(reachable_tmp: Path) -> None:
-    """The second run reuses the data directory of the first."""
+    """The second run has the data directory of the first run, so most of its browsers are registered already."""
     port = free_ports(5)
     arguments = ["--once", "--devices", "300", "--data-dir", str(reachable_tmp / "demo")]
     arguments += ["--port", str(port), "--sim-port", str(port + 1)]

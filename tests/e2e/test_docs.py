@@ -35,7 +35,7 @@ SKIPPED_COMMANDS = re.compile(
     r"^(\.venv/bin/)?(ops/run/|ops/bench/fleet|pg_|gateway up|gateway deliveries tail|python3 -m http).*\n?",
     re.MULTILINE,
 )
-# GATEWAY_ variables that name a remote server for commands; they are not settings of a process.
+# GATEWAY_ variables with which commands reach a remote server; they are not settings of the gateway.
 CLIENT_VARIABLES = {"SERVER", "KEY"}
 CREATE_APPLICATION = re.compile(r"gateway apps create ([\w-]+)")
 SHELL_PRELUDE = """
@@ -54,13 +54,13 @@ if coroutine := eval(compile(sys.stdin.read(), "block", "exec", ast.PyCF_ALLOW_T
 
 @dataclass(slots=True)
 class Reader:
-    """Runs the blocks of the documents in `folder`, against a running gateway."""
+    """Runs the code blocks of the documents against a running gateway, with `folder` as the working directory."""
 
     folder: Path
     settings: dict[str, str]
 
     async def run(self, script: str, *program: str) -> str:
-        """Run a script with bash, or with another program that reads it from stdin; return the output."""
+        """Run a script with bash, or with `program`, which reads the script from stdin; return the output."""
         commands = SKIPPED_COMMANDS.sub("", script).replace(".venv/bin/gateway", "gateway")
         process = await asyncio.create_subprocess_exec(
             *(program or ("bash", "-c", SHELL_PRELUDE + commands)),
@@ -76,7 +76,7 @@ class Reader:
         return output.decode()
 
     def localize(self, text: str) -> str:
-        """Replace the address and the key of the example by those of this gateway."""
+        """Replace the URL and the secret key of the examples by those of the running gateway."""
         address, secret = self.settings["GATEWAY"], self.settings["SECRET"]
         return text.replace("https://push.example.org", address).replace("sk_...", secret)
 
@@ -145,7 +145,7 @@ async def test_every_block_runs_and_every_page_is_served(reader: Reader) -> None
 
 
 def rename_repeated_applications(script: str, names: set[str]) -> str:
-    """Rename the applications that an earlier page has created, because each page assumes a new gateway."""
+    """Rename the applications in `names`, which other pages have created, because each page assumes a new gateway."""
     return CREATE_APPLICATION.sub(
         lambda match: match[0] if match[1] not in names else f"{match[0]}-{len(names)}", script
     )
@@ -205,7 +205,7 @@ def assert_command_exists(words: list[str]) -> None:
 
 
 def test_links_between_pages_lead_to_pages_and_headings() -> None:
-    """Each link between pages is served as a path of /docs/, and its anchor is a heading there."""
+    """Each link to a page leads to a path under /docs/, and the anchor of a link is a heading of that page."""
     for name in docs.PAGES:
         html = docs.page(name).html
         assert '.md"' not in html, name

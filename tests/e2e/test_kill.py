@@ -14,16 +14,18 @@ from tests.support.gateway_parts import Parts
 from tests.support.worker_process import worker_process
 
 DEVICES = 5_000
+# The number of workers that are killed, one after the other.
 KILLS = 3
 LEASE_S = 2
-# The jobs that a worker claims at once.
+# The number of jobs that a worker claims at once.
 JOBS = 2
-# A killed worker may have sent messages without settling them: at most those of its claimed jobs.
+# The messages that a killed worker may have sent and not settled: at most those of its claimed jobs.
 MAX_UNSETTLED = JOBS * MAX_CHUNK_SIZE
 
 
 @pytest.fixture
 async def devices(parts: Parts) -> dict[UUID, Subscriber]:
+    """DEVICES registered devices by id, equally distributed over the vendors; the simulator stores all messages."""
     parts.sim.messages.max_messages = None
     per_vendor = DEVICES // len(Vendor)
     return await parts.register(
@@ -39,7 +41,7 @@ def count_messages(parts: Parts) -> Counter[str]:
 async def test_killed_workers_lose_nothing_and_log_once(
     parts: Parts, devices: dict[UUID, Subscriber], tmp_path: Path
 ) -> None:
-    """Workers are killed at random times; the next worker sends a dead worker's messages after the leases expire."""
+    """Workers are killed at random times; the next worker claims the jobs of the killed one after the leases expire."""
     # A fifth of the devices need a retry, so that the killed workers also have retry jobs.
     parts.sim.behave(Rule(status=503, share=0.2, times=1, retry_after=1), Rule(delay_ms=10))
     campaign = await parts.submit()
@@ -91,7 +93,10 @@ async def test_repeated_messages_have_the_same_topic_and_tag(parts: Parts, tmp_p
 
 
 async def test_sigterm_drains_and_exits_with_0(parts: Parts, devices: dict[UUID, Subscriber], tmp_path: Path) -> None:
-    """On SIGTERM a worker settles the messages in flight and releases its jobs, so no lease has to expire."""
+    """On SIGTERM a worker settles the messages in flight and releases its jobs.
+
+    The next worker claims them at once; the lease of 600 s would outlast the test.
+    """
     parts.sim.behave(Rule(delay_ms=20))
     sent = await parts.submit()
     async with worker_process(parts, tmp_path, lease=600, drain=0.2) as worker:

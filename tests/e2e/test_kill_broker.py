@@ -23,8 +23,9 @@ from tests.support.worker_process import relay_process, worker_process
 
 DEVICES = 4_000
 LEASE_S = 4
-# The jobs that a worker claims at once.
+# The number of jobs that a worker claims at once.
 JOBS = 2
+# The duration of the broker's outage.
 OUTAGE_S = 20.0
 # The upper bound of messages that are sent again: four times those of a worker's claimed jobs, for the killed worker,
 # the killed relay and the time without a leader of the cluster.
@@ -63,7 +64,7 @@ async def find_leader(cluster: list[Node], lane: Lane) -> Node:
 async def test_killed_worker_relay_and_leader_lose_nothing(
     parts: Parts, devices: dict[UUID, Subscriber], cluster: list[Node], tmp_path: Path
 ) -> None:
-    """A worker, a relay and the leader of the NATS cluster are killed during a campaign."""
+    """A worker, a relay and the leader of the NATS cluster are killed during a campaign, which all devices accept."""
     parts.sim.behave(Rule(status=503, share=0.1, times=1, retry_after=1), Rule(delay_ms=10))
     settings = {"queue": ",".join(node.url for node in cluster), "lease": LEASE_S}
     worker_settings = settings | {"database_url": "", "worker_jobs": JOBS}
@@ -141,7 +142,7 @@ async def test_broker_outage_of_twenty_seconds_loses_nothing(
 async def test_lifecycle_and_throttle_work_without_a_database(
     parts: Parts, devices: dict[UUID, Subscriber], cluster: list[Node], tmp_path: Path
 ) -> None:
-    """A worker that is connected only to the broker follows pause, resume, cancel, throttles and lanes."""
+    """A worker that is connected only to the broker pauses, resumes, cancels and throttles, and sends alerts first."""
 
     async def apply(transition: lifecycle.Transition, id_: UUID) -> None:
         async with parts.engine.begin() as conn:
@@ -162,7 +163,7 @@ async def test_lifecycle_and_throttle_work_without_a_database(
         assert paused_at < DEVICES
         alert = await parts.submit(Kind.ALERT)
         assert (await parts.wait_until_done(alert.id)).accepted == DEVICES
-        assert parts.sim.messages.total == paused_at + DEVICES, "no message of the paused campaign is sent"
+        assert parts.sim.messages.total == paused_at + DEVICES, "messages of the paused campaign were sent"
         await apply(lifecycle.resume, campaign.id)
         await parts.sim.wait_for(lambda: parts.sim.messages.total > paused_at + DEVICES + 200, timeout=30)
         await apply(lifecycle.cancel, campaign.id)

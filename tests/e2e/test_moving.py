@@ -16,6 +16,7 @@ from gateway.sim import Vendor
 from tests.support.command import command
 from tests.support.gateway_parts import MASTER_KEY, gateway
 
+# The columns of a OneSignal export without those of the keys.
 COLUMNS = ["id", "identifier", "language", "device_type", "tags", "invalid_identifier", "external_user_id"]
 
 
@@ -26,7 +27,7 @@ def parse_id(kind: str, text: str) -> UUID:
 
 
 async def test_imported_browsers_receive_with_their_old_key(database_url: str, tmp_path: Path) -> None:
-    """Browsers of an earlier sender receive messages after an import of their VAPID key."""
+    """Browsers that are subscribed with the VAPID key of another sender receive messages after that key is imported."""
     key = VapidKey.generate()
     pem_file, text_file = tmp_path / "vapid.pem", tmp_path / "vapid.txt"
     pem_file.write_bytes(key.private.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()))
@@ -88,8 +89,8 @@ async def test_imported_browsers_receive_with_their_old_key(database_url: str, t
         assert {message.endpoint for message in parts.sim.messages} == {first.endpoint, second.endpoint, third.endpoint}
 
 
-async def test_onesignal_export_keeps_tags_users_languages(database_url: str, tmp_path: Path) -> None:
-    """An import of a OneSignal export skips rows that are not valid browsers."""
+async def test_onesignal_import_keeps_tags_users_languages(database_url: str, tmp_path: Path) -> None:
+    """An import of a OneSignal export reports each row that is not a valid browser with its line, and skips it."""
     async with gateway(database_url) as parts:
         [browser] = parts.subscribe(Vendor.APPLE, 1)
         keys = browser.subscription

@@ -25,7 +25,7 @@ async def wait_until_ready(base: str) -> None:
 
 
 async def test_killed_postgres_is_restarted(reachable_tmp: Path) -> None:
-    """After SIGKILL of Postgres, the gateway is ready again, has its data, and delivers."""
+    """After a SIGKILL of Postgres, the gateway becomes ready again, has its application, and sends."""
     port = free_ports(6)
     data_dir = reachable_tmp / "killed"
     data_dir_option = ("--data-dir", str(data_dir))
@@ -52,7 +52,7 @@ async def test_killed_postgres_is_restarted(reachable_tmp: Path) -> None:
 
 
 class CrashingPostgres(EmbeddedPostgres):
-    """An embedded Postgres that is down again after each restart."""
+    """An embedded Postgres that is not running after any restart; `restarts` counts them."""
 
     restarts = 0
 

@@ -1,4 +1,4 @@
-"""The wheel contains all files, and the installed package works without a checkout."""
+"""The wheel contains the files of the package and the migrations, and works without a checkout."""
 
 import asyncio
 import os
@@ -23,7 +23,7 @@ MASTER_KEY = "a master key for tests that is long enough"
 
 
 class Installation(NamedTuple):
-    """A virtual environment with the wheel and its dependencies, and a directory outside the checkout.
+    """A virtual environment with the wheel and the dependencies of the wheel, and a directory outside the checkout.
 
     `bin` is the environment's folder of commands, and `directory` the working directory of `run`.
     """
@@ -99,7 +99,7 @@ def test_wheel_contains_the_package_and_migrations_only(wheel: Path) -> None:
     assert {"entry_points.txt", "licenses/LICENSE"} <= metadata
 
 
-def test_installed_package_is_not_the_checkout(installed: Installation) -> None:
+def test_installed_package_is_imported_from_the_wheel(installed: Installation) -> None:
     """The package is imported from the site-packages of the new environment."""
     path = installed.run("python", "-c", "import gateway; print(gateway.__file__)").strip()
     assert Path(path).is_relative_to(installed.bin.parent)

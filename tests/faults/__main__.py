@@ -20,7 +20,7 @@ from tests.support import log_guard
 
 
 def main() -> None:
-    """Run the requested seeds; exit with an error when one failed."""
+    """Run the requested seeds; exit with an error if a seed failed."""
     parser = argparse.ArgumentParser(prog="python -m tests.faults", description=__doc__)
     group = parser.add_mutually_exclusive_group(required=True)
     group.add_argument("--seed", type=int)
@@ -43,7 +43,7 @@ def _drop_event(*_: object) -> NoReturn:
 
 
 async def run_seeds(seeds: range, devices: int, log_folder: Path | None) -> list[int]:
-    """Run the seeds and return those that failed."""
+    """Run the seeds with `devices` devices each, and return the seeds that failed."""
     failed_seeds = []
     async with start_cluster() as cluster:
         disk = "a separate file system" if cluster.disk else "simulated by a trigger"

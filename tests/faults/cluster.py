@@ -23,8 +23,9 @@ from gateway.records.postgres import migrate
 
 # Only processes are killed, not the kernel, so fsync would make no difference.
 OPTIONS = {"fsync": "off", "full_page_writes": "off", "shared_buffers": "64MB", "max_connections": "100"}
-# The size of the file system of the log.
+# The size of the file system for the delivery log.
 DISK_MB = 192
+# The tablespace on that file system.
 TABLESPACE = "log_disk"
 # (name, relkind) of each partition of the delivery log and of each index of a partition.
 PARTITIONS = """
@@ -33,6 +34,7 @@ PARTITIONS = """
     WHERE parent.relname IN (SELECT 'deliveries' UNION SELECT indexrelid::regclass::text FROM pg_index
         WHERE indrelid = 'deliveries'::regclass) AND c.relkind IN ('r', 'i')
 """
+# Creates the trigger that refuses inserts into the delivery log.
 REFUSE_INSERTS = """
     CREATE OR REPLACE FUNCTION disk_is_full() RETURNS trigger LANGUAGE plpgsql AS
     $$ BEGIN RAISE 'no space left on device' USING ERRCODE = 'disk_full'; END $$;
@@ -42,7 +44,7 @@ REFUSE_INSERTS = """
 
 
 class Cluster:
-    """The Postgres server. `disk` is the mount point of the log's file system, or None without one."""
+    """The Postgres server. `disk` is the mount point of the delivery log's file system, or None without one."""
 
     def __init__(self, postgres: EmbeddedPostgres, disk: Path | None) -> None:
         self.disk = disk
@@ -57,13 +59,13 @@ class Cluster:
         return port
 
     def url(self, database: str, port: int | None = None) -> str:
-        """Return a connection URL, with another port for a connection through a link."""
+        """Return the connection URL of a database; `port` is the port of a link, by default that of the server."""
         parts = urlsplit(self._postgres.url)
         netloc = f"{parts.netloc.rpartition(':')[0]}:{port or self.port}"
         return urlunsplit(parts._replace(netloc=netloc, path=f"/{database}"))
 
     async def run(self, statement: str, database: str = "postgres") -> None:
-        """Execute a statement on a new connection."""
+        """Execute a statement in a database on a new connection."""
         conn = await asyncpg.connect(self.url(database))
         try:
             await conn.execute(statement)
@@ -71,7 +73,7 @@ class Cluster:
             await conn.close()
 
     async def prepare(self) -> None:
-        """Create the template database, and the tablespace on the small file system."""
+        """Create the migrated database that `database` copies, and the tablespace on the small file system."""
         self._template = f"template_{secrets.token_hex(4)}"
         await self.run(f"CREATE DATABASE {self._template}")
         await asyncio.to_thread(migrate.upgrade, self.url(self._template))
@@ -87,7 +89,7 @@ class Cluster:
         await self.run(f"DROP DATABASE {name} WITH (FORCE)")
 
     async def put_log_on_disk(self, database: str) -> None:
-        """Move the log's partitions to the small file system. The partitions must exist."""
+        """Move the partitions of the delivery log, which must exist, to the small file system."""
         if self.disk is None:
             return
         conn = await asyncpg.connect(self.url(database))
@@ -100,7 +102,7 @@ class Cluster:
 
     @asynccontextmanager
     async def disk_full(self, database: str) -> AsyncIterator[None]:
-        """Keep the disk of the log full until the context ends."""
+        """Let inserts into the delivery log of a database fail for lack of disk space until the context ends."""
         if self.disk is None:
             await self.run(REFUSE_INSERTS, database)
             try:
@@ -122,7 +124,7 @@ class Cluster:
         await asyncio.to_thread(self._postgres.stop)
 
     async def start(self) -> None:
-        """Start and recover. Recovery fails while the disk is full, so retry until it succeeds."""
+        """Start the server. Its recovery fails while the disk is full, so retry until the start succeeds."""
         while True:
             try:
                 await asyncio.to_thread(self._postgres.start)

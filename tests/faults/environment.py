@@ -25,8 +25,11 @@ from tests.faults.recording_sim import RecordingSim
 from tests.support.gateway_parts import MASTER_KEY, Parts, gateway
 from tests.support.tls import make_ca
 
+# The number of topics; each device has one of them.
 TOPICS = 50
+# The number of devices that are registered at once.
 REGISTRATION_BATCH = 500
+# The ports for the API, below the ephemeral range.
 PORTS = range(14_000, 19_000)
 
 
@@ -34,9 +37,9 @@ PORTS = range(14_000, 19_000)
 class Environment:
     """The services of a run.
 
-    `origin` is the API behind a link, and `direct_origin` the API itself. `endpoints` and `topics` have the endpoint
-    and topic of each registered device. Only the holder of `postgres_lock` stops and starts Postgres. `observer` is the
-    harness's own link to Postgres.
+    `origin` is the origin of the link to the API, and `direct_origin` that of the API without a link. `endpoints` and
+    `topics` have the endpoint and topic of each registered device. A task that stops and starts Postgres acquires
+    `postgres_lock`. `observer` is the link between the harness and Postgres, on which no fault occurs.
     """
 
     plan: Plan
@@ -58,7 +61,7 @@ class Environment:
     postgres_lock: asyncio.Lock = field(default_factory=asyncio.Lock)
 
     async def stop_postgres(self) -> None:
-        """Stop Postgres without warning."""
+        """Stop Postgres immediately, without finishing transactions."""
         await self.cluster.stop_immediately()
 
     async def start_postgres(self) -> None:

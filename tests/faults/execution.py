@@ -1,4 +1,4 @@
-"""Execute a plan: send a campaign to all devices while faults occur, and send more API requests meanwhile.
+"""Execute a plan: send a campaign to all devices, and REQUESTS notifications to topics, while faults occur.
 
 Each request is repeated with the same Idempotency-Key until it is accepted, as a client should do. It is then sent
 once more, as by a client that did not receive the response.
@@ -24,15 +24,17 @@ from tests.faults.environment import TOPICS, Environment
 from tests.faults.latency_probe import LatencyProbe
 from tests.faults.plan import REQUESTS, Fault, FaultKind
 
-# Additional time for faults, retries and expired leases on a slow machine.
+# The time for faults, retries and expired leases on a slow machine, in addition to the time for sending.
 EXTRA_TIME_S = 120.0
 # The lowest rate at which a run is expected to deliver.
 MIN_DEVICES_PER_S = 100
+# The interval at which the harness checks whether all notifications are done.
 POLL_INTERVAL_S = 0.2
-# How often each request is accepted: once, and again with the same Idempotency-Key.
+# How often each request must be accepted: once, and again with the same Idempotency-Key.
 REPETITIONS = 2
+# The pause between two attempts of a request.
 RETRY_S = 0.1
-# If the share is not reached in this time, continue: the fault may prevent all sending.
+# The maximum wait for a share of the campaign, after which the run continues: a fault may prevent all sending.
 MAX_SHARE_WAIT_S = 20.0
 
 
@@ -56,10 +58,13 @@ class RunRecord:
         targets: the devices of each accepted notification, by notification id.
         titles: the notification ids by title.
         api_responses: the number of responses by status, and of failed requests by error.
-        refusals: the responses that a client does not retry.
+        refusals: the API responses that a client does not retry.
+        faults: the injected faults.
+        probe: the delays of the machine.
         notifications: the notifications at the end of the run, by id.
-        jobs: the number of jobs that are left in the queue.
+        jobs: the number of the application's jobs that are left in the queue.
         ended: whether every notification was done in time.
+        exit_codes: the exit codes of the workers and, as the last item, of the API.
     """
 
     targets: dict[UUID, set[UUID]] = field(default_factory=dict)
@@ -97,7 +102,7 @@ async def execute(env: Environment) -> RunRecord:
 
 
 async def _wait_for_share(env: Environment, share: float) -> None:
-    """Wait until the push services have accepted this share of the campaign."""
+    """Wait until the push services have accepted messages for this share of the devices, or for MAX_SHARE_WAIT_S."""
     messages = env.parts.sim.messages
     try:
         await env.parts.sim.wait_for(lambda: messages.total >= share * env.plan.devices, timeout=MAX_SHARE_WAIT_S)
@@ -207,7 +212,7 @@ async def _fill_disk(env: Environment, fault: Fault) -> None:
 
 
 async def _retry_until_available(action: Callable[[], Awaitable[object]]) -> None:
-    """Repeat an action until Postgres is available; another fault may have stopped it."""
+    """Repeat an action until Postgres is available; a fault of another kind may have stopped Postgres."""
     while True:
         try:
             await action()

@@ -1,9 +1,9 @@
-"""A hostile tenant and a hostile stranger, who load the gateway during a run; the other tenant must not notice.
+"""A hostile tenant and a hostile stranger, who load the gateway during a run; the other tenant's run must still pass.
 
 The tenant has devices at the same push services, which refuse all of its messages but the first with one status. It
 sends campaigns to them, previews costly audiences and repeats the other tenant's Idempotency-Keys. The stranger has no
 credential: it holds silent connections, sends bodies octet by octet, posts costly documents and guesses tokens.
-Neither checks its responses. They connect from an address of their own.
+The harness does not check the responses to either. Both connect from the address ADDRESS, the harness from another.
 """
 
 import asyncio
@@ -29,13 +29,13 @@ DRIPPING_BODIES = 4
 INTERVAL_S = 0.25
 # Corners of the star, whose edges all cross each other.
 CORNERS = 301
-# Longer than any run.
+# The window in which push services accept one message of the tenant, longer than any run.
 REFUSAL_S = 3600.0
 CONNECTION_ERRORS = (aiohttp.ClientError, OSError, TimeoutError)
 
 
 async def create_tenant(parts: Parts) -> Parts:
-    """Create the hostile application and its devices; return the parts of the gateway from its point of view."""
+    """Create the hostile application and its devices; return a copy of the parts with that application."""
     async with parts.engine.begin() as conn:
         application = await applications.create(
             conn, parts.context.keyring, "Hostile", "mailto:ops@example.com", [APP_ORIGIN]
@@ -49,13 +49,13 @@ async def create_tenant(parts: Parts) -> Parts:
 
 
 def refusals(tenant: Parts, status: int) -> Limit:
-    """Return the limit by which push services refuse the tenant's messages."""
+    """Return the limit by which push services refuse the tenant's messages with `status`, except the first."""
     return Limit(messages=1, window_s=REFUSAL_S, site=tenant.application["vapid_public_key"], status=status)
 
 
 @asynccontextmanager
 async def attack(tenant: Parts, origin: str, seed: int) -> AsyncIterator[None]:
-    """Attack the API at `origin` until the context ends."""
+    """Attack the API at `origin` as the tenant and as the stranger until the context ends."""
     async with AsyncExitStack() as stack:
         connector = aiohttp.TCPConnector(local_addr=(ADDRESS, 0), limit=0)
         http = await stack.enter_async_context(aiohttp.ClientSession(origin, connector=connector))
@@ -77,7 +77,7 @@ async def attack(tenant: Parts, origin: str, seed: int) -> AsyncIterator[None]:
 
 async def _repeat(action: Callable[[], Awaitable[None]]) -> None:
     while True:
-        with suppress(*CONNECTION_ERRORS):  # a fault of the run, or the gateway's defence
+        with suppress(*CONNECTION_ERRORS):  # a fault of the run, or the gateway closed the connection
             await action()
         await asyncio.sleep(INTERVAL_S)
 

@@ -1,4 +1,4 @@
-"""The invariants that must hold after every run, whatever failed in it. A breach is described by one sentence."""
+"""The invariants that must hold after every run, whatever its faults were. One sentence describes each breach."""
 
 import signal
 from collections import Counter, defaultdict
@@ -15,15 +15,17 @@ from tests.faults.execution import RunRecord
 from tests.faults.recording_sim import Meaning, Response
 from tests.support.log_guard import SecretInLog, guard
 
+# The log events of unexpected exceptions.
 INTERNAL_ERROR_EVENTS = ("job.failed", "delivery.failed", "http.failed", "feed.failed", "webhook.failed")
+# The status of a device after a response with such a meaning.
 STATUS_BY_MEANING = {Meaning.GONE: "gone", Meaning.KEY_MISMATCH: "quarantined"}
 
 
 class Row(NamedTuple):
     """A row of the delivery log.
 
-    `attempts` is the number that the row has, `failed_attempts` the number of rows in the table of attempts, and
-    `posted` whether the final result came from a POST.
+    `attempts` is the value of the row's column, `failed_attempts` the number of the delivery's rows in the table of
+    attempts, and `posted` whether the final result came from a POST.
     """
 
     outcome: str
@@ -37,7 +39,7 @@ Responses = dict[tuple[UUID, str], list[Response]]
 
 
 async def find_breaches(env: Environment, record: RunRecord) -> list[str]:
-    """Return the breached invariants of a run."""
+    """Return the breaches of a run; if it did not finish, only those that say what is unfinished."""
     breaches = [f"refused: {refusal}" for refusal in record.refusals]
     if not record.ended:
         breaches += await _describe_unfinished(env, record)
@@ -120,7 +122,7 @@ async def _check_finished(env: Environment, record: RunRecord) -> list[str]:
 def _check_rows(
     env: Environment, record: RunRecord, rows: dict[UUID, dict[UUID, Row]], meanings: dict[str, set[Meaning]]
 ) -> list[str]:
-    """Check that each device has a row, unless it was gone or had a key mismatch before the planning."""
+    """Check that each target has a row, unless its device was gone or had a key mismatch in another notification."""
     breaches = []
     for title, id_ in record.titles.items():
         missing, unexpected = record.targets[id_] - rows[id_].keys(), rows[id_].keys() - record.targets[id_]
@@ -265,7 +267,7 @@ def _check_attempts(
 
 
 def count_repeats(env: Environment, record: RunRecord) -> tuple[int, int]:
-    """Return the number of repeated messages, and the maximum number that the faults explain."""
+    """Return the number of repeated messages, and the maximum number of repeats that the faults explain."""
     accepted = _select_accepted(_responses_by_delivery(env, record, []))
     count = sum(len(device_responses) - 1 for device_responses in accepted.values())
     return count, repeat_windows.max_repeats(
@@ -306,6 +308,6 @@ def _check_processes(env: Environment, record: RunRecord) -> list[str]:
 
 
 def summarize_faults(record: RunRecord) -> str:
-    """Return a short summary of the faults."""
+    """Return the number of injected faults of each kind as text."""
     kinds = Counter(injected.fault.kind for injected in record.faults)
     return ", ".join(f"{count} x {kind}" for kind, count in kinds.items())

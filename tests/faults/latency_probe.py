@@ -10,6 +10,7 @@ import time
 from gateway.records.postgres.engine import DATABASE_ERRORS
 from tests.support.gateway_parts import Parts
 
+# The interval between two measurements.
 INTERVAL_S = 0.1
 
 
@@ -20,7 +21,7 @@ class LatencyProbe:
         self._delays: list[tuple[float, float]] = []
 
     async def measure(self, parts: Parts) -> None:
-        """Measure until cancelled: the lateness of a sleep plus, while Postgres is available, an empty query."""
+        """Measure until cancelled: the lateness of a sleep and, while Postgres is available, the time of a query."""
         while True:
             start = time.monotonic()
             await asyncio.sleep(INTERVAL_S)

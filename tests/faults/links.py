@@ -1,4 +1,4 @@
-"""Network links between two processes of a run, which the harness can cut, delay and refuse.
+"""Network links between two processes of a run: the harness can cut and delay connections, and refuse new ones.
 
 A link is a TCP proxy. Its clients connect to the link's port, so the target may be restarted on another port.
 """

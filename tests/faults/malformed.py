@@ -1,7 +1,7 @@
-"""A push service over TLS whose response to the first request for a device is one of many malformed ones.
+"""A push service over TLS that answers the first request for a device with one of many malformed responses.
 
-Every second device gets only valid responses, so that the gateway does not consider the host as failed. A message
-counts as accepted once a complete status line of success is sent, whatever follows it.
+Every second device gets only valid responses, so that the gateway does not consider the host as failed. The service
+counts a message as accepted once it has sent a complete status line of success, whatever follows it.
 """
 
 import asyncio
@@ -35,7 +35,7 @@ FAILED_HANDSHAKE_EVERY = 5
 
 
 class MalformedService:
-    """The push service. `accepted` counts the accepted messages by path, `requests` the requests by path."""
+    """The push service. `accepted` has the number of accepted messages by path, `requests` that of requests."""
 
     def __init__(self, context: ssl.SSLContext) -> None:
         self.origin = ""
@@ -45,7 +45,7 @@ class MalformedService:
         self._connections = 0
 
     def paths(self, count: int) -> list[str]:
-        """Return endpoint paths: every second one has valid responses, the others one malformed kind after another."""
+        """Return `count` endpoint paths: every second path gets valid responses, the others one of KINDS each."""
         kinds = [KINDS[number // 2 % len(KINDS)] if number % 2 else "valid" for number in range(count)]
         return [f"/{kind}/{secrets.token_urlsafe(32)}" for kind in kinds]
 

@@ -1,4 +1,4 @@
-"""The plan of a run: the faults, push service responses and clock errors, derived from a seed alone."""
+"""The plan of a run: the faults, the responses of push services and the clock errors, all derived from a seed."""
 
 import random
 from dataclasses import dataclass
@@ -9,16 +9,17 @@ from gateway.sim import Rule, Vendor
 WORKERS = 2
 # The response delay is chosen so that a campaign takes about this time, in which the faults occur.
 SENDING_S = 8.0
-# The settings of each worker: messages in flight, those reserved for urgent messages, claimed jobs, and lease.
+# The settings of each worker: the maximum number of messages in flight, that of urgent messages in addition, the
+# number of claimed jobs, and the lease.
 SENDERS = 24
 URGENT_SENDERS = 16
 JOBS = 2
 LEASE_S = 4.0
-# API requests that are sent besides the campaign.
+# The number of notifications to topics that are sent in addition to the campaign.
 REQUESTS = 10
-# Devices of the malformed push service.
+# The number of devices at the malformed push service.
 MALFORMED_DEVICES = 24
-# Statuses by which a push service may refuse one tenant, or some of its devices.
+# Statuses with which the push services of a plan may refuse the hostile tenant.
 HOSTILE_STATUSES = (401, 403, 429, 500, 503, 507)
 # Upper bound of the share at which a fault starts: some devices accept no message, so the share never reaches 1.
 MAX_FAULT_SHARE = 0.8
@@ -107,7 +108,7 @@ def _draw_fault(rng: random.Random, at: float) -> Fault:
 
 
 def _draw_rules(rng: random.Random, devices: int) -> tuple[Rule, ...]:
-    """Draw some error responses of real push services, each for a few devices; all others are accepted slowly.
+    """Draw three to eight error responses of real push services, each for a few devices; other messages are accepted.
 
     Retry-After values are short, because they prolong the run.
     """

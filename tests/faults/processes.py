@@ -15,11 +15,16 @@ ROOT = Path(__file__).resolve().parents[2]
 SKEWED = Path(__file__).with_name("skewed")
 # The pause before a restart.
 PAUSE_S = 0.3
+# The time in which a process must exit after SIGTERM.
 STOP_S = 60.0
 
 
 class Process:
-    """A supervised `gateway` command. `exits` has the codes of unexpected exits after a completed start."""
+    """A supervised `gateway` command.
+
+    `started_event` is the log event of a completed start. `exits` has the codes of unexpected exits after such a
+    start, and `restarts` is the number of all exits.
+    """
 
     def __init__(self, name: str, command: str, started_event: str, log: Path, settings: Mapping[str, object]) -> None:
         self.name = name

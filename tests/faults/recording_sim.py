@@ -1,7 +1,7 @@
 """Simulated push services that record every response: the message, the device, the times, and the meaning.
 
-This module derives the meaning of a response from the push services' documentation, and not from the gateway's own
-classification, so that a fault in that classification is found.
+This module derives the meaning of a response from the documentation of push services, and not from the gateway's
+classification, so that the harness finds a fault in that classification.
 """
 
 import json
@@ -40,7 +40,7 @@ class Meaning(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Response:
-    """A response. Times are in seconds since 1970 by the clock of the harness."""
+    """A response of a push service. Times are in seconds since 1970 by the clock of the harness."""
 
     meaning: Meaning
     requested_at: float
@@ -56,7 +56,7 @@ class RecordingSim(Sim):
     """
 
     async def start(self) -> Self:
-        """Start the services with an empty record."""
+        """Start the push services without recorded responses."""
         self.responses: defaultdict[tuple[str, str], list[Response]] = defaultdict(list)
         self.titles: dict[str, str] = {}
         self.strays = 0

@@ -1,4 +1,4 @@
-"""Decide which repeated messages a fault explains: those that were in flight or not yet settled when it occurred.
+"""Decide which repeated messages a fault explains: those that were in flight or not yet settled at the fault.
 
 A message may be repeated if a push service accepted it
 - within the last batch before its worker was killed,
@@ -24,20 +24,20 @@ from tests.faults.recording_sim import Response
 
 # The time after which a worker settles a batch. It is not imported from the gateway, so that it checks the gateway.
 BATCH_WAIT_S = 0.3
-# Time of two settlements: a result waits for the settlement in progress and then for its own.
+# The time of two settlements: a result waits for the settlement in progress, and then for the one with the result.
 SETTLE_S = 0.7
-# Time from the database's return until all pending results are settled.
+# The time from the end of a database outage until all pending results are settled.
 RECOVER_S = 2.0
-# Tolerance for times that two processes measured.
+# The tolerance when times that two processes measured are compared.
 SLACK_S = 0.5
-# A worker settles in this many steps. Each step takes at most as long as the latency probe was delayed.
+# The number of steps in which a worker settles. The latency probe's delay is added for each step.
 STEPS = 4
-# Devices of a job, so the most messages that one lost lease repeats.
+# The maximum number of devices of a job, and so of messages that one lost lease repeats.
 JOB_SIZE = 500
-# A longer delay of the latency probe explains a lost lease. The value is a third of the time between a failed renewal
-# and the end of the lease.
+# The delay of the latency probe from which it explains a lost lease: a third of the time between a failed renewal and
+# the end of the lease.
 STARVATION_S = 0.3
-# Delays that the latency probe measured at most this long before an event also apply to the event.
+# Delays that the latency probe measured up to this many seconds before an event also apply to the event.
 NEAR_S = 3.0
 
 

@@ -14,7 +14,7 @@ from tests.faults.plan import Plan, draw_plan
 class SeedResult:
     """The result of a seed.
 
-    `repeats` is the number of repeated messages, and `max_repeats` the largest number that the faults explain.
+    `repeats` is the number of repeated messages, and `max_repeats` the maximum number that the faults explain.
     """
 
     plan: Plan
@@ -35,7 +35,7 @@ class SeedResult:
 
 
 async def run_seed(cluster: Cluster, seed: int, devices: int, folder: Path) -> SeedResult:
-    """Run a seed and return its result."""
+    """Run a seed with `devices` devices and return its result; `folder` gets the logs of the processes."""
     plan = draw_plan(seed, devices)
     async with start_environment(cluster, plan, folder) as env:
         record = await execute(env)

@@ -1,4 +1,4 @@
-"""Some seeds of the fault harness, and tests of the harness itself. `python -m tests.faults` runs other seeds."""
+"""Runs of the fault harness with the seeds SEEDS, and tests of the harness. `python -m tests.faults` runs any seed."""
 
 import json
 from collections.abc import AsyncIterator, Sequence
@@ -50,7 +50,7 @@ async def test_accepted_notifications_finish_despite_faults(cluster: Cluster, se
 
 NOTIFICATION, OTHER_ID = UUID(int=1), UUID(int=0)
 AT = datetime(2026, 5, 4, tzinfo=UTC)
-# Statements that falsify the database, each with a part of the breach that it must cause.
+# Statements that falsify the database, each with a part of the sentence of the breach that it must cause.
 CORRUPTIONS = {
     "UPDATE progress SET rejected = rejected + 1": "the counters are",
     "UPDATE devices SET status = 'gone' WHERE id = (SELECT id FROM devices LIMIT 1)": "is gone, and its push",
@@ -102,7 +102,7 @@ def test_kill_explains_one_repeat_of_unsettled_messages() -> None:
 
 
 def test_outage_extends_the_window_of_kills_and_lost_leases() -> None:
-    """Results stay unsettled during an outage, so a later kill or lost lease explains older repeats."""
+    """Results stay unsettled during an outage, so a kill or lost lease after it explains repeats from before it."""
     outage = InjectedFault(Fault(0.4, FaultKind.STOP_POSTGRES, 2), AT - timedelta(seconds=6), AT - timedelta(seconds=1))
     killed = InjectedFault(Fault(0.5, FaultKind.KILL_WORKER, 1), AT, AT + timedelta(seconds=1))
     lost_leases = [LostLease((AT - timedelta(seconds=1)).timestamp(), NOTIFICATION)]
@@ -147,8 +147,8 @@ def accepted_at(*offsets_s: float) -> list[Response]:
     return [Response(Meaning.ACCEPTED, AT.timestamp() + offset, AT.timestamp() + offset) for offset in offsets_s]
 
 
-def test_seeds_of_the_suite_cover_all_faults() -> None:
-    """The seeds of the suite together have every kind of fault, every link group and a clock error."""
+def test_seeds_of_this_module_have_all_kinds_of_faults() -> None:
+    """The plans of SEEDS together have every kind of fault, every link group and a clock error."""
     plans = [draw_plan(seed, DEVICES) for seed in SEEDS]
     assert {fault.kind for plan in plans for fault in plan.faults} == set(FaultKind)
     assert {fault.link_group for plan in plans for fault in plan.faults} >= set(LinkGroup)

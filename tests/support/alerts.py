@@ -1,4 +1,4 @@
-"""Real alerts as their issuers published them, with their times moved to the present, and hostile ones."""
+"""Real alert documents as their issuers published them, with their times moved to the present, and hostile ones."""
 
 import math
 import re
@@ -13,22 +13,22 @@ _SENT = re.compile(rb'(?:<(?:\w+:)?sent>|"sent":\s*")\s*(' + _TIMESTAMP.pattern 
 
 
 def list_files() -> list[str]:
-    """Return the names of all files."""
+    """Return the names of the alert documents, relative to FILES."""
     return sorted(str(path.relative_to(FILES)) for path in FILES.rglob("*") if path.suffix in (".xml", ".json"))
 
 
 def media_type(name: str) -> str:
-    """Return the media type of a file."""
+    """Return the media type of an alert document by its name."""
     return CAP if name.endswith(".xml") else GEOJSON
 
 
 def read(name: str) -> bytes:
-    """Return a file as it was published."""
+    """Return the content of an alert document as it was published."""
     return (FILES / name).read_bytes()
 
 
 def move_to_now(name: str, *, age: timedelta = timedelta(minutes=1), like: str | None = None) -> bytes:
-    """Return the file with all its times moved by one offset, so that its newest alert was sent `age` ago.
+    """Return an alert document with all its times moved by one offset, so that its newest alert was sent `age` ago.
 
     With `like`, the offset is that of the file `like`, so that the times of both files keep their distance.
     """
@@ -45,14 +45,14 @@ def move_to_now(name: str, *, age: timedelta = timedelta(minutes=1), like: str |
 
 
 def star(corners: int) -> str:
-    """Return a CAP polygon whose edges cross each other."""
+    """Return a CAP polygon in the form of a star, whose edges cross each other."""
     angles = [2 * math.pi * (corner * (corners // 2 - 1) % corners) / corners for corner in range(corners)]
     points = [f"{45 + 5 * math.sin(angle):.3f},{15 + 5 * math.cos(angle):.3f}" for angle in angles]
     return " ".join([*points, points[0]])
 
 
 def star_document(polygons: int, corners: int) -> bytes:
-    """Return a CAP alert whose area is costly to compute."""
+    """Return a CAP alert with star polygons, whose area is costly to compute."""
     areas = "".join(f"<polygon>{star(corners)}</polygon>" for _ in range(polygons))
     return (
         '<alert xmlns="urn:oasis:names:tc:emergency:cap:1.2"><identifier>star</identifier><sender>x</sender>'

@@ -1,4 +1,4 @@
-"""The HTTP API for tests: the real server on loopback, and a client that checks responses against the document."""
+"""The HTTP API for tests: the server on loopback, and a client that checks responses against the OpenAPI document."""
 
 import json
 import re
@@ -19,9 +19,10 @@ from gateway.web.server import ROUTES, build
 from tests.support.gateway_parts import APP_ORIGIN, Parts
 
 ADMIN = "an admin token for tests, of 32 characters"
+# The OpenAPI document.
 DOCUMENT = openapi.document(ROUTES)
 
-# The prefix of each id that occurs in a path.
+# The prefix of the ids of each path parameter.
 ID_PREFIXES = {
     "application_id": "app",
     "key_id": "key",
@@ -39,7 +40,7 @@ ID_PREFIXES = {
 
 
 def fill_path(path: str, **parameters: str) -> str:
-    """Return the path with its parameters filled in; an id that is not given belongs to no resource."""
+    """Return the path with `parameters` filled in; other parameters get ids that belong to no resource."""
     unknown_ids = {name: f"{prefix}_{'0' * 32}" for name, prefix in ID_PREFIXES.items()}
     placeholders = {"delivery_id": f"dlv_{'0' * 64}", "topic": "weather", "user_id": "u-1"}
     return path.format(**(unknown_ids | placeholders | parameters))
@@ -55,7 +56,7 @@ def example_body(route: Route) -> Any:
 
 @dataclass(frozen=True, slots=True)
 class ApiResponse:
-    """A response; `body` is the parsed JSON, or text."""
+    """A response; `body` is the parsed JSON, or the text of another media type."""
 
     status: int
     body: Any
@@ -68,7 +69,7 @@ class ApiResponse:
 
 
 class Api:
-    """A client of the HTTP API with the keys of the application of `parts`."""
+    """A client of the HTTP API with the keys of the application of `parts`, the secret key by default."""
 
     def __init__(self, parts: Parts, http: aiohttp.ClientSession, state: WebState, origin: str) -> None:
         self.parts = parts
@@ -91,7 +92,7 @@ class Api:
     ) -> ApiResponse:
         """Send a request, by default with the secret key, and check the response against the OpenAPI document.
 
-        `key=None` sends no credential; `raw` is a body that is sent as it is.
+        `key=None` sends no credential. `raw` is a body that is sent unchanged instead of JSON.
         """
         all_headers = dict(headers or {})
         if key is not None:
@@ -120,19 +121,19 @@ class Api:
         return response.body
 
     def device(self, vendor: Vendor = Vendor.FCM, **details: Any) -> dict[str, Any]:
-        """Return the registration body of a new simulated browser."""
+        """Return the request body that registers a new simulated browser; `details` are further fields of the body."""
         [subscriber] = self.parts.subscribe(vendor, 1)
         return {"subscription": subscriber.to_json(), **details}
 
     async def register(self, **details: Any) -> dict[str, str]:
-        """Register a new simulated browser from a page, and return the response body."""
+        """Register a new simulated browser with the publishable key, as a page does; return the response body."""
         registered: dict[str, str] = await self.call_ok(
             "POST", "/v1/devices", self.device(**details), key=self.publishable, origin=APP_ORIGIN
         )
         return registered
 
     async def rows(self) -> dict[str, int]:
-        """Count the rows of each table, to show that a refused request stored nothing."""
+        """Return the number of rows of each table. A test compares the numbers before and after a refused request."""
         tables = (
             "applications",
             "api_keys",
@@ -184,7 +185,7 @@ def check_against_document(method: str, path: str, response: ApiResponse, media_
 
 
 def path_template(path: str) -> str | None:
-    """Return the document's template of a path, or None."""
+    """Return the path template of the OpenAPI document that matches a path, or None."""
     path_without_query = path.partition("?")[0]
     for template in sorted(DOCUMENT["paths"], key=lambda path: path.count("{")):
         if re.fullmatch(re.sub(r"{\w+}", "[^/]+", template), path_without_query):
@@ -194,7 +195,7 @@ def path_template(path: str) -> str | None:
 
 @asynccontextmanager
 async def serve_api(parts: Parts) -> AsyncIterator[Api]:
-    """Serve the API on loopback, and yield a client."""
+    """Serve the API of `parts` on loopback until the context ends; yield a client."""
     state = WebState.create(parts.context, parts.notifier, admin_token=ADMIN)
     runner = Runner(build(state), parts.context.public_url, shutdown_timeout=2)
     await runner.setup()

@@ -4,7 +4,7 @@
     async with attack():
         await bystander.check_alert()
 
-The gateway runs in processes of its own, so that an attack on it does not slow down the measuring test.
+The gateway runs in separate processes, so that an attack on it does not slow down the test that measures.
 """
 
 import time
@@ -19,11 +19,13 @@ from gateway.sim import Vendor
 from tests.support.gateway_parts import APP_ORIGIN, Parts
 
 DEVICES = 20
+# The number of alerts that are timed on the idle gateway.
 IDLE_ALERTS = 3
-# A busy machine delays single alerts; an attack delays all of them.
+# The number of alerts of which one must be on time: a busy machine delays single alerts, an attack delays all of them.
 ALERTS_DURING_ATTACK = 3
+# The maximum duration of an alert on time, as a multiple of its duration on the idle gateway.
 MAX_SLOWDOWN = 1.5
-# Alerts below this duration are on time whatever the idle gateway needs.
+# Alerts below this duration are on time whatever their duration on the idle gateway is.
 ON_TIME_S = 1.0
 
 
@@ -33,7 +35,7 @@ class Bystander:
 
     Attributes:
         parts: the gateway's parts with this application as their application.
-        idle_s: seconds from the request to the last delivery of an alert on the idle gateway; the shortest of some.
+        idle_s: the shortest duration of an alert on the idle gateway, from the request to the last delivery.
     """
 
     parts: Parts
@@ -58,7 +60,10 @@ class Bystander:
         return bystander
 
     async def time_alert(self, **fields: Any) -> float:
-        """Send an alert to all devices; return the seconds from the request until every device has it."""
+        """Send an alert; return the seconds from the request until DEVICES devices have accepted it.
+
+        `fields` are further fields of the request, such as an audience other than all devices.
+        """
         body = {
             "event": "Storm",
             "headline": "Storm: stay inside",
@@ -81,7 +86,7 @@ class Bystander:
         return duration
 
     async def check_alert(self, **fields: Any) -> float:
-        """Fail unless an alert is on time during the attack; return its duration in seconds."""
+        """Fail unless one of ALERTS_DURING_ATTACK alerts is on time; return its duration in seconds."""
         bound = max(MAX_SLOWDOWN * self.idle_s, ON_TIME_S)
         durations = []
         for _ in range(ALERTS_DURING_ATTACK):

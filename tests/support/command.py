@@ -16,12 +16,12 @@ import aiohttp
 from tests.support.log_guard import guard
 
 ROOT = Path(__file__).parents[2]
-# The upper bound of every wait for a process.
+# The upper bound of every wait for a process; only a failing test reaches it.
 TIMEOUT_S = 180
 
 
 class CommandResult(NamedTuple):
-    """Exit code and output of a command that has ended."""
+    """Exit code, stdout and stderr of a command that has ended."""
 
     code: int
     out: str
@@ -34,13 +34,13 @@ class CommandResult(NamedTuple):
 
 
 def environment(settings: Mapping[str, str]) -> dict[str, str]:
-    """Return this process's environment with exactly these GATEWAY_ variables."""
+    """Return the environment of this process with the variables `settings`, and no other GATEWAY_ variables."""
     inherited = {name: value for name, value in os.environ.items() if not name.startswith("GATEWAY_")}
     return {**inherited, "PYTHONPATH": str(ROOT), **settings}
 
 
 async def command(*arguments: str, **settings: str) -> CommandResult:
-    """Run a `gateway` command to its end, in a directory other than the checkout."""
+    """Run a `gateway` command to its end, in the directory `/`, so that it cannot depend on the checkout."""
     process = await asyncio.create_subprocess_exec(
         *(sys.executable, "-m", "gateway", *arguments),
         cwd="/",
@@ -55,14 +55,14 @@ async def command(*arguments: str, **settings: str) -> CommandResult:
 
 
 class BackgroundCommand:
-    """A running process and its output on stderr so far."""
+    """A running process; `output` is what it has written to stderr and a test has read."""
 
     def __init__(self, process: asyncio.subprocess.Process) -> None:
         self.process = process
         self.output = ""
 
     async def wait_for_output(self, text: str) -> None:
-        """Read stderr until it contains the text."""
+        """Read stderr until the output contains the text."""
         assert self.process.stderr is not None
         async with asyncio.timeout(TIMEOUT_S):
             while text not in self.output:
@@ -102,7 +102,7 @@ async def run_in_background(*arguments: str, **settings: str) -> AsyncIterator[B
 
 
 class TerminalCommand(BackgroundCommand):
-    """A process whose input and output are a terminal; `screen` is what it writes."""
+    """A process whose input and output are a terminal; `screen` is the stream of what it writes."""
 
     def __init__(self, process: asyncio.subprocess.Process, screen: asyncio.StreamReader) -> None:
         super().__init__(process)

@@ -32,7 +32,7 @@ class Fence(NamedTuple):
 
 
 def fences(language: str | None = None, *, of: tuple[Path, ...] = DOCUMENTS) -> list[Fence]:
-    """Return the code blocks in reading order; of every language if none is given."""
+    """Return the code blocks of the documents `of` in reading order; by default those of every language."""
     blocks = [
         Fence(file, token.info, token.content.strip())
         for file in of

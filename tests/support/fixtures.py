@@ -18,13 +18,13 @@ from tests.support.gateway_parts import Parts, gateway
 
 @pytest.fixture
 def pool_size() -> int:
-    """The size of the connection pool of `parts`; a module with more concurrency overrides this fixture."""
+    """The size of the connection pool of `parts`; a module that needs more connections overrides this fixture."""
     return 10
 
 
 @pytest.fixture
 async def parts(database_url: str, pool_size: int) -> AsyncIterator[Parts]:
-    """A gateway with one application on the test's own database, without a running worker or server."""
+    """A gateway with one application on the database of the test, without a running worker or server."""
     async with gateway(database_url, pool_size=pool_size) as parts:
         yield parts
 
@@ -38,7 +38,7 @@ async def api(parts: Parts) -> AsyncIterator[Api]:
 
 @pytest.fixture
 async def sim() -> AsyncIterator[Sim]:
-    """Simulated push services without misbehaviour."""
+    """Simulated push services that accept every valid message."""
     async with Sim() as sim:
         yield sim
 
@@ -58,7 +58,7 @@ def today() -> date:
 
 @pytest.fixture
 def own_clock() -> Iterator[None]:
-    """Let the test change the offset of the gateway's clock: reset the offset before and after the test."""
+    """Reset the offset of the gateway's clock before and after a test that changes it."""
     clock.reset()
     yield
     clock.reset()

@@ -54,7 +54,11 @@ TIMEOUT_S = 120.0
 
 @dataclass(slots=True)
 class Parts:
-    """A gateway with one application; its workers use `context` and `client`."""
+    """A gateway with one application, in the process of the test.
+
+    `url` is the URL of the database, and `application` the response to the application's creation, with its keys.
+    Workers use `context` and `client`.
+    """
 
     url: str
     context: Context
@@ -77,7 +81,7 @@ class Parts:
         return PostgresQueue(self.engine, self.notifier)
 
     async def add_application(self, name: str = "Other") -> "Parts":
-        """Create another application; return the same gateway with it as its application."""
+        """Create another application; return a copy of the parts with that application."""
         async with self.engine.begin() as conn:
             application = await applications.create(
                 conn, self.context.keyring, name, "mailto:ops@example.net", [APP_ORIGIN]
@@ -87,11 +91,14 @@ class Parts:
         return replace(self, application_id=application_id, application=application)
 
     def subscribe(self, vendor: Vendor, count: int, *, share_keys: bool = False) -> list[Subscriber]:
-        """Create subscribers that use the application's VAPID key."""
+        """Create simulated browsers that are subscribed with the application's VAPID key.
+
+        With `share_keys` they have one encryption key pair, which saves the time to generate a pair for each.
+        """
         return self.sim.subscribe_many(vendor, count, self.vapid_public_key, share_keys=share_keys)
 
     async def register(self, subscribers: Sequence[Subscriber], **details: Any) -> dict[UUID, Subscriber]:
-        """Register the subscribers and return them by device id; `details` are fields of Registration."""
+        """Register the subscribers as devices; return them by device id. `details` are fields of Registration."""
         registrations = [Registration(subscriber.subscription, **details) for subscriber in subscribers]
         async with self.engine.begin() as conn:
             registrar = await DeviceRegistrar.open(conn, self.context, self.application_id)
@@ -108,7 +115,7 @@ class Parts:
         return devices
 
     async def submit(self, kind: Kind = Kind.CAMPAIGN, audience: Any = None, **fields: Any) -> Notification:
-        """Submit a notification, by default to everyone; `fields` are those of Draft."""
+        """Submit a notification, by default a campaign to everyone; `fields` are fields of Draft."""
         fields.setdefault("content", {"title": "Storm", "body": "Stay inside"})
         draft = Draft(kind, audience=audience or {"everyone": True}, **fields)
         async with self.engine.begin() as conn:
@@ -121,7 +128,7 @@ class Parts:
         return row
 
     async def wait_until_done(self, id_: UUID, seconds: float = TIMEOUT_S) -> Progress:
-        """Wait until every delivery has settled, and return the counts."""
+        """Wait until every delivery of a notification has settled, and return the counts."""
         notification, progress = await self.wait_until(id_, lambda progress: progress.pending == 0, seconds, done=True)
         assert notification.status in (Status.DONE, Status.CANCELLED)
         return progress
@@ -129,7 +136,10 @@ class Parts:
     async def wait_until(
         self, id_: UUID, condition: Any, seconds: float = TIMEOUT_S, *, done: bool = False
     ) -> tuple[Notification, Progress]:
-        """Wait until the condition on the counts holds; check it whenever the delivery log has grown."""
+        """Wait until the condition on the counts of a notification holds; check it when the delivery log has grown.
+
+        With `done`, wait until the notification has finished as well.
+        """
         async with asyncio.timeout(seconds):
             with self.notifier.subscribe(notifier.LOG) as waiter:
                 while True:
@@ -139,7 +149,7 @@ class Parts:
                     await waiter.wait(1.0)
 
     async def list_deliveries(self, id_: UUID) -> dict[UUID, Row[Any]]:
-        """Return the notification's deliveries by device; fail when a device has two deliveries."""
+        """Return the deliveries of a notification by device id; fail when a device has two deliveries."""
         async with self.engine.connect() as conn:
             query = select(deliveries).where(deliveries.c.notification_id == id_)
             rows = (await conn.execute(query)).all()
@@ -148,7 +158,7 @@ class Parts:
         return by_device
 
     async def list_attempts(self, id_: UUID, device_id: UUID) -> Sequence[Row[Any]]:
-        """Return the logged attempts, which are those that were retried, in order."""
+        """Return the logged attempts of a delivery in order; only attempts that were retried are logged."""
         columns = attempts.c
         of_device = (columns.notification_id == id_, columns.device_id == device_id)
         query = select(attempts).where(*of_device).order_by(columns.number)
@@ -162,7 +172,7 @@ class Parts:
         return status
 
     async def scalar(self, sql: str, **values: Any) -> Any:
-        """Return the first column of the first row of a query, or None without rows."""
+        """Return the first column of the first row of a query with the parameters `values`, or None without rows."""
         async with self.engine.connect() as conn:
             return (await conn.execute(text(sql), values)).scalar()
 
@@ -170,7 +180,7 @@ class Parts:
     async def run_worker(
         self, config: WorkerConfig | None = None, *, queue: Queue | None = None, client: PushClient | None = None
     ) -> AsyncIterator[asyncio.Event]:
-        """Run a worker with short timeouts; yield its stop event, and drain the worker at the end."""
+        """Run a worker with short timeouts until the context ends; yield the event that stops it."""
         stop = asyncio.Event()
         renderers = RendererCache(self.context.keyring, self.context.public_url)
         sender = PushSender(client or self.client, self.context.keyring, self.context.policy)
@@ -198,8 +208,8 @@ async def gateway(
     Args:
         database_url: a database without applications.
         pool_size: the maximum number of connections.
-        sim: the push services; by default a simulator without misbehaviour.
-        hosts: further origins that workers may post to.
+        sim: the push services; by default a simulator that accepts every valid message.
+        hosts: origins besides those of the simulator to which workers may post.
     """
     engine = open_engine(database_url, pool_size=pool_size, application_name="gateway-parts")
     database_notifier = notifier.Notifier(database_url)

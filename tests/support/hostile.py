@@ -1,4 +1,4 @@
-"""Hostile URLs, each under a name for its fault."""
+"""Hostile URLs by the name of what is wrong with each."""
 
 VENDOR = "fcm.googleapis.com"
 

@@ -1,10 +1,10 @@
-"""Templates that take long, or would with python-liquid alone."""
+"""Templates whose compilation or rendering takes long with python-liquid, without the gateway's limits."""
 
 from typing import Any
 
 from gateway.content.sandbox import MAX_SOURCE_LENGTH as LONG
 
-# The value of `event` for the renderings.
+# The value of the variable `event` when HOSTILE_RENDERINGS are rendered.
 EVENT: dict[str, Any] = {
     "n": 500_000_000,
     "text": "a" * 8000,
@@ -13,7 +13,7 @@ EVENT: dict[str, Any] = {
     "nested": [[[1]] * 20 for _ in range(100)],
     "objects": [{"a": n} for n in range(1000)],
 }
-# Sources that take long to compile.
+# Sources that take long to compile, by a name for the cause.
 HOSTILE_SOURCES = {
     "unclosed outputs": "{{" * (LONG // 2),
     "unclosed tags": "{%" * (LONG // 2),
@@ -31,7 +31,7 @@ HOSTILE_SOURCES = {
     "liquid tag of brackets": "{% liquid\n" + "echo (1..(1..\n" * 500 + "%}",
     "digits": "{{ " + "9" * (LONG - 6) + " }}",
 }
-# Templates that compile, and take long to render.
+# Templates that compile and take long to render, by a name for the cause.
 HOSTILE_RENDERINGS = {
     "range contains": "{% if (1..500000000) contains 5 %}x{% endif %}",
     "range from data contains": "{% if (1..event.n) contains 'x' %}x{% endif %}",

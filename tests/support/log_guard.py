@@ -23,7 +23,7 @@ from gateway.push.vapid import VapidKey
 from gateway.service.access.secrets import Keyring
 from gateway.service.notifications.rendering import NotificationRenderer
 
-# The forms of keys, tokens and the last path segment of endpoints. Ids match as well, but are never learned.
+# The forms of keys, tokens and the last path segment of endpoints. Ids have these forms too, but are never learned.
 TOKEN_PATTERNS = (re.compile(r"[A-Za-z0-9_-]{16,}"), re.compile(r"[A-Za-z0-9+/]{20,}"))
 # Forms of secrets that another process created, which the guard cannot learn.
 SECRET_PATTERNS = (
@@ -75,7 +75,7 @@ class Guard:
         self._lines.clear()
 
     def check(self) -> None:
-        """Check the lines since the last check.
+        """Check the lines that were recorded since the last check.
 
         Raises:
             SecretInLog: a line contains a secret.

@@ -1,4 +1,4 @@
-"""Run NATS servers on loopback, one or a cluster; a test can stop, kill and reconfigure each server."""
+"""Run one NATS server or a cluster on loopback; a test can stop, kill and reconfigure each server."""
 
 import asyncio
 import signal
@@ -13,11 +13,15 @@ import nats
 import nats.errors
 from nats.aio.client import Client
 
+# The upper bound of the time in which all servers become ready.
 START_S = 30.0
 
 
 class Node:
-    """One NATS server; `routes` are the cluster ports of all servers."""
+    """One NATS server.
+
+    `port` is its client port, `routes` the cluster ports of all servers, and `settings` lines of its configuration.
+    """
 
     def __init__(self, number: int, port: int, routes: list[int], directory: Path, settings: str = "") -> None:
         self.number = number
@@ -55,19 +59,19 @@ class Node:
         return True
 
     def configure(self, settings: str) -> None:
-        """Replace the settings and reload them."""
+        """Replace the settings of the server, which reloads them on SIGHUP."""
         assert self._process is not None
         self._write(settings)
         self._process.send_signal(signal.SIGHUP)
 
     async def stop(self) -> None:
-        """Send SIGTERM and wait for the end."""
+        """Send SIGTERM and wait until the server has exited."""
         assert self._process is not None
         self._process.terminate()
         await self._process.wait()
 
     async def kill(self) -> None:
-        """Send SIGKILL and wait for the end."""
+        """Send SIGKILL, if the server is running, and wait until it has exited."""
         if self._process is not None and self._process.returncode is None:
             self._process.kill()
             await self._process.wait()

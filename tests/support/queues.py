@@ -1,4 +1,4 @@
-"""The queue engines under test, each with a Queue and the operations that tests need to fill and inspect it.
+"""The queue engines under test, each with a Queue and the operations by which tests fill and inspect it.
 
 A new engine is a class with these operations and an entry in `ENGINES`.
 """
@@ -36,6 +36,7 @@ from tests.support.nats_server import start_nodes
 
 # How long the broker waits for the acknowledgement of a job before it delivers the job again.
 ACK_WAIT = timedelta(seconds=0.4)
+# The upper bound of a wait for the relay; only a failing test reaches it.
 TIMEOUT_S = 30.0
 
 
@@ -76,6 +77,8 @@ class Engine(Protocol):
 
 
 class PostgresEngine:
+    """The queue in the tables of the database."""
+
     faults = (IntegrityError,)
 
     def __init__(self, url: str, notifier_: notifier.Notifier) -> None:
@@ -192,7 +195,7 @@ class PostgresEngine:
 
 
 class NatsEngine(PostgresEngine):
-    """A NATS broker, and a relay that moves jobs and results between the broker and the database."""
+    """The queue in a NATS broker, and a relay that moves jobs and results between the broker and the database."""
 
     faults = (ValueError,)
     broker: Broker
@@ -251,7 +254,7 @@ class NatsEngine(PostgresEngine):
 
 
 class RelayedQueue:
-    """A queue whose claims without a wait find new jobs: they wait until the relay has moved the jobs."""
+    """A queue whose claims without a wait first wait until the relay has moved new jobs into the broker."""
 
     def __init__(self, queue: Queue, wait_until_relayed: Callable[[], Awaitable[None]]) -> None:
         self._queue = queue
@@ -279,6 +282,7 @@ ENGINES: dict[str, Callable[[str], AbstractAsyncContextManager[Engine]]] = {
 
 
 def accepted_batch(*devices: UUID) -> ResultBatch:
+    """Return a batch in which the push service has accepted the message to each device."""
     return ResultBatch(
         settled=[delivery_result(device, Accepted("https://push.example.org/m/1", 60)) for device in devices]
     )
@@ -300,6 +304,7 @@ def delivery_result(device: UUID, outcome: Final) -> DeliveryResult:
 
 
 def retry_batch(due: datetime, *devices: UUID, tries: int = 1) -> ResultBatch:
+    """Return a batch in which the attempt with the number `tries` of each device is retried at `due`."""
     now = datetime.now(UTC)
     retried = [
         Attempt(device, tries, now, 12, 503, "the push service has a temporary error (503)", due) for device in devices
@@ -318,5 +323,5 @@ def merge_batches(*parts: ResultBatch) -> ResultBatch:
 
 
 def changed_job(job: Job, **changes: Any) -> Job:
-    """Return the job with other values, as another worker might hold it."""
+    """Return a copy of a job with changed fields, such as the lease of another worker."""
     return replace(job, **changes)

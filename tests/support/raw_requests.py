@@ -11,7 +11,7 @@ BATCH_SIZE = 100
 
 
 def request_head(path: str, key: str | None = None, **headers: str) -> bytes:
-    """Return the head of a POST; `_` in a header's name stands for `-`."""
+    """Return the request line and headers of a POST; `_` in the name of a keyword stands for `-`."""
     lines = [f"POST {path} HTTP/1.1", "Host: x", *(f"{name.replace('_', '-')}: {headers[name]}" for name in headers)]
     if key is not None:
         lines.append(f"Authorization: Bearer {key}")
@@ -20,7 +20,7 @@ def request_head(path: str, key: str | None = None, **headers: str) -> bytes:
 
 @asynccontextmanager
 async def open_connections(origin: str, count: int, octets: bytes = b"") -> AsyncIterator[list[Stream]]:
-    """Open connections that send these octets and then nothing; they are closed at the end."""
+    """Open `count` connections that each send `octets` and then nothing; close them when the context ends."""
     streams: list[Stream] = []
     try:
         while len(streams) < count:
@@ -35,14 +35,14 @@ async def open_connections(origin: str, count: int, octets: bytes = b"") -> Asyn
 
 
 async def _open(origin: str, octets: bytes) -> Stream:
-    where = urlsplit(origin)
-    reader, writer = await asyncio.open_connection(where.hostname, where.port)
+    address = urlsplit(origin)
+    reader, writer = await asyncio.open_connection(address.hostname, address.port)
     writer.write(octets)
     return reader, writer
 
 
 async def read_status(stream: Stream) -> int:
-    """Return the status of the response."""
+    """Return the status of the response that arrives on a connection."""
     async with asyncio.timeout(20):
         line = await stream[0].readuntil(b"\r\n")
     return int(line.split()[1])

@@ -15,13 +15,13 @@ from tests.support.gateway_parts import MASTER_KEY, Parts
 from tests.support.log_guard import guard
 
 CHECKOUT = Path(__file__).resolve().parents[2]
-# The upper bounds of the time in which a process stops and starts.
+# The upper bounds of the time in which a process stops, and in which it starts.
 STOP_S = 30.0
 START_S = 60.0
 
 
 class WorkerProcess:
-    """A running gateway process and its log."""
+    """A running gateway process (a worker, a relay or a server) and its log."""
 
     def __init__(self, process: asyncio.subprocess.Process, log: Path) -> None:
         self.process = process
@@ -32,7 +32,7 @@ class WorkerProcess:
         return self._log.read_text()
 
     async def wait_for_log(self, text: str) -> None:
-        """Wait until the process has logged this text."""
+        """Wait until the log of the process contains `text`."""
         async with asyncio.timeout(START_S):
             while text not in self.log:  # noqa: ASYNC110 - another process raises no event
                 await asyncio.sleep(0.05)
@@ -50,14 +50,14 @@ class WorkerProcess:
 
 @asynccontextmanager
 async def worker_process(parts: Parts, directory: Path, **settings: object) -> AsyncIterator[WorkerProcess]:
-    """Run a worker on the database of `parts`; `settings` are gateway settings in lower case."""
+    """Run a worker on the database of `parts`; `settings` are gateway settings by their names in lower case."""
     async with _process(parts, directory, "work", settings) as process:
         yield process
 
 
 @asynccontextmanager
 async def relay_process(parts: Parts, directory: Path, **settings: object) -> AsyncIterator[WorkerProcess]:
-    """Run a relay between the database of `parts` and the broker of the `queue` setting."""
+    """Run a relay between the database of `parts` and the broker that the setting `queue` names."""
     async with _process(parts, directory, "relay", settings) as process:
         yield process
 
@@ -66,7 +66,10 @@ async def relay_process(parts: Parts, directory: Path, **settings: object) -> As
 async def server_process(
     parts: Parts, directory: Path, *, max_descriptors: int | None = None, **settings: object
 ) -> AsyncIterator[tuple[WorkerProcess, str]]:
-    """Run a server on the database of `parts`, with that many file descriptors; yield (process, origin)."""
+    """Run a server on the database of `parts`; yield (process, origin).
+
+    `max_descriptors` limits the file descriptors of the server.
+    """
     with socket.create_server(("127.0.0.1", 0)) as probe:
         port = probe.getsockname()[1]
     origin = f"http://127.0.0.1:{port}"
