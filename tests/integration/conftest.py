@@ -31,5 +31,5 @@ __all__ = [
 
 @pytest.fixture
 def sender(http: aiohttp.ClientSession) -> Sender:
-    """An application server that shares no code with the gateway."""
+    """An application server that shares no code with the gateway, and sends to the simulated push services."""
     return Sender(http)

@@ -32,7 +32,7 @@ class Sender:
         return self.private_key.public_key().public_bytes(Encoding.X962, PublicFormat.UncompressedPoint)
 
     def vapid(self, endpoint: str, *, key: bytes | None = None, **claims: object) -> str:
-        """Return a VAPID header for the endpoint; `claims` replace valid ones, and None omits one."""
+        """Return a VAPID header for the endpoint; `claims` replace the valid claims, and None omits a claim."""
         valid = {
             "aud": str(URL(endpoint).origin()),
             "exp": int(time.time()) + 43_200,
@@ -44,7 +44,7 @@ class Sender:
         return f"vapid t={token}, k={encode(key or self.public_key)}"
 
     async def post(self, endpoint: str, body: bytes = b"", headers: dict[str, str | None] | None = None) -> "Reply":
-        """Send a push message; `headers` replace valid ones, and None omits one."""
+        """Send a push message; `headers` replace the valid headers, and None omits a header."""
         valid: dict[str, str | None] = {"TTL": "60", "Authorization": self.vapid(endpoint)}
         if body:
             valid["Content-Encoding"] = "aes128gcm"

@@ -29,7 +29,7 @@ def key_id(parts: Parts, name: str) -> UUID | None:
 
 
 async def test_secret_key_has_every_scope_but_register(parts: Parts) -> None:
-    """A secret key has every scope except registering devices."""
+    """A secret key of an application lacks only the scope `register`."""
     caller = await identify_bearer(parts, parts.application["secret_key"])
     assert caller == Principal(
         frozenset(authentication.SCOPES), parts.application_id, key_id=key_id(parts, "secret key")
@@ -72,7 +72,7 @@ async def test_device_token_is_valid_until_its_device_is_removed(parts: Parts) -
 
 
 async def test_removed_key_is_refused_immediately(parts: Parts) -> None:
-    """A removed API key is refused from the next request on."""
+    """The first request after the removal of an API key is refused."""
     async with parts.engine.begin() as conn:
         new_key = await applications.add_key(conn, parts.application_id, "reports", ["read"])
     assert (await identify_bearer(parts, new_key["key"])).scopes == {"read"}
@@ -130,7 +130,7 @@ async def test_private_vapid_keys_are_stored_encrypted(parts: Parts) -> None:
 
 
 async def test_new_application_reports_every_invalid_field(parts: Parts) -> None:
-    """All invalid fields of a new application are reported together."""
+    """The error has the pointers of all invalid fields."""
     async with parts.engine.begin() as conn:
         with pytest.raises(ValidationError) as refused:
             await applications.create(

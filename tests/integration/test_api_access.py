@@ -50,7 +50,7 @@ async def test_every_route_refuses_credentials_without_its_scope(api: Api) -> No
     "origin", [None, "https://evil.example", APP_ORIGIN + ".evil.example", APP_ORIGIN + ":8443", "null"]
 )
 async def test_publishable_key_is_refused_from_other_origins(api: Api, origin: str | None) -> None:
-    """A publishable key is refused unless the Origin header is one of the application's."""
+    """A publishable key is refused unless the Origin header is one of the application's allowed origins."""
     response = await api.call("POST", "/v1/devices", api.device(), key=api.publishable, origin=origin)
     assert (response.status, response.body["code"]) == (403, "origin_not_allowed")
     assert (await api.rows())["devices"] == 0
@@ -73,7 +73,7 @@ async def test_cross_origin_preflight_allows_browser_routes(api: Api) -> None:
 
 
 async def test_removed_key_gets_401_on_the_next_request(api: Api) -> None:
-    """A removed API key is refused from the next request on."""
+    """The first request after the removal of an API key is refused."""
     path = f"/v1/applications/{api.parts.application['id']}/keys"
     api_key = await api.call_ok("POST", path, {"name": "temporary", "scopes": ["read"]}, key=ADMIN)
     assert (await api.call("GET", "/v1/devices", key=api_key["key"])).status == 200

@@ -17,7 +17,7 @@ CAP, GEOJSON = alerts.CAP, alerts.GEOJSON
 
 
 async def post_file(api: Api, name: str, **move_options: Any) -> ApiResponse:
-    """Post a file with its times moved to the present; `move_options` are arguments of `alerts.move_to_now`."""
+    """Post an alert document with its times moved to the present; `move_options` are those of `alerts.move_to_now`."""
     return await post(api, alerts.move_to_now(name, **move_options), alerts.media_type(name))
 
 
@@ -40,7 +40,7 @@ def tags(subscriber: Subscriber) -> set[str]:
 
 
 async def wait_until_delivered(api: Api, response: ApiResponse) -> list[Any]:
-    """Wait for the notifications of a response, and return them."""
+    """Wait until the notifications of an ingestion response are done, and return them."""
     assert response.status in (200, 201), response.body
     items = response.body.get("items", [{"notifications": [response.body]}])
     notifications = [notification for item in items for notification in item["notifications"]]
@@ -50,7 +50,7 @@ async def wait_until_delivered(api: Api, response: ApiResponse) -> list[Any]:
 
 
 async def wait_until_settled(api: Api) -> None:
-    """Wait until every alert has settled."""
+    """Wait until every delivery of an alert has settled."""
     page = await api.call_ok("GET", "/v1/notifications?kind=alert")
     for notification in page["items"]:
         await api.parts.wait_until_done(notification_id(notification))
@@ -62,7 +62,7 @@ def notification_id(notification: Any) -> UUID:
     return id_
 
 
-# Files that are refused, with the status and a part of the reason.
+# Alert documents that are refused, with the status and a part of the reason.
 REFUSED = {
     "cap/bad-metno-mock-failing.xml": (400, "has no CAP alert"),
     "cap/bad-missing-scope.xml": (422, "scope is ''"),
@@ -135,13 +135,13 @@ async def test_device_in_a_hole_of_the_polygon_gets_nothing(api: Api) -> None:
 
 
 async def post_and_deliver(api: Api, name: str, **move_options: Any) -> list[Any]:
-    """Post a file, wait until its notifications are delivered, and return them."""
+    """Post an alert document, wait until its notifications are delivered, and return them."""
     async with api.parts.run_worker():
         return await wait_until_delivered(api, await post_file(api, name, **move_options))
 
 
 async def test_each_device_gets_its_own_language(api: Api) -> None:
-    """Each device receives the alert in its language, or else in the alert's first language."""
+    """A device receives the alert in the device's language, or else in the alert's first language."""
     zones = ["006037"]
     devices = {
         locale: await register_device(api, zones=zones, client={"locale": locale})
@@ -192,7 +192,7 @@ async def test_expires_bounds_the_ttl(api: Api) -> None:
 
 
 async def test_application_rules_precede_the_default_table(api: Api) -> None:
-    """An application's own alert rules are matched before the default table."""
+    """The alert rules of an application are matched before the default routing."""
     rules = [
         {"when": {"event": ["tornado watch"]}, "lane": "urgent"},
         {"when": {"severity": ["Minor"]}, "tell": False},
@@ -352,7 +352,7 @@ async def test_end_without_references_is_linked_by_event_code(api: Api) -> None:
 
 
 async def test_alert_superseded_before_arrival_is_not_sent(api: Api) -> None:
-    """An alert that arrives after its own update is reported as superseded and not sent."""
+    """An alert that arrives after an update of it is reported as superseded and not sent."""
     await post_file(api, "nws/chain-tornado-watch-641-2-update.json", age=timedelta(minutes=5))
     late_response = await post_file(api, "nws/chain-tornado-watch-641-1-alert.json", age=timedelta(minutes=10))
     [item] = late_response.body["items"]

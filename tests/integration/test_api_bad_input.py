@@ -186,7 +186,7 @@ async def test_extreme_numbers_are_returned_unchanged(api: Api) -> None:
 
 
 async def test_duplicate_field_takes_the_last_value(api: Api) -> None:
-    """Of a repeated name, the last value is used, at every depth and by the fast and the thorough parser."""
+    """The last value of a repeated name is used, at every depth, and by the fast parser and the complete one."""
     for suffix in (b"", rb', "x": "\u00e4"', b', "y": 1e3', rb', "z": "\ud83d\ude00"'):
         raw = b'{"name": "%d", "name": "e", "data": {"k": {"a": 0}, "k": {"a": 1, "a": 2%s}}}' % (len(suffix), suffix)
         event = await api.call_ok("POST", "/v1/events", raw=raw)
@@ -229,8 +229,8 @@ async def test_body_of_2_mib_gets_413(routes: RouteCaller) -> None:
     assert await routes.api.rows() == before
 
 
-async def test_other_content_type_gets_415(routes: RouteCaller) -> None:
-    """The status for a body with another content type is 415."""
+async def test_unsupported_content_type_gets_415(routes: RouteCaller) -> None:
+    """The status for a body with a content type that the route does not accept is 415."""
     before = await routes.api.rows()
     for route in ROUTES_WITH_BODY:
         raw = json.dumps(valid_body(route, routes.api)).encode()
@@ -303,8 +303,8 @@ async def test_bad_keys_are_reported(api: Api, change: dict[str, Any], pointer: 
         "https://fcm.googleapis.com/" + "x" * 2030,
     ],
 )
-async def test_other_endpoints_are_refused(api: Api, endpoint: str) -> None:
-    """Endpoints outside the allowed push services are refused."""
+async def test_endpoints_of_no_push_service_are_refused(api: Api, endpoint: str) -> None:
+    """Endpoints at hosts that are no allowed push service are refused."""
     body = api.device()
     body["subscription"]["endpoint"] = endpoint
     response = await api.call("POST", "/v1/devices", body)
@@ -486,8 +486,8 @@ async def test_invalid_receipt_tokens_are_refused(api: Api) -> None:
     assert (await api.rows())["receipts"] == 0
 
 
-async def test_import_of_other_content_type_is_refused(api: Api) -> None:
-    """The import accepts NDJSON only."""
+async def test_import_without_ndjson_type_is_refused(api: Api) -> None:
+    """The import accepts no content type but NDJSON."""
     response = await api.call("POST", "/v1/devices/import", raw=b"{}", headers={"Content-Type": "application/json"})
     assert (response.status, response.body["code"]) == (415, "unsupported_media_type")
 

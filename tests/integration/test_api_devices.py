@@ -37,7 +37,7 @@ async def test_registered_device_is_returned_without_secrets(api: Api) -> None:
 
 
 async def test_refresh_keeps_the_id_and_omitted_fields(api: Api) -> None:
-    """The response to a repeated registration is 200 with the same id; fields that it omits are kept."""
+    """The response to a repeated registration is 200 with the same id; fields that the request omits are kept."""
     body = api.device(user_id="u-1", topics=["weather"], attributes={"a": 1}, location={"lat": 1, "lon": 2})
     first = await api.call_ok("POST", "/v1/devices", body, key=api.publishable, origin=APP_ORIGIN)
     refresh = {"subscription": body["subscription"], "client": {"browser": "Firefox 140"}}
@@ -138,7 +138,7 @@ async def test_topics_are_listed_with_reachable_devices(api: Api) -> None:
 
 
 async def test_signing_out_clears_the_user_id(api: Api) -> None:
-    """Setting `user_id` to null removes the device from the user."""
+    """After a change of `user_id` to null, the device belongs to no user."""
     device = await api.register(user_id="ann")
     path = f"/v1/devices/{device['id']}"
     assert (await api.call_ok("PATCH", path, {"attributes": {"a": 1}}))["user_id"] == "ann"
@@ -229,7 +229,7 @@ async def test_deleting_a_user_deletes_all_their_devices(api: Api) -> None:
 
 
 async def test_concurrent_registrations_create_one_device(api: Api) -> None:
-    """One browser that registers several times at once becomes one device."""
+    """Concurrent registrations of one browser create one device."""
     body = api.device(topics=["weather"])
     responses = await asyncio.gather(*(api.call("POST", "/v1/devices", body) for _ in range(8)))
     assert {response.status for response in responses} <= {200, 201}
@@ -255,7 +255,7 @@ async def test_application_may_require_proof_of_a_user_id(api: Api) -> None:
 
 
 async def test_device_is_found_by_its_zones(api: Api) -> None:
-    """A device reports zone codes, and audiences select by them."""
+    """An audience with a zone selects the devices that have sent this zone code."""
     device = await api.register(zones=["TXC201", "TXZ213", "TXC201"])
     path = f"/v1/devices/{device['id']}"
     assert (await api.call_ok("GET", path))["zones"] == ["TXC201", "TXZ213"]

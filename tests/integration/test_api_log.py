@@ -93,7 +93,7 @@ async def test_filters_narrow_the_log(api: Api) -> None:
 
 
 async def test_delivery_lists_every_attempt(api: Api) -> None:
-    """A delivery has its attempts, each with its cause and the next step."""
+    """A delivery has all its attempts, each with the cause and the time of the next attempt."""
     api.parts.sim.behave(Rule(status=503, times=1, retry_after=1))
     await deliver_to(api, 1)
     [item] = (await api.call_ok("GET", "/v1/deliveries"))["items"]
@@ -142,7 +142,7 @@ async def test_stream_resumes_after_the_last_event_id(api: Api) -> None:
 
 
 async def test_stream_ends_when_its_key_is_removed(api: Api) -> None:
-    """The stream sends nothing after its key is removed, and ends."""
+    """After the API key of a stream is removed, the stream sends no more deliveries and ends."""
     path = f"/v1/applications/{api.parts.application['id']}/keys"
     key = await api.call_ok("POST", path, {"name": "reports", "scopes": ["read"]}, key=ADMIN)
     async with open_stream(api, Authorization=f"Bearer {key['key']}") as events:

@@ -1,4 +1,4 @@
-"""Health, readiness, metrics, and the responses to failures of the gateway itself."""
+"""Health, readiness, metrics, static files, and the responses to failures of the gateway."""
 
 import asyncio
 from dataclasses import replace
@@ -95,7 +95,7 @@ async def test_unknown_paths_and_methods_get_problems(api: Api) -> None:
 
 
 async def test_every_response_has_a_request_id(api: Api) -> None:
-    """Every response has the header X-Request-Id, which is the caller's own value if the request has one."""
+    """Every response has the header X-Request-Id, with the value of the request if the request has the header."""
     generated = await api.call("GET", "/healthz", key=None)
     assert len(generated.headers["X-Request-Id"]) == 32
     response = await api.call("GET", "/healthz", key=None, headers={"X-Request-Id": "trace-1"})

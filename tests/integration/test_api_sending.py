@@ -68,7 +68,7 @@ async def test_alert_never_outlives_its_expiry(api: Api) -> None:
 
 
 async def test_test_alert_reaches_only_opted_in_devices(api: Api) -> None:
-    """A test alert reaches only devices with the test-alerts topic."""
+    """An alert with the status Test is sent only to devices with the topic for test alerts."""
     await api.register(location={"lat": 48.2, "lon": 16.37})
     opted_in = await api.register(location={"lat": 48.2, "lon": 16.37}, topics=["test-alerts"])
     sent = await api.call_ok("POST", "/v1/alerts", ALERT | {"status": "Test"})

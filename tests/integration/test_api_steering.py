@@ -97,8 +97,8 @@ async def test_bad_schedules_are_reported(api: Api, schedule: Any, pointer: str)
     assert await api.rows() == before
 
 
-async def test_throttled_campaign_keeps_its_rate(api: Api) -> None:
-    """A throttled campaign does not exceed its rate with two workers."""
+async def test_two_workers_do_not_exceed_a_throttle(api: Api) -> None:
+    """Two workers together send a throttled campaign at no more than its rate."""
     await api.parts.register(api.parts.subscribe(Vendor.FCM, 120))
     sent = await create_campaign(api, throttle={"per_second": 30})
     async with api.parts.run_worker(), api.parts.run_worker():
@@ -153,7 +153,7 @@ async def test_cancelled_throttled_campaign_settles_at_once(api: Api) -> None:
 
 
 def current_quiet_hours(zone: str = "UTC") -> dict[str, str]:
-    """Return quiet hours that began an hour ago and end in two hours."""
+    """Return quiet hours that began an hour ago and end in two hours, in the time of a zone."""
     now = datetime.now(ZoneInfo(zone))
     return {"start": f"{now - timedelta(hours=1):%H:%M}", "end": f"{now + timedelta(hours=2):%H:%M}"}
 
@@ -411,7 +411,7 @@ async def test_campaign_is_paused_and_resumed(api: Api) -> None:
 
 
 @pytest.mark.parametrize("transition", ["pause", "cancel"])
-async def test_nothing_is_sent_after_a_pause_or_cancel_answer(api: Api, transition: str) -> None:
+async def test_nothing_is_sent_after_the_pause_response(api: Api, transition: str) -> None:
     """After the response to a pause or a cancellation, no message of the campaign is sent."""
     await api.parts.register(api.parts.subscribe(Vendor.FCM, 600))
     api.parts.sim.behave(Rule(delay_ms=30))

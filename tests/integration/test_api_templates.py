@@ -123,7 +123,7 @@ async def test_template_too_large_in_any_language_is_refused(api: Api) -> None:
 
 
 async def test_strict_template_fails_on_unknown_variables(api: Api) -> None:
-    """A strict template rejects the devices that lack a variable."""
+    """A message of a strict template is rejected for a device that lacks a variable of the template."""
     await register_subscriber(api, attributes={"first_name": "Ada"})
     await register_subscriber(api)
     request = {
@@ -255,6 +255,6 @@ async def test_preview_renders_for_a_device(api: Api) -> None:
     ],
 )
 async def test_content_and_template_exclude_each_other(api: Api, change: Any, pointer: str) -> None:
-    """A request needs either content or a template."""
+    """A request with both content and a template, or with neither, is refused."""
     response = await api.call("POST", "/v1/notifications", {"audience": {"everyone": True}} | change)
     assert (response.status, response.pointers) == (422, [pointer]), response.body

@@ -15,7 +15,7 @@ from gateway.records.audiences import EARTH_RADIUS_M, compile_audience
 from gateway.records.postgres.schema import devices
 
 POINTS = 1500
-# In degrees: a point that is closer to an edge may count as inside or outside.
+# In degrees: a point that is closer than this to an edge may count as inside or outside.
 EDGE_TOLERANCE = 1e-5
 
 
@@ -85,7 +85,7 @@ async def test_polygon_contains_the_points_shapely_finds(geometry: Geometry, see
 
 
 @pytest.mark.parametrize("unit", [1, 0.1, 0.01])
-async def test_points_level_with_a_corner_match_shapely(geometry: Geometry, unit: float) -> None:
+async def test_points_at_the_latitude_of_a_corner_match(geometry: Geometry, unit: float) -> None:
     """With corners and points on one grid, the ray of the point-in-polygon test meets corners and edges."""
     rng = random.Random(f"grid {unit}")  # noqa: S311 - the same points every time
     steps = [-1 + half / 2 for half in range(22)]

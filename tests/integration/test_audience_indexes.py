@@ -1,4 +1,4 @@
-"""Audiences use indexes: the plan of EXPLAIN for each kind of leaf, with 30,000 devices."""
+"""Audiences use indexes: the query plan of each kind of leaf of an audience, with 30,000 devices."""
 
 from collections.abc import Iterator
 from typing import Any

@@ -106,7 +106,7 @@ async def test_entries_are_paged_and_filtered_by_action(api: Api) -> None:
 
 
 async def test_refused_and_replayed_requests_are_not_audited(api: Api) -> None:
-    """Refused and replayed requests leave no entry."""
+    """The audit log has no entry for a refused request, and one entry for a request that is replayed."""
     request = {"name": "s", "audience": {"topic": "t"}}
     once = {"Idempotency-Key": "one"}
     for _ in range(2):

@@ -85,9 +85,7 @@ async def test_restored_backup_equals_the_original(parts: Parts, empty_database_
     await engine.dispose()
 
 
-async def test_backup_during_a_campaign_keeps_every_device(
-    parts: Parts, empty_database_url: str, tmp_path: Path
-) -> None:
+async def test_backup_during_a_campaign_has_every_device(parts: Parts, empty_database_url: str, tmp_path: Path) -> None:
     """The backup has the settled deliveries, and all other devices in jobs that are due when their leases end."""
     devices = await parts.register(parts.subscribe(Vendor.FCM, 1_500, share_keys=True))
     async with parts.run_worker():

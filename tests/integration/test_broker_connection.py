@@ -28,7 +28,7 @@ def with_account(url: str, account: str = "me:Hidden") -> str:
 
 
 async def test_unreachable_broker_fails_within_the_timeout() -> None:
-    """The error has the broker's address and not its password."""
+    """The error contains the broker's address, but not the password in the URL."""
     async with asyncio.timeout(10):
         with pytest.raises(BrokerUnavailable) as error:
             async with Broker.connect(["nats://me:Hidden@127.0.0.1:1"], timeout=SECOND):
@@ -48,7 +48,7 @@ async def test_silent_server_fails_within_the_timeout() -> None:
 
 
 async def test_broker_that_starts_later_is_reached(tmp_path: Path) -> None:
-    """The first connection is retried until its timeout."""
+    """Connecting is retried until the timeout, so that a broker that starts in this time is reached."""
     async with start_nodes(1, tmp_path) as [node]:
         await node.stop()
         connecting = asyncio.ensure_future(Broker.connect([node.url]).__aenter__())
@@ -61,7 +61,7 @@ async def test_broker_that_starts_later_is_reached(tmp_path: Path) -> None:
         await broker.client.close()
 
 
-async def test_wrong_password_is_reported_without_it(tmp_path: Path) -> None:
+async def test_wrong_password_error_omits_the_password(tmp_path: Path) -> None:
     """The command fails at once, and its last line has the error without the password."""
     async with start_nodes(1, tmp_path, ACCOUNT, account="me:Hidden") as [node]:
         result = await command("work", GATEWAY_QUEUE=with_account(node.url, "me:Wr0ng"), GATEWAY_MASTER_KEY=MASTER_KEY)
@@ -82,7 +82,7 @@ async def test_password_may_have_any_character(tmp_path: Path) -> None:
 
 
 async def test_server_that_is_too_old_is_refused(tmp_path: Path) -> None:
-    """The error has the broker's version and the minimum version."""
+    """The error contains the broker's version and the minimum version."""
     async with start_nodes(1, tmp_path) as [node], run_proxy(node.url, version="2.9.10") as proxy:
         with pytest.raises(BrokerIncompatible, match=r"is 2\.9; it must be 2\.10 or newer"):
             async with Broker.connect([proxy.url]):

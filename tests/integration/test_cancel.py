@@ -89,7 +89,7 @@ async def test_cancellation_without_worker_settles_on_start(parts: Parts) -> Non
 
 
 async def test_cancellation_reaches_a_worker_without_signals(parts: Parts) -> None:
-    """A worker that receives no NOTIFY of a cancellation finds it when it polls the status, once per lease."""
+    """A worker that receives no NOTIFY of a cancellation detects it when it polls the status, once per lease."""
     await parts.register(parts.subscribe(Vendor.FCM, 400))
     parts.sim.behave(Rule(delay_ms=20))
     async with parts.run_worker(quick_config(senders=2, lease=timedelta(seconds=1))):
@@ -120,7 +120,7 @@ async def test_finished_notification_cannot_be_cancelled(parts: Parts) -> None:
     assert (await parts.get_notification(sent.id))[0].status is Status.DONE
 
 
-async def test_only_own_application_and_kind_may_cancel(parts: Parts) -> None:
+async def test_cancel_needs_the_application_and_the_kind(parts: Parts) -> None:
     """A notification can be cancelled only by its application and under its kind."""
     sent = await parts.submit()
     for application_id, id_, kind in (

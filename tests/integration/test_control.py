@@ -157,7 +157,7 @@ async def test_retries_wait_while_paused(parts: Parts) -> None:
 
 
 async def test_second_pause_or_resume_changes_nothing(parts: Parts) -> None:
-    """Pausing a paused notification and resuming a resumed one keep the status."""
+    """Pausing a paused notification and resuming a running one leave the status unchanged."""
     sent = await parts.submit(start_at=datetime.now(UTC) + timedelta(hours=1))
     for transition, expected in (
         (lifecycle.resume, Status.SCHEDULED),
@@ -187,7 +187,7 @@ async def test_ended_notification_cannot_be_paused_or_resumed(parts: Parts) -> N
 
 
 async def test_worker_without_signals_stops_on_pause(parts: Parts) -> None:
-    """A worker that receives no notifications of Postgres stops by polling."""
+    """A worker that receives no NOTIFY of a pause detects it by polling, and stops sending."""
     await parts.register(parts.subscribe(Vendor.FCM, 400))
     parts.sim.behave(Rule(delay_ms=20))
     async with parts.run_worker(quick_config(senders=2, lease=timedelta(seconds=1))):

@@ -1,4 +1,4 @@
-"""Postgres crashes and restarts while workers run: a worker whose claim was lost must not settle another job."""
+"""A crash of Postgres may undo a claim: the worker with the undone claim must not settle another job."""
 
 import asyncio
 import os

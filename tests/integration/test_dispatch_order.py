@@ -72,7 +72,7 @@ async def test_unsent_body_does_not_delay_refusal(api: Api, key: str, length: st
 
 
 async def test_short_unread_body_keeps_connection_usable(api: Api) -> None:
-    """The body of a refused request is never parsed as the next request."""
+    """The server skips the short body of a refused request without parsing it, and serves the next request."""
     smuggled = b"GET /v1/devices HTTP/1.1\r\nHost: x\r\n\r\n"
     async with connect(api) as connection:
         await connection.send(UNKNOWN_KEY, f"Content-Length: {len(smuggled)}")
@@ -156,7 +156,7 @@ async def test_known_key_works_beside_a_flood_of_unknown_ones(api: Api) -> None:
     assert (await api.call("POST", "/v1/session", {"key": "sk_" + "y" * 43}, key=None)).status == 429
 
 
-async def test_body_without_a_credential_is_short(api: Api) -> None:
-    """A public endpoint reads no more than its largest valid body."""
+async def test_public_route_limits_its_body(api: Api) -> None:
+    """A route without a credential reads no more octets than its largest valid body has."""
     long = b'{"key": "' + b"x" * 20_000 + b'"}'
     assert (await api.call("POST", "/v1/session", raw=long, key=None)).status == 413

@@ -74,7 +74,7 @@ def test_rows_survive_restart_and_moved_directory(data_dir: Path) -> None:
 
 
 def test_copy_of_a_running_cluster_starts(data_dir: Path) -> None:
-    """The pid file of the copy has the process of the original, which must not count as the copy's own."""
+    """The pid file of the copy has the process id of the original server, which must not count as the copy's server."""
     copied = data_dir.with_name(f"{data_dir.name}-copy")
     with EmbeddedPostgres(data_dir) as original:
         fetch(original.url, "CREATE TABLE kept AS SELECT 42 AS number")
@@ -102,7 +102,7 @@ def test_cluster_is_on_loopback_durable_and_has_a_password(data_dir: Path) -> No
 
 
 def test_running_cluster_is_found_by_other_commands(data_dir: Path) -> None:
-    """Other commands find the URL of the running cluster."""
+    """A command with the same data directory gets the URL of the running cluster."""
     assert EmbeddedPostgres.running_url(data_dir) is None
     with EmbeddedPostgres(data_dir) as postgres:
         assert EmbeddedPostgres.running_url(data_dir) == postgres.url
@@ -132,7 +132,7 @@ def run_killed_gateway(data_dir: Path) -> None:
 
 
 def test_cluster_of_a_killed_gateway_is_adopted(data_dir: Path) -> None:
-    """A cluster that a killed gateway left running is adopted and stopped later."""
+    """The next gateway uses the cluster that a killed gateway left running, and stops it at its end."""
     run_killed_gateway(data_dir)
     pid = postmaster_pid(data_dir)
     pidfd = os.pidfd_open(pid)
@@ -201,7 +201,7 @@ def test_root_runs_postgres_as_an_ordinary_user(data_dir: Path) -> None:
 
 
 @pytest.mark.skipif(not AS_ROOT, reason="only root runs Postgres as another user")
-def test_root_may_use_a_closed_directory(empty_dir: Path) -> None:
+def test_root_may_use_a_directory_closed_to_others(empty_dir: Path) -> None:
     """Postgres gets a descriptor of the data directory, so its parent need not be open to the Postgres user."""
     empty_dir.mkdir(mode=0o700)
     data_dir = empty_dir / "postgres"

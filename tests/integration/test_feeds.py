@@ -120,7 +120,7 @@ async def refetch(api: Api, feed: Any, server: FeedServer, path: str) -> Any:
 
 
 async def wait_until_fetched(api: Api, feed: Any) -> Any:
-    """Wait until the feed differs from the given state by a fetch, and return the feed."""
+    """Wait until the feed has been fetched since `feed` was read, and return the feed."""
     async with asyncio.timeout(TIMEOUT_S):
         while True:
             feed_state = await api.call_ok("GET", f"/v1/feeds/{feed['id']}")
@@ -210,7 +210,7 @@ async def test_inline_alerts_of_a_feed_are_ingested(api: Api, server: FeedServer
 
 
 async def test_failing_feed_is_polled_less_often(api: Api, server: FeedServer) -> None:
-    """A failing feed is polled with growing pauses, and the feed resource has the error."""
+    """A failing feed is polled at growing intervals, and the API returns the error with the feed."""
     server.failing.add("/feed")
     async with run_poller(api):
         feed = await create_feed(api, server, "/feed", interval=60)
@@ -257,7 +257,7 @@ async def test_failing_document_does_not_delay_others(api: Api, server: FeedServ
 
 
 async def test_feed_is_fetched_by_one_process_at_a_time(api: Api, server: FeedServer) -> None:
-    """Only one process fetches a feed at a time."""
+    """While a process fetches a feed, another process does not fetch it."""
     server.files["/active"] = alerts.move_to_now("nws/nws_alerts-api-phoenix.json")
     server.delay_s = 0.3
     async with run_poller(api), run_poller(api), run_poller(api):

@@ -213,7 +213,7 @@ async def test_tombstones_are_deleted_after_a_week(api: Api) -> None:
     assert (await maintenance.run_once(api.parts.engine, RetentionPolicy()))["erasure_tombstones"] == 2
 
 
-async def test_same_user_id_of_another_application_stays(api: Api) -> None:
+async def test_same_user_of_another_application_stays(api: Api) -> None:
     """An erasure in another application deletes no device of the user with the same id."""
     await register_user(api)
     async with api.parts.engine.begin() as conn:

@@ -84,7 +84,7 @@ def with_endpoint(device: Any, url: str) -> Any:
 
 
 def assert_refused(response: Any, name: str, url: str, code: str, pointer: str) -> None:
-    """Check that a response is a 422 with this code or pointer and a reason, and does not contain the URL."""
+    """Check that a response is a 422 with the code or pointer and with a reason, and does not contain the URL."""
     assert response.status == 422, (name, response.body)
     if response.body["code"] == "invalid":
         assert response.pointers == [pointer], (name, response.body)

@@ -70,7 +70,7 @@ async def test_concurrent_requests_with_one_key_work_once(handler: RequestHandle
 
 
 async def test_second_request_waits_for_the_first(handler: RequestHandler) -> None:
-    """A second request with the same key waits for the first one."""
+    """A second request with the same key waits until the first has been processed, and gets its response."""
     release = asyncio.Event()
     first = asyncio.create_task(handler.handle("k", release=release))
     second = asyncio.create_task(handler.handle("k"))
@@ -99,7 +99,7 @@ async def test_failed_request_leaves_no_key(handler: RequestHandler) -> None:
 
 
 async def test_same_key_with_another_request_is_refused(handler: RequestHandler) -> None:
-    """The same key with another request is refused."""
+    """A request that differs from the stored request with the same key is refused."""
     await handler.handle("k")
     with pytest.raises(IdempotencyMismatch):
         await handler.handle("k", digest=b"another")
@@ -107,7 +107,7 @@ async def test_same_key_with_another_request_is_refused(handler: RequestHandler)
 
 
 async def test_owners_do_not_share_keys(handler: RequestHandler) -> None:
-    """Keys of different owners are independent."""
+    """Two owners may use the same key for different requests."""
     await handler.handle("k")
     assert await handler.handle("k", owner="another", digest=b"another") == {"id": "ntf_1"}
     assert handler.work_count == 2

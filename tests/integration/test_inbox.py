@@ -56,7 +56,7 @@ async def test_inbox_has_content_as_the_device_got_it(api: Api) -> None:
 
 
 async def test_inbox_of_another_device_is_not_found(api: Api) -> None:
-    """No other device and no publishable key can read an inbox."""
+    """Neither the token of another device nor a publishable key can read an inbox."""
     inbox, _ = await register_device(api)
     _, other = await register_device(api)
     assert (await api.call("GET", inbox, key=other)).status == 404

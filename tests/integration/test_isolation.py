@@ -154,7 +154,7 @@ REQUEST_BODIES: dict[str, RequestBody] = {
     "GET /v1/feeds": lambda _: None,
 }
 
-# Operations that have their own tests below.
+# Operations that separate tests below cover.
 SEPARATE_ROUTES = {"GET /v1/deliveries/stream", "GET /v1/devices/{device_id}/live"}
 
 
@@ -376,7 +376,7 @@ async def test_tenant_can_read_all_its_own_resources(api: Api, first: Tenant) ->
 
 
 async def test_operator_routes_refuse_every_tenant(api: Api, first: Tenant, other: Tenant) -> None:
-    """Operations for the admin token refuse every credential of a tenant."""
+    """Operations for the operator (admin token) refuse every credential of a tenant."""
     before_request = await read_rows(api)
     for name in classify_operations(DOCUMENT).operator_only:
         for description, key in foreign_credentials(first, other).items():

@@ -58,7 +58,7 @@ class Campaign:
 
 
 class DeviceAndCampaignMachine(RuleBasedStateMachine):
-    """The rules and invariants. They run in a thread of their own, and each machine has a new application."""
+    """The rules and invariants. They run in a separate thread, and each machine has a new application."""
 
     api: Api
     loop: asyncio.AbstractEventLoop

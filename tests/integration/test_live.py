@@ -168,7 +168,7 @@ async def test_unacknowledged_message_goes_by_web_push(api: Api, is_closed: bool
 
 
 async def test_closed_page_gets_nothing_more(api: Api) -> None:
-    """Messages after the close of an exclusive page are sent by Web Push."""
+    """After an exclusive page has closed its channel, messages are sent by Web Push."""
     page = await register_page(api)
     async with page.open(api, mode="exclusive") as socket:
         await wait_until_ready(socket)
@@ -238,7 +238,7 @@ async def test_unregistered_device_closes_its_page(api: Api) -> None:
 
 
 async def test_connections_per_device_are_limited(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A connection over the limit is closed, and the first one stays open."""
+    """A connection over the limit of a device is closed, and the connections before it stay open."""
     monkeypatch.setattr(channel, "MAX_CHANNELS", 1)
     page = await register_page(api)
     async with page.open(api) as first:
@@ -305,7 +305,7 @@ async def test_page_that_does_not_read_is_closed_and_resumes(api: Api, monkeypat
 
 
 async def test_stopping_server_closes_pages_for_reconnection(api: Api) -> None:
-    """The close code of a stopping server makes the SDK reconnect."""
+    """A stopping server closes channels with the code on which the SDK reconnects."""
     page = await register_page(api)
     async with serve_api(api.parts) as second, page.open(second) as socket:
         await wait_until_ready(socket)

@@ -38,7 +38,7 @@ async def execute(engine: AsyncEngine, sql: str, **values: object) -> None:
 
 
 async def test_partitions_are_created_a_week_ahead(engine: AsyncEngine, today: date) -> None:
-    """Partitions are created a week ahead."""
+    """Maintenance creates the partitions of the next seven days."""
     await drop_all_partitions(engine)
     counts = await maintenance.run_once(engine, POLICY)
     week = {today + timedelta(days=offset) for offset in range(log_partitions.DAYS_AHEAD)}
@@ -62,7 +62,7 @@ async def test_expired_partitions_are_dropped(engine: AsyncEngine, today: date) 
 
 
 async def test_partition_has_the_indexes_of_its_table(engine: AsyncEngine, today: date) -> None:
-    """A partition has the indexes of its table."""
+    """A new partition has as many indexes as the partitioned table."""
     await maintenance.run_once(engine, POLICY)
     count = text("SELECT count(*) FROM pg_indexes WHERE tablename = :name")
     async with engine.connect() as conn:
@@ -120,7 +120,7 @@ async def test_idempotency_keys_are_deleted_after_a_day(engine: AsyncEngine) -> 
 
 
 async def test_queue_depth_and_age_are_measured(parts: Parts) -> None:
-    """The depth and age of the queue are exported."""
+    """Maintenance exports the number of due jobs and the age of the oldest one for each lane."""
     await parts.submit()
     await execute(parts.engine, "UPDATE jobs SET run_at = now() - interval '90 seconds'")
     await maintenance.run_once(parts.engine, POLICY)
@@ -145,7 +145,7 @@ async def test_task_of_another_worker_is_skipped(engine: AsyncEngine) -> None:
 
 
 async def test_concurrent_maintenance_does_the_work_once(engine: AsyncEngine, today: date) -> None:
-    """Concurrent maintenance runs do the work once."""
+    """Of two concurrent maintenance runs, one does the work of each task."""
     await drop_all_partitions(engine)
     counts = await asyncio.gather(*(maintenance.run_once(engine, POLICY) for _ in range(5)))
     assert sum(counts["log_partitions"] for counts in counts) == len(PARTITIONED) * log_partitions.DAYS_AHEAD

@@ -61,7 +61,7 @@ async def test_delivery_is_counted_by_host_outcome_and_lane(api: Api) -> None:
     ],
 )
 async def test_metrics_require_the_token_if_set(token: str | None, credential: str | None, status: int) -> None:
-    """The metrics require the token where one is configured."""
+    """With a metrics token, a request without it is refused; without a metrics token, none is needed."""
     headers = {} if credential is None else {"Authorization": f"Bearer {credential}"}
     request = make_mocked_request("GET", "/metrics", headers=headers)
     handler = (await health.metrics_app(token).router.resolve(request)).handler
@@ -78,8 +78,8 @@ async def test_requests_are_counted_by_known_labels(api: Api) -> None:
     assert REGISTRY.get_sample_value("gateway_http_requests_total", labels)
 
 
-async def test_worker_serves_metrics_on_its_own_port(api: Api, tmp_path: Path) -> None:
-    """A worker serves its metrics and those of the queue on its own port."""
+async def test_worker_serves_metrics_on_its_metrics_port(api: Api, tmp_path: Path) -> None:
+    """A worker serves its metrics and those of the queue on the port of the setting METRICS_PORT."""
     with socket.create_server(("127.0.0.1", 0)) as free_socket:
         port = free_socket.getsockname()[1]
     settings = {"metrics_port": port, "metrics_token": TOKEN}

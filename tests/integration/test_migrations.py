@@ -152,7 +152,7 @@ async def test_killed_multi_transaction_migration_resumes(
 
 
 async def test_downgrade_drops_partitions(database_url: str) -> None:
-    """A downgrade drops the partitions too."""
+    """A downgrade of a database with partitions of the delivery log drops the partitions."""
     await asyncio.to_thread(migrate.downgrade, database_url, "base")
     assert await read_catalogue(database_url) == []
 

@@ -111,7 +111,7 @@ async def test_long_polls_do_not_count_as_requests(limited_api: Api) -> None:
 
 
 async def test_bodies_over_the_memory_limit_are_refused(api: Api) -> None:
-    """Bodies are refused when together they exceed the memory, or their sender's share of it."""
+    """A body is refused if the bodies in memory exceed the limit, or those of its sender exceed the sender's share."""
     api.state.limits.requests = RequestLimiter(1000, 300_000)
     slow_requests = [await SlowRequest.open(api) for _ in range(2)]
     for slow_request in slow_requests:

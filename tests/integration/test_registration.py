@@ -264,7 +264,7 @@ async def test_topics_over_the_limit_are_refused(parts: Parts) -> None:
     assert set((await load_device(parts, device.id)).topics) == set(topics[:-1])
 
 
-async def test_later_registration_of_one_endpoint_in_batch_wins(parts: Parts) -> None:
+async def test_last_registration_of_an_endpoint_in_batch_wins(parts: Parts) -> None:
     """The later of two registrations with one endpoint in a batch wins."""
     results = await register_all(
         parts,
@@ -282,7 +282,7 @@ async def test_later_registration_of_one_endpoint_in_batch_wins(parts: Parts) ->
 
 
 async def test_refused_registration_does_not_fail_its_batch(parts: Parts) -> None:
-    """A refused registration does not fail the others of its batch."""
+    """The valid registrations of a batch succeed although another one is refused."""
     batch = [
         build_registration(f"{ENDPOINT}-1"),
         build_registration(p256dh=OFF_CURVE),
@@ -365,7 +365,7 @@ async def test_batched_registrations_keep_applications_apart(parts: Parts) -> No
 
 
 async def test_database_error_does_not_fail_its_batch(parts: Parts) -> None:
-    """A registration that the database refuses does not fail the others."""
+    """The other registrations of a batch succeed although the database refuses one."""
     details: list[dict[str, Any]] = [{}, {"user_id": "nul\0"}, {"topics": ("a",)}]
     batch = [build_registration(f"{ENDPOINT}-{number}", **fields) for number, fields in enumerate(details)]
     results = await register_concurrently(

@@ -1,4 +1,4 @@
-"""The relay when the broker loses streams, and when results arrive late or in another order."""
+"""The relay when the broker loses streams, and when results arrive late or in another order than they were sent."""
 
 import asyncio
 from collections.abc import AsyncIterator

@@ -1,4 +1,4 @@
-"""Reminders: occurrences start once despite kills, missed ones are sent or skipped, and changes apply at once."""
+"""Reminders: an occurrence starts once despite kills, a missed one is sent or skipped, and changes apply at once."""
 
 import asyncio
 from collections import Counter

@@ -45,7 +45,7 @@ def ignore_progress(kind: str, count: int) -> None:
 
 
 def with_keyring(keyring: Keyring, parts: Parts) -> Parts:
-    """Return the parts with another keyring."""
+    """Return a copy of the parts whose context has the keyring."""
     return replace(parts, context=replace(parts.context, keyring=keyring))
 
 

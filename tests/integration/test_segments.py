@@ -34,7 +34,7 @@ async def test_segment_is_created_read_changed_and_removed(api: Api) -> None:
 
 
 async def test_nested_segments_select_their_devices(api: Api) -> None:
-    """An audience selects the devices of its segments at any depth."""
+    """An audience selects the devices of its segments, also of segments in segments."""
     for topics in (["weather"], ["weather", "vip"], ["offers", "vip"], []):
         await api.register(topics=topics)
     vip = await create_segment(api, "vip", {"topic": "vip"})

@@ -139,7 +139,7 @@ async def test_signing_out_ends_every_copy_of_the_session(browser: SignedInPage)
 
 
 async def test_session_ends_with_its_key(api: Api) -> None:
-    """Removing a key ends its sessions."""
+    """Removing an API key ends the sessions that signed in with the key."""
     path = f"/v1/applications/{api.parts.application['id']}/keys"
     api_key = await api.call_ok("POST", path, {"name": "c", "scopes": ["read"]}, key=ADMIN)
     browser = SignedInPage(api, await api.call("POST", "/v1/session", {"key": api_key["key"]}, key=None))

@@ -1,4 +1,4 @@
-"""Scripted misbehaviour of the simulator: which requests a rule affects, how often, and reproducibly."""
+"""Rules of the simulator: which requests a rule affects, how often, and that a seed reproduces it."""
 
 import asyncio
 import time
@@ -138,7 +138,7 @@ def test_share_per_endpoint_is_stable() -> None:
     assert first != rule_statuses(Behaviour([Rule(status=410, share=0.02)], seed=8))
 
 
-def test_share_per_try_varies() -> None:
+def test_share_per_try_selects_each_try_separately() -> None:
     """Each try is decided on its own, so few endpoints fail twice in a row."""
     behaviour = Behaviour([Rule(status=503, share=0.02, per="try")])
     first, second = rule_statuses(behaviour), rule_statuses(behaviour)

@@ -64,7 +64,7 @@ async def test_control_api_creates_and_reads_devices(sim: Sim, http: aiohttp.Cli
 
 
 async def test_undecryptable_message_has_a_reason(sim: Sim, http: aiohttp.ClientSession) -> None:
-    """The control API shows why a message could not be decrypted."""
+    """The control API returns the reason why a message could not be decrypted."""
     await Sender(http).post(sim.subscribe(Vendor.FCM).endpoint, b"not encrypted at all")
     _, [message] = await send_request(http, "GET", f"{sim.origins[Vendor.FCM]}/_sim/messages")
     assert (message["payload"], message["undecryptable"]) == (None, "20 octets are too few for an aes128gcm message")
@@ -160,7 +160,7 @@ async def test_truncated_line_of_state_file_is_dropped(sender: Sender, tmp_path:
 
 
 async def test_ports_are_consecutive(tmp_path: Path) -> None:
-    """The vendors have consecutive ports from the given one, and a port in use is an error."""
+    """The vendors have consecutive ports, from the port of the argument on, and a port in use is an error."""
     port = find_free_ports()
     async with Sim(port=port) as sim:
         assert list(sim.origins.values()) == [f"http://127.0.0.1:{port + index}" for index in range(4)]

@@ -26,7 +26,7 @@ class Clock:
 
 
 class Browser:
-    """A browser on the push WebSocket; `keys` are those that its page would send to the application server."""
+    """A browser on the push WebSocket; `keys` are the encryption keys that its page would send to an application."""
 
     def __init__(self, socket: aiohttp.ClientWebSocketResponse) -> None:
         self.socket = socket
@@ -222,7 +222,7 @@ async def test_unregistered_channel_is_gone(browser: Browser, sender: Sender) ->
 
 
 async def test_repeated_registration_is_the_same_subscription(browser: Browser, sender: Sender) -> None:
-    """The endpoint changes only with the VAPID key, and the old endpoint is then gone."""
+    """A repeated registration of a channel has the same endpoint; with another VAPID key, the endpoint is new."""
     channel_id = str(uuid4())
     endpoint = await browser.register(sender.public_key, channel_id)
     assert await browser.register(sender.public_key, channel_id) == endpoint

@@ -28,7 +28,7 @@ async def test_wrong_clock_is_logged_and_corrected(engine: AsyncEngine, monkeypa
 
 
 async def test_slow_query_does_not_set_the_clock(engine: AsyncEngine, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The time of a query that took too long is not used."""
+    """If the query for the database's time takes too long, its result does not set the gateway's clock."""
     monkeypatch.setattr(clock_sync, "MAX_QUERY_S", -1.0)
     monkeypatch.setattr(time, "time", lambda: 12.0)
     await clock_sync.sync_clock(engine)

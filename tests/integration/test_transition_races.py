@@ -84,7 +84,7 @@ async def test_event_is_taken_when_the_trigger_s_message_ends(api: Api) -> None:
 
 @pytest.mark.parametrize("transition", ["cancel", "pause"])
 async def test_transition_of_an_ended_notification_conflicts(api: Api, transition: str) -> None:
-    """A caller that asks for the transition itself learns that the notification has ended."""
+    """A transition that a caller requests over the API gets 409 when the notification ends before it."""
     await api.register()
     body = {"content": {"title": "Sale"}, "audience": {"everyone": True}}
     sent = await api.call_ok("POST", "/v1/notifications", body)

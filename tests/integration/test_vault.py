@@ -63,7 +63,7 @@ def test_short_master_key_is_refused() -> None:
 
 @given(uuids)
 def test_device_token_is_valid_for_its_keyring_only(device_id: UUID) -> None:
-    """A device token names its device and is valid for its own keyring only."""
+    """A device token contains the id of its device, and is valid only for the keyring that issued it."""
     token = KEYRING.issue_device_token(device_id)
     assert token.startswith("dt_")
     assert KEYRING.verify_device_token(token) == device_id
@@ -74,7 +74,7 @@ def test_device_token_is_valid_for_its_keyring_only(device_id: UUID) -> None:
 def test_receipt_token_is_valid_until_it_expires(
     notification_id: UUID, device_id: UUID, variant: int | None, expires: int
 ) -> None:
-    """A receipt token names its delivery until it expires."""
+    """A receipt token contains the ids of its delivery, and is valid until it expires."""
     token = KEYRING.issue_receipt_token(notification_id, device_id, variant, expires)
     assert len(token) == 66
     assert KEYRING.verify_receipt_token(token, NOW) == (notification_id, device_id, variant)
@@ -119,7 +119,7 @@ def test_arbitrary_text_is_no_token(text: str) -> None:
 
 
 def test_token_kinds_are_not_interchangeable() -> None:
-    """A token of one kind is not valid as the other."""
+    """A device token is no valid receipt token, and a receipt token is no valid device token."""
     device_id = new_id()
     assert KEYRING.verify_receipt_token(KEYRING.issue_device_token(device_id), int(time.time())) is None
     assert KEYRING.verify_device_token("dt_" + KEYRING.issue_receipt_token(new_id(), device_id, None, NOW)) is None

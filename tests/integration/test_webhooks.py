@@ -282,7 +282,7 @@ async def test_events_without_subscriber_are_not_stored(api: Api, receiver: Rece
 
 
 async def test_pause_resume_and_cancel_are_sent(api: Api, receiver: Receiver) -> None:
-    """Each change of a notification's status is sent."""
+    """The webhook receives an event for each pause, resume and cancellation of a notification."""
     await create_webhook(api, receiver, "notification.*")
     start = (datetime.now(UTC) + timedelta(days=1)).isoformat()
     body = {"content": {"title": "T"}, "audience": {"everyone": True}, "schedule": {"at": start}}
@@ -363,7 +363,7 @@ async def test_repeated_batch_ignores_later_receipts(api: Api, receiver: Receive
 
 
 async def test_message_of_a_killed_sender_is_repeated(api: Api, receiver: Receiver, tmp_path: Path) -> None:
-    """Another process repeats the message of a killed sender unchanged."""
+    """When a dispatcher is killed while it sends a message, another process repeats the message unchanged."""
     webhook = await create_webhook(api, receiver)
     receiver.responses = [None, 204]
     await api.register()
@@ -586,7 +586,7 @@ async def test_message_accepted_while_disabled_is_not_repeated(api: Api, receive
 
 
 async def test_old_and_new_secret_both_sign_during_rotation(api: Api, receiver: Receiver) -> None:
-    """During a rotation messages are signed with both secrets."""
+    """While a rotation's overlap lasts, messages are signed with the old and the new secret."""
     webhook = await create_webhook(api, receiver)
     path = f"/v1/webhooks/{webhook['id']}"
     second = await api.call_ok("POST", f"{path}/rotate", {"keep_old_hours": 24})
@@ -633,7 +633,7 @@ async def test_replay_sends_past_events_again(api: Api, receiver: Receiver) -> N
 
 
 async def test_added_event_types_are_sent_from_then_on(api: Api, receiver: Receiver) -> None:
-    """Added event types are sent from the change on."""
+    """Events of an added type are sent from the time of the change of the webhook on."""
     webhook = await create_webhook(api, receiver, "device.gone")
     await api.register()
     async with api.parts.run_worker(), run_dispatcher(api.parts):

@@ -87,7 +87,7 @@ async def test_normal_notification_overtakes_a_campaign(parts: Parts) -> None:
 
 
 async def test_worker_serves_its_lanes_only(parts: Parts) -> None:
-    """Jobs of other lanes wait for a worker that serves them."""
+    """A worker claims only jobs of its lanes; the others wait for a worker that serves their lane."""
     await parts.register(parts.subscribe(Vendor.FCM, 2))
     async with parts.run_worker(quick_config(lanes=(Lane.URGENT, Lane.NORMAL))):
         campaign = await parts.submit()

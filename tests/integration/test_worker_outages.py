@@ -78,7 +78,7 @@ async def test_stopped_worker_settles_in_flight_and_requeues(parts: Parts, devic
 
 
 async def test_stopped_worker_uses_its_drain_time(parts: Parts, devices: Devices) -> None:
-    """A worker with time to drain completes what it has claimed."""
+    """A stopped worker whose drain time is long enough sends all messages of the jobs that it has claimed."""
     sent = await parts.submit()
     async with parts.run_worker(quick_config(drain=timedelta(seconds=30))) as stop:
         await parts.sim.wait_for(count=50)
@@ -90,7 +90,7 @@ async def test_stopped_worker_uses_its_drain_time(parts: Parts, devices: Devices
 
 
 async def test_several_workers_send_everything_once(parts: Parts, devices: Devices) -> None:
-    """Three workers with one queue repeat no message."""
+    """Three workers on one queue send a campaign without repeating a message."""
     sent = [await parts.submit() for _ in range(3)]
     config = quick_config(senders=16, jobs=2)
     async with parts.run_worker(config), parts.run_worker(config), parts.run_worker(config):
@@ -206,7 +206,7 @@ async def test_database_outage_loses_and_repeats_nothing(
 async def test_worker_stops_during_a_database_outage(
     parts: Parts, server: "asyncpg.Connection[asyncpg.Record]"
 ) -> None:
-    """A worker that stops while the database is unavailable does not wait for it."""
+    """A worker that is stopped while the database is down stops without waiting for the database."""
     name = parts.url.rpartition("/")[2]
     with structlog.testing.capture_logs() as logs:
         async with parts.run_worker():
@@ -244,7 +244,7 @@ async def test_failed_claim_stays_cancelled(parts: Parts) -> None:
 
 
 async def wait_through_outage(parts: Parts, notification_id: UUID) -> None:
-    """Wait until the notification is done, as `parts.wait_until_done` does, but retry while the database is away."""
+    """Wait until the notification is done as `parts.wait_until_done` does, and retry while the database is down."""
     async with asyncio.timeout(45):
         while True:
             try:

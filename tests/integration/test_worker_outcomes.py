@@ -88,7 +88,7 @@ async def test_gone_device_is_not_sent_to_again(parts: Parts) -> None:
 
 
 async def test_device_gone_meanwhile_is_not_retried(parts: Parts) -> None:
-    """A retry ends as gone when another notification found the device gone first."""
+    """A delivery that waits for a retry ends as gone if a message of another notification gets a 410 before it."""
     [gone] = parts.subscribe(Vendor.FCM, 1)
     [device_id] = await parts.register([gone])
     parts.sim.behave(Rule(status=503, times=1, retry_after=4))
@@ -253,7 +253,7 @@ async def test_ttl_of_zero_is_accepted_by_every_service(parts: Parts) -> None:
 
 
 async def test_notification_without_devices_is_done_at_once(parts: Parts) -> None:
-    """An empty audience needs no send job."""
+    """A notification whose audience selects no device has no send job."""
     sent = await parts.submit(audience={"topic": "nobody-wants-this"})
     async with parts.run_worker():
         progress = await parts.wait_until_done(sent.id)

@@ -71,7 +71,7 @@ async def test_subscription_gets_its_own_channel_only(listener: Notifier, engine
 
 
 async def test_events_between_two_waits_are_not_lost(listener: Notifier, engine: AsyncEngine) -> None:
-    """Events that arrive while nobody waits are returned by the next wait, once each."""
+    """Events that arrive between two waits are returned by the next wait, once each."""
     with listener.subscribe(notifier.LOG) as subscription, listener.subscribe(notifier.STATUS) as last:
         await send(engine, notifier.LOG, "a", "b", "a")
         await send(engine, notifier.STATUS, "end")

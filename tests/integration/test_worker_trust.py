@@ -1,4 +1,4 @@
-"""Refused VAPID keys: a device with another key is quarantined, and a key that is refused for all pauses its host."""
+"""Refused VAPID keys: a device with another key is quarantined; sending with a key that all devices refuse pauses."""
 
 from typing import Any
 from uuid import UUID
@@ -121,8 +121,8 @@ async def test_first_acceptance_is_recorded_once(parts: Parts) -> None:
     assert await parts.scalar(accepted_at, id=device_id) is None
 
 
-async def test_temporary_refusal_quarantines_nobody(parts: Parts) -> None:
-    """Other failures before a refusal do not count towards the quarantine."""
+async def test_failures_before_a_refusal_do_not_quarantine(parts: Parts) -> None:
+    """Failures that are not refusals do not count towards the quarantine."""
     devices = await parts.register(parts.subscribe(Vendor.MOZILLA, 20))
     faults = Rule(status=500, times=push_sender.MAX_DEVICE_REFUSALS - 1, share=0.3)
     parts.sim.behave(faults, Rule(status=401, times=1, share=0.6))
