@@ -123,6 +123,7 @@ class AlertRouting:
     ttl: timedelta
 
 
+# The routes of the default table, from the most to the least urgent.
 URGENT = AlertRouting(Lane.URGENT, Urgency.HIGH, timedelta(hours=1))
 PROMPT = AlertRouting(Lane.NORMAL, Urgency.HIGH, timedelta(hours=6))
 ROUTINE = AlertRouting(Lane.NORMAL, Urgency.NORMAL, timedelta(hours=12))
@@ -138,7 +139,7 @@ class AlertMatcher:
     event: tuple[str, ...] = ()
 
     def matches(self, info: AlertInfo) -> bool:
-        """Return whether all fields match."""
+        """Return whether all fields match the info block."""
         events = {name.casefold() for name in self.event}
         return (
             info.severity in (self.severity or Severity)
@@ -148,7 +149,7 @@ class AlertMatcher:
         )
 
 
-# The first matcher that matches decides.
+# (matcher, route): the first matcher that matches an info block decides its route.
 DEFAULT_ROUTES = (
     (AlertMatcher(urgency=(AlertUrgency.PAST,)), ROUTINE),
     (AlertMatcher(certainty=(Certainty.UNLIKELY,)), ROUTINE),
@@ -165,7 +166,8 @@ DEFAULT_ROUTES = (
 class AlertRule:
     """An application's rule for the alerts that match `when`.
 
-    With `tell` False they are not sent. `lane`, `urgency` and `ttl` replace those of the default route, unless None.
+    With `tell` False the alerts are not sent. `lane`, `urgency` and `ttl` replace those of the default route, unless
+    they are None.
     """
 
     when: AlertMatcher

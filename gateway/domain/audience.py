@@ -26,10 +26,11 @@ MAX_LEAVES = 200
 # Maximum size of a filter after its segments are expanded.
 MAX_RESOLVED_DEPTH = 32
 MAX_RESOLVED_LEAVES = 1000
-# Values and coordinates in all leaves: the parameters of the query, of which Postgres and the network carry each.
+# Maximum number of values and coordinates in all leaves. Each is a parameter of the query.
 MAX_RESOLVED_VALUES = 100_000
+# Maximum number of vertices of one `within` filter.
 MAX_VERTICES = 10_000
-# Half the Earth's circumference.
+# Maximum radius of a `near` filter: half the Earth's circumference.
 MAX_RADIUS_M = 20_037_508.0
 
 # (longitude, latitude) vertices, closed: the last equals the first (RFC 7946 section 3.1.6).
@@ -90,7 +91,7 @@ class Detail:
 
 @dataclass(frozen=True, slots=True)
 class LastSeen:
-    """Devices that were last registered, refreshed or changed from `after` until before `before`; None: no limit."""
+    """Devices whose last registration, refresh or change was from `after` until before `before`; None: no limit."""
 
     after: datetime | None = None
     before: datetime | None = None
@@ -111,7 +112,7 @@ class Attribute:
 
 @dataclass(frozen=True, slots=True)
 class Within:
-    """Devices inside any of the polygons. Each is an outer ring and its holes, in planar degrees (RFC 7946)."""
+    """Devices inside any of the polygons. A polygon is its outer ring and then its holes, in degrees (RFC 7946)."""
 
     polygons: tuple[tuple[Ring, ...], ...]
 
@@ -245,7 +246,7 @@ def measure(
 
     Args:
         audience: the filter.
-        definitions: the filters of all segments that occur, without cycles.
+        definitions: the filters of all segments in the filter, also in nested segments; they have no cycles.
         sizes: caches the sizes of segments across calls.
     """
     segment_sizes = {} if sizes is None else sizes
@@ -285,7 +286,7 @@ def expand_segments(audience: Audience, definitions: Mapping[UUID, Audience], po
 
     Args:
         audience: the filter.
-        definitions: the filters of all segments that occur, without cycles.
+        definitions: the filters of all segments in the filter, also in nested segments; they have no cycles.
         pointer: the JSON pointer of the filter, for errors.
 
     Raises:
@@ -366,8 +367,8 @@ class _Parser:
             return None
         for index, code in enumerate(codes):
             if not ZONE_CODE.fullmatch(code):
-                where = f"{pointer}/zone/{index}" if isinstance(value["zone"], list) else f"{pointer}/zone"
-                self.reject(where, "must be 1 to 64 letters, digits or _.:/~- and begin with a letter or digit")
+                code_pointer = f"{pointer}/zone/{index}" if isinstance(value["zone"], list) else f"{pointer}/zone"
+                self.reject(code_pointer, "must be 1 to 64 letters, digits or _.:/~- and begin with a letter or digit")
         return Zones(codes)
 
     def users(self, value: JsonObject, pointer: str, depth: int) -> Audience | None:
@@ -491,17 +492,17 @@ class _Parser:
         else:
             located_polygons = [(rings, f"{pointer}/{index}") for index, rings in enumerate(coordinates)]
         error_count, vertices, polygons = len(self.errors), 0, []
-        for rings, where in located_polygons:
+        for rings, polygon_pointer in located_polygons:
             if not isinstance(rings, list) or not rings:
-                self.reject(where, "must be a list of rings: the outer ring, then its holes")
+                self.reject(polygon_pointer, "must be a list of rings: the outer ring, then its holes")
                 continue
-            parsed = [self._ring(ring, f"{where}/{index}") for index, ring in enumerate(rings)]
+            parsed = [self._ring(ring, f"{polygon_pointer}/{index}") for index, ring in enumerate(rings)]
             polygon = tuple(ring for ring in parsed if ring is not None)
             vertices += sum(map(len, polygon))
             if len(polygon) == len(rings) and vertices <= MAX_VERTICES:
                 if error := find_polygon_error(polygon):
                     ring_index, detail = error
-                    self.reject(where if ring_index is None else f"{where}/{ring_index}", detail)
+                    self.reject(polygon_pointer if ring_index is None else f"{polygon_pointer}/{ring_index}", detail)
                 polygons.append(polygon)
         if vertices > MAX_VERTICES:
             self.reject(pointer, f"has {vertices} vertices; at most {MAX_VERTICES} are allowed")

@@ -1,4 +1,4 @@
-"""The clock of the installation: the database's time, regardless of the clock of this machine.
+"""The clock of all processes of the gateway: the database's time, regardless of the clock of this machine.
 
 Due times are compared with the database's clock, so code that computes them must use the same clock. Otherwise a worker
 whose clock is minutes ahead would delay an alert by those minutes. Between two synchronisations the time is computed
@@ -14,12 +14,12 @@ _offset: float | None = None
 
 
 def now() -> datetime:
-    """Return the current time (UTC)."""
+    """Return the current time by the database's clock, in UTC."""
     return datetime.fromtimestamp(timestamp(), UTC)
 
 
 def timestamp() -> float:
-    """Return the current Unix time in seconds."""
+    """Return the current Unix time by the database's clock, in seconds."""
     return time.time() if _offset is None else time.monotonic() + _offset
 
 
@@ -29,7 +29,7 @@ def set_from_database(database_time: float, sent_at: float, received_at: float) 
     Args:
         database_time: the Unix time that the database returned.
         sent_at: the monotonic time before the query.
-        received_at: the monotonic time after it.
+        received_at: the monotonic time after the query.
 
     Returns:
         The number of seconds by which the machine's clock is ahead of the database's.

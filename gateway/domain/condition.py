@@ -12,6 +12,7 @@ from typing import Any
 from gateway.domain import comparison
 from gateway.domain.errors import FieldError, ValidationError, pointer_step
 
+# Maximum size of a condition, and of the path in a leaf.
 MAX_DEPTH = 16
 MAX_LEAVES = 200
 MAX_PATH_LENGTH = 200
@@ -72,7 +73,7 @@ def parse(value: object, pointer: str = "/condition") -> Condition:
 
 
 def get_value(data: Any, path: str) -> Any:
-    """Return the value at a path such as `cart.items.0.sku`, or None if there is none."""
+    """Return the value at a path such as `cart.items.0.sku`, or None if the data has no such path."""
     for name in path.split("."):
         if isinstance(data, dict):
             data = data.get(name)

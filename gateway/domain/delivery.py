@@ -84,7 +84,7 @@ class Skipped:
 
 @dataclass(frozen=True, slots=True)
 class Deferred:
-    """The message must wait: for the end of quiet hours, for an open page, or until its host is available again."""
+    """The message must wait: for the end of quiet hours, for the acknowledgement of an open page, or for its host."""
 
     until: datetime
     name = "deferred"
@@ -92,10 +92,10 @@ class Deferred:
 
 @dataclass(frozen=True, slots=True)
 class Retry:
-    """A transient failure. `after` is the push service's Retry-After; without it the back-off decides.
+    """A transient failure. `after` is the push service's Retry-After; without it, the back-off is the delay.
 
-    `slow_down`: the host throttles us. `unauthorized`: the host refuses the VAPID key; the reason is more likely a
-    wrong configuration than this device.
+    `slow_down`: the push service throttles the gateway. `unauthorized`: the push service refuses the VAPID key; the
+    reason is more likely a wrong configuration than this device.
     """
 
     cause: str
@@ -110,7 +110,7 @@ Outcome = Final | Retry | Deferred
 
 
 class Attempt(NamedTuple):
-    """A POST that did not settle its delivery. The last POST of a delivery is recorded in the DeliveryResult."""
+    """A POST after which the delivery is retried. The last POST of a delivery is recorded in the DeliveryResult."""
 
     device_id: UUID
     number: int
@@ -158,7 +158,7 @@ class ResultBatch:
     reaccepted: list[UUID] = field(default_factory=list)
 
     def refused_devices(self) -> list[UUID]:
-        """Return the devices for which a push service refuses the VAPID key in words that may mean anything."""
+        """Return the devices for which a push service refused the VAPID key without naming a key mismatch."""
         return [
             *(attempt.device_id for attempt in self.attempts if attempt.status in UNAUTHORIZED_STATUSES),
             *(

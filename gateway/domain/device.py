@@ -9,6 +9,7 @@ from uuid import UUID
 
 from gateway.domain.json_object import JsonObject
 
+# The name of a topic.
 TOPIC_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.:~-]{0,63}")
 # The value of a CAP geocode, such as TXC201 (UGC), 048201 (SAME) or DE131 (EMMA_ID).
 ZONE_CODE = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.:/~-]{0,63}")
@@ -46,7 +47,7 @@ class Location(NamedTuple):
 
 
 class ClientDetails(NamedTuple):
-    """What the browser reports about itself."""
+    """The details that a page reports of its browser: platform, name and version, locale, time zone, app version."""
 
     platform: str | None = None
     browser: str | None = None
@@ -56,7 +57,7 @@ class ClientDetails(NamedTuple):
 
 
 class DeviceChange(TypedDict, total=False):
-    """Changed fields of a device. Attributes are merged; null removes an attribute (RFC 7396)."""
+    """The changed fields of a device. Attributes are merged into the stored ones; null removes one (RFC 7396)."""
 
     user_id: str | None
     platform: str
@@ -91,8 +92,9 @@ class Registration(NamedTuple):
 class Device:
     """A registered device.
 
-    `zones` are codes of the named areas it is in, `muted` the categories it opted out of. `user_proven`: the user has a
-    proof, or the application's back end named it.
+    `zones` are the codes of the named areas that the device is in, `muted` the categories that it opted out of.
+    `located_at` is the time of `location`. `user_proven`: the registration had a proof of the user id, or came from the
+    application's back end.
     """
 
     id: UUID

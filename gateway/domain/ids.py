@@ -24,7 +24,7 @@ def new_id() -> UUID:
 
 
 def new_ids(count: int) -> list[UUID]:
-    """Return many new ids, at half the cost per id of `new_id`."""
+    """Return `count` new ids, at half the cost per id of `new_id`."""
     random = os.urandom(16 * count)
     version_7 = (time.time_ns() // 1_000_000) << 80 | 0x7 << 76 | 0x2 << 62
     return [
@@ -34,7 +34,7 @@ def new_ids(count: int) -> list[UUID]:
 
 
 def format_id(kind: str, *ids: UUID) -> str:
-    """Return the id as the API shows it, such as `dev_0190...`.
+    """Return an id in the form of the API, such as `dev_0190...`.
 
     The id of a delivery consists of the ids of its notification and its device.
     """
@@ -44,12 +44,12 @@ def format_id(kind: str, *ids: UUID) -> str:
 
 
 def parse(kind: str, text: str) -> UUID | None:
-    """Parse an id of the given kind; None if it is not one."""
+    """Parse an id of a kind of resource; return None if the text is no id of this kind."""
     match = re.fullmatch(rf"{kind}_([0-9a-f]{{32}})", text)
     return UUID(match[1]) if match else None
 
 
 def parse_delivery(text: str) -> tuple[UUID, UUID] | None:
-    """Parse the id of a delivery into the ids of its notification and its device; None if it is not one."""
+    """Parse the id of a delivery into the ids of its notification and device; return None for any other text."""
     match = re.fullmatch(rf"{DELIVERY}_([0-9a-f]{{32}})([0-9a-f]{{32}})", text)
     return (UUID(match[1]), UUID(match[2])) if match else None

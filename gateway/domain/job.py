@@ -14,7 +14,7 @@ MAX_CHUNK_SIZE = 500
 
 
 class LeaseLost(Exception):
-    """Another worker has claimed the job in the meantime, and records its results instead."""
+    """The lease of a job expired and another worker claimed the job, whose results only that worker may record."""
 
 
 class JobKind(StrEnum):
@@ -31,7 +31,7 @@ class Job:
     `lease_generation` counts the claims of the job. It is the fencing token by which a worker proves that it still has
     the lease. `attempts` is the number of POSTs so far to each of the devices. `day` selects the log partition of the
     deliveries; it is None before planning. `slot` is the send time that a throttle assigned to the job. `payload` is
-    set when the job comes from a broker, which transports everything that a worker needs to send it.
+    set when the job comes from a broker, and has everything that a worker needs to send the job.
     """
 
     id: int
@@ -48,7 +48,7 @@ class Job:
 
     @property
     def log_fields(self) -> dict[str, str | int]:
-        """The fields of every log event about the job, with ids as the API shows them."""
+        """The fields of every log event about the job, with the notification's id in the form of the API."""
         return {"job_id": self.id, "notification_id": ids.format_id(ids.NOTIFICATION, self.notification_id)}
 
 

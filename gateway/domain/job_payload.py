@@ -14,7 +14,7 @@ PreSendOutcome = Skipped | Deferred | Expired | Accepted
 
 
 class Recipient(NamedTuple):
-    """The device of one delivery, with what is needed to send to it.
+    """The device of one delivery, with the fields that a worker needs to send to it.
 
     `live`: the device has an open page that receives notifications instead of the push service. `was_accepted`: the
     push service has accepted a message for the device before. `refused_since`: when the push service first refused the
@@ -56,7 +56,7 @@ class SigningKey(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class JobPayload:
-    """Everything that is needed to send a job.
+    """Everything that a worker needs to send the messages of a job.
 
     `default_origin` is the web origin against which relative URLs resolve. `recipients` are the devices that still
     exist, in no particular order. `pre_send_outcomes` has the outcomes of devices to which nothing is sent.

@@ -17,15 +17,15 @@ from uuid import UUID
 from gateway.domain.json_object import JsonObject
 from gateway.domain.send_policy import DEFAULT_POLICY, SendPolicy, sample_size
 
-# FCM stores a message for at most 28 days, the shortest of the four vendors' limits.
+# The maximum TTL of a message. FCM stores a message for 28 days, the shortest of the four vendors' limits.
 MAX_TTL = timedelta(days=28)
 
 # Minimum time from start to expiry. A TTL of 0 tells the push service not to store the message; the queue still needs
 # time to send it.
 MIN_LIFETIME = timedelta(minutes=1)
 
-# Window of the exponential average of the sending rate. A longer one would show a pause too late, a shorter one would
-# make the estimated end of a campaign jump.
+# Window of the exponential average of the sending rate. With a longer window, the rate would fall too late after a
+# pause; with a shorter window, the estimated end of a campaign would jump.
 RATE_WINDOW = timedelta(seconds=15)
 
 
@@ -211,7 +211,7 @@ class Progress:
         return self.targets - self.accepted - self.failed - self.cancelled - self.skipped
 
     def current_rate(self, now: datetime) -> float:
-        """Return the current number of deliveries per second."""
+        """Return the number of deliveries per second at `now`: the stored rate, decayed since `rated_at`."""
         if self.rated_at is None or self.began_at is None:
             return 0.0
         window = RATE_WINDOW.total_seconds()

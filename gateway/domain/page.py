@@ -9,7 +9,8 @@ Item = TypeVar("Item")
 class Page(NamedTuple, Generic[Item]):
     """The items of one page.
 
-    The next page begins after the id or the log position `next_after`; None: this page is the last one.
+    The next page begins after `next_after`, the id or log position of this page's last item; None: this is the last
+    page.
     """
 
     items: list[Item]

@@ -17,7 +17,7 @@ _DOCUMENTATION = IPv6Network("3fff::/20")  # RFC 9637
 def is_global(address: IPv4Address | IPv6Address) -> bool:
     """Return whether the address is a public unicast address, or the NAT64 form of one.
 
-    Other embeddings of IPv4 in IPv6 (mapped, 6to4, Teredo) are refused: no public service uses them.
+    IPv6 addresses that embed an IPv4 address otherwise (mapped, 6to4, Teredo) are not public: no service uses them.
     """
     if isinstance(address, IPv4Address):
         return (

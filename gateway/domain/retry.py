@@ -5,11 +5,12 @@ from datetime import datetime, timedelta
 
 from gateway.domain.delivery import Expired, Retry
 
+# The back-off after the first attempt; it doubles with each attempt up to MAX_DELAY.
 FIRST_DELAY = timedelta(seconds=2)
 MAX_DELAY = timedelta(hours=1)
 
-# Number of attempts up to which a Retry-After is used unchanged. After more, a short Retry-After is raised to the
-# back-off.
+# Number of attempts up to which a Retry-After is used unchanged. After more attempts, a Retry-After that is shorter
+# than the back-off is raised to the back-off.
 MAX_TRUSTED_RETRIES = 3
 
 # Retries are jobs. Their due times are rounded up to this grid, so that the retries of one chunk share a job.

@@ -20,7 +20,7 @@ DEVICE_ZONE = "device"
 MAX_UTC_OFFSET, MIN_UTC_OFFSET = timedelta(hours=14), timedelta(hours=-12)
 
 
-@lru_cache(maxsize=2048)  # names come from anybody
+@lru_cache(maxsize=2048)  # bounded, because pages and applications choose the names
 def find_zone(name: str) -> ZoneInfo | None:
     """Return the time zone with an IANA name such as `Europe/Vienna`, or None."""
     try:
@@ -30,7 +30,7 @@ def find_zone(name: str) -> ZoneInfo | None:
 
 
 def zone_or_utc(name: str | None) -> ZoneInfo:
-    """Return the time zone of a device; UTC if it has none or an unknown one."""
+    """Return the time zone with this name; UTC for None and for an unknown name."""
     return (find_zone(name) if name else None) or _UTC
 
 
@@ -90,15 +90,15 @@ class QuietHours:
 class Recurrence:
     """A cron expression in a time zone, or in the zone of each device (`device`).
 
-    Changes of the clocks are handled as in Debian's cron. An occurrence in a skipped hour comes right after that hour.
-    An occurrence in a repeated hour comes once, unless the expression recurs every hour.
+    Changes to and from daylight saving time are handled as in Debian's cron. An occurrence in a skipped hour comes
+    right after that hour. An occurrence in a repeated hour comes once, unless the expression recurs every hour.
     """
 
     cron: str
     timezone: str = "UTC"
 
     def find_error(self) -> str | None:
-        """Return what is wrong with the expression, or None."""
+        """Return the error of the cron expression, or None if it is valid."""
         try:
             next(CronSim(self.cron, datetime.now(UTC)))
         except CronSimError as error:
@@ -121,7 +121,7 @@ class Recurrence:
             return None
 
     def explain(self) -> str:
-        """Return the expression in words."""
+        """Return a description of the cron expression in English."""
         return CronSim(self.cron, datetime.now(UTC)).explain()
 
 
@@ -129,7 +129,7 @@ class Recurrence:
 class Occurrence:
     """One time of a recurrence.
 
-    Sending starts `at` (UTC). With `local_at` (naive) each device gets the message when its own clock shows that time.
+    Sending starts at `at` (UTC). With `local_at` (naive), each device gets the message at that time in its time zone.
     """
 
     at: datetime

@@ -1,7 +1,7 @@
 """The send policy of a notification: throttle, quiet hours, frequency cap, variants and failure limit.
 
-The policy is fixed when the notification is accepted, and stored with it as JSON. None of it applies in the urgent
-lane, so that no throttle, quiet hours or cap delays an alert.
+The policy is fixed when the notification is accepted, and stored with the notification as JSON. In the urgent lane only
+its local time and category apply, so that no throttle, quiet hours or cap delays an alert.
 """
 
 from dataclasses import dataclass
@@ -84,9 +84,10 @@ class FailureLimit:
 
 @dataclass(frozen=True, slots=True)
 class SendPolicy:
-    """The send policy of one notification.
+    """The send policy of one notification. By default nothing is limited.
 
-    `local_at` (naive): each device gets the message when its clock shows this time. `category`: the opt-out category.
+    `local_at` (naive): each device gets the message at this time in its time zone. `category`: the category whose
+    opt-outs and cap apply.
     """
 
     local_at: datetime | None = None

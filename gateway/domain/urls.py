@@ -14,7 +14,7 @@ def find_url_error(url: str) -> str | None:
         is_absolute = parts.scheme in ("http", "https") and bool(parts.hostname) and "%" not in parts.netloc
     except ValueError:
         is_absolute = False
-    if is_absolute and "@" in parts.netloc:  # a page of another host than the one that people read first
+    if is_absolute and "@" in parts.netloc:  # https://bank.example@evil.example opens evil.example
         return "must not contain a user name or password"
     is_path = url.startswith("/") and not url.startswith("//")
     if not (is_absolute or is_path) or not url.isprintable() or any(c in url for c in FORBIDDEN_CHARACTERS):

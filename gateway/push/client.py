@@ -26,6 +26,7 @@ from gateway.push.header_block import Field
 from gateway.push.resolver import MAX_PINS, AddressPins, NotPublic
 from gateway.push.responses import HttpReply, NetworkFault, PushResponse
 
+# Default limits for one request, and for name resolution, TCP and TLS together.
 TIMEOUT = timedelta(seconds=30)
 CONNECT_TIMEOUT = timedelta(seconds=10)
 # How long an origin that negotiated HTTP/1.1 is used with HTTP/1.1 before the client offers HTTP/2 again.
@@ -38,10 +39,10 @@ CONNECTIONS_CLOSED = NetworkFault("reset", "the server closed every connection b
 class PushClient:
     """Connection pools for all push services, for the lifetime of a worker.
 
-    Use it as `async with PushClient() as client`. One client serves any number of concurrent posts.
+    Use the client as `async with PushClient() as client`. One client serves any number of concurrent posts.
 
     Args:
-        ca_file: PEM certificates to trust in addition to the system's.
+        ca_file: PEM certificates to trust in addition to those of the system.
         must_check_address: returns for an origin whether its resolved addresses must be checked before connecting.
         pins: resolver and cache of the checked addresses.
         timeout: limit for one request, from the first octet to the end of the response.
@@ -157,7 +158,7 @@ class PushClient:
 
 
 class _Origin:
-    """The connections to one push service: a pool for HTTP/2, and a client for HTTP/1.1 if that is needed."""
+    """The connections to one origin: a pool for HTTP/2, and a client for HTTP/1.1 if the origin has no HTTP/2."""
 
     def __init__(
         self,
@@ -232,13 +233,13 @@ def _fields(origin: str, urgency: str, topic: str, authorization: str, may_be_st
 
 
 def _host_and_port(origin: str) -> tuple[str, int]:
-    """Return (host name, port)."""
+    """Return (host name, port) of an origin."""
     parts = urlsplit(origin)
     return parts.hostname or "", parts.port or 443
 
 
 def _certificates(ca_file: Path) -> list[bytes]:
-    """Return the certificates as DER.
+    """Return the certificates of a CA file as DER.
 
     The file is parsed here, because the HTTP/1.1 client accepts a file without certificates and reports no error.
     """

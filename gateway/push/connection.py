@@ -1,7 +1,7 @@
 """HTTP/2 connections to push services: opening, pooling, health checks and closing.
 
 This module resolves names and opens TCP connections itself instead of through asyncio. So each step can fail with its
-own kind of fault, and an address that does not respond does not delay one that does (Happy Eyeballs, RFC 8305).
+own kind of fault, and an address that does not respond does not delay the next address (Happy Eyeballs, RFC 8305).
 """
 
 import asyncio
@@ -120,7 +120,7 @@ class Http2Connection(asyncio.Protocol):
         self._timer = self._loop.call_later(self._tick_s, self._tick)
 
     def data_received(self, data: bytes) -> None:
-        """Pass received octets to the session and send what it produced."""
+        """Pass received octets to the session, and send the frames with which the session replies."""
         self._received_at, self._ping_sent = self._loop.time(), False
         try:
             self._session.receive(data)
@@ -167,14 +167,14 @@ class Http2Connection(asyncio.Protocol):
         self._close()
 
     def _close(self) -> None:
-        """Close once, with a time limit: a TLS close waits for the peer, which may never reply."""
+        """Close the transport once, with a time limit: a TLS close waits for the peer, which may never reply."""
         if self._transport is not None and not self._closing:
             self._closing = True
             self._transport.close()
             self._loop.call_later(CLOSE_TIMEOUT_S, self._abort)
 
     def _abort(self) -> None:
-        """Drop the connection without a TLS close."""
+        """Abort the TCP connection without a TLS close."""
         if self._transport is not None:
             self._transport.abort()
 
@@ -306,7 +306,7 @@ async def _open_tcp(host: str, port: int) -> socket.socket:
             addresses, happy_eyeballs_delay=HAPPY_EYEBALLS_DELAY_S, interleave=1, loop=loop
         )
     except OSError as error:
-        # asyncio's own message contains the address, so take that of the operating system.
+        # The message of asyncio contains the address, so use the message of the operating system.
         raise ConnectFailed(NetworkFault("connect", os.strerror(error.errno) if error.errno else "")) from None
     except RuntimeError:  # uvloop may raise this for a cancelled attempt
         raise ConnectFailed(NetworkFault("connect")) from None

@@ -27,7 +27,7 @@ POINT_SIZE = 65
 AUTH_SIZE = 16
 SALT_SIZE = 16
 HEADER_SIZE = SALT_SIZE + 4 + 1 + POINT_SIZE
-# Maximum octets of plain text. The header, the padding delimiter and the tag fill the rest of the 4,096.
+# Maximum octets of plain text. The header, the padding delimiter and the tag fill the rest of the 4,096 octets.
 MAX_PAYLOAD = RECORD_SIZE - HEADER_SIZE - 1 - 16
 
 _CURVE = SECP256R1()
@@ -46,7 +46,7 @@ _INNER_PAD = bytes(octet ^ 0x36 for octet in range(256))
 _OUTER_PAD = bytes(octet ^ 0x5C for octet in range(256))
 _SALTS = (
     block[at : at + SALT_SIZE]
-    # One system call per 1,024 salts: each call releases the GIL and takes it again.
+    # One system call per 1,024 salts, because each call releases and reacquires the GIL.
     for block in iter(lambda: os.urandom(SALT_SIZE * 1024), b"")
     for at in range(0, len(block), SALT_SIZE)
 )
@@ -109,7 +109,7 @@ def encrypt(
 def _hmac(key: bytes, message: bytes) -> bytes:
     """Return HMAC-SHA256 (RFC 2104) for a key of at most 64 octets.
 
-    It runs five times per message, and takes half the time of the `hmac` module.
+    The function runs five times per message, and takes half the time of the `hmac` module.
     """
     padded = key.ljust(64, b"\0")
     return sha256(padded.translate(_OUTER_PAD) + sha256(padded.translate(_INNER_PAD) + message).digest()).digest()

@@ -47,7 +47,8 @@ _PATHS = {
     "Apple": re.compile(rf"/{_SEGMENT}"),
     "WNS": re.compile(r"/w/\?token=([A-Za-z0-9._~-]|%2b|%2f|%3d)+"),
 }
-# Vendors whose path is recognised at a host of another name, such as a self-hosted autopush. Apple's has no own form.
+# Vendors whose paths are recognised at hosts of other names, such as a self-hosted autopush. A path of Apple has no
+# form by which it could be recognised.
 _RECOGNISED = ("FCM", "Mozilla", "WNS")
 _WNS_QUERY = re.compile(r"(?:.*&)?token=(?P<token>[^&]+)(?:&.*)?")
 # Chromium hands out endpoints at this host for subscriptions that it has removed.
@@ -225,7 +226,8 @@ def vendor_name(host: str) -> str:
 def service_label(host: str) -> str:
     """Return the label of a push service in metrics: its vendor, its host if a policy names it, or else a pattern.
 
-    A wildcard allows as many hosts as anybody invents, so they share the label of the wildcard (`*.example.org`).
+    A wildcard allows any number of hosts, which a stranger may invent, so they share the wildcard's label
+    (`*.example.org`).
     """
     name = vendor_name(host)
     if name != host or host in _named_hosts:

@@ -18,7 +18,7 @@ from gateway.domain.bounded_cache import put
 
 Field = tuple[bytes, bytes]
 
-# Size in octets of the dynamic table for our requests, unless the push service allows less (RFC 9113 section 6.5.2).
+# Size in octets of the dynamic table for requests, unless the push service allows less (RFC 9113 section 6.5.2).
 TABLE_SIZE = 4096
 
 # The static table (RFC 7541 appendix A), and the index of each of its fields, names and statuses.
@@ -160,10 +160,10 @@ class HeaderDecoder:
     def decode(self, block: bytes) -> tuple[int, dict[str, str]]:
         """Return (status, headers).
 
-        A header whose value is not printable ASCII is skipped. The status is valid all the same.
+        A header whose value is not printable ASCII is skipped; the status and the other headers are still returned.
 
         Raises:
-            ValueError: not a valid header block of a response.
+            ValueError: the block is not a valid header block of a response.
         """
         status, headers, at, end = 0, {}, 0, len(block)
         try:
@@ -208,7 +208,7 @@ class HeaderDecoder:
 
 
 def _read_integer(block: bytes, at: int, mask: int) -> tuple[int, int]:
-    """Return (value, offset after it)."""
+    """Return (value, offset after the integer)."""
     value = block[at] & mask
     at += 1
     if value < mask:

@@ -39,11 +39,11 @@ def open_client(
     """Create the HTTP/1.1 client.
 
     Args:
-        certificates: DER, trusted in addition to the system's.
+        certificates: DER certificates to trust in addition to those of the system.
         timeout: limit for one request.
         connect_timeout: limit for connecting.
         idle_timeout: how long an idle connection stays open.
-        pinned: (host name, the only IP address to connect to for it).
+        pinned: (host name, IP address): the client connects to this address instead of resolving the name.
     """
     builder = (
         ClientBuilder()
@@ -88,7 +88,7 @@ def _headers(response: Response) -> dict[str, str]:
         try:
             value = response.get_header(name)
         except ValueError:
-            # The value is not text. The header is left out; the status is valid all the same.
+            # The value is not text. The header is left out; the status is still returned.
             continue
         if value is not None and len(value) <= MAX_HEADER_LENGTH:
             headers[name] = value
@@ -96,7 +96,7 @@ def _headers(response: Response) -> dict[str, str]:
 
 
 async def _read_body(response: Response) -> bytes:
-    """Read the start of the body. A truncated body is not an error: the status is what matters."""
+    """Read the start of the body. A truncated body is not an error, because the status decides the outcome."""
     try:
         return bytes(await response.body_reader.read(MAX_BODY_OCTETS) or b"")
     except PyreqwestError:

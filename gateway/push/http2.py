@@ -1,6 +1,6 @@
 """A minimal HTTP/2 client session (RFC 9113) without I/O. It supports only what is needed to post push messages.
 
-A general HTTP/2 library costs as much per message as the encryption. This session is cheaper, because push requests are
+A general HTTP/2 library costs as much per message as the encryption. This session costs less, because push requests are
 small and similar and only a few response headers are needed. All frames of one iteration of the event loop are sent in
 one write, and all responses in one read are parsed together. If the peer violates RFC 9113, the connection is closed.
 """

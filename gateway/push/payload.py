@@ -47,10 +47,10 @@ def compose(
     Args:
         content: the fields of Content in the API: title, body, url, icon, image, badge, actions, data, silent,
             require_interaction, app_badge. A missing or relative `url` is resolved against `default_url`.
-        tag: replaces a displayed notification with the same tag.
+        tag: the tag of the notification; a browser replaces a displayed notification that has the same tag.
         notification_id: becomes `data.gateway.id`, which the service worker reads.
         receipts_url: absolute URL of POST /v1/receipts, or None; becomes `data.gateway.receipts`.
-        default_url: absolute URL.
+        default_url: the absolute URL against which a relative `url` is resolved.
     """
     navigate = urljoin(default_url or "", content.get("url") or "")
     notification: dict[str, Any] = {"title": content["title"], "navigate": navigate, "tag": tag}

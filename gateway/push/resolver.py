@@ -1,4 +1,4 @@
-"""Resolves and pins addresses of hosts that are allowed only by a wildcard (`*.example.org`).
+"""Resolves, checks and pins the addresses of hosts that are allowed only by a wildcard (`*.example.org`).
 
 Anyone who can create a DNS name below the suffix could let it resolve to an address in the operator's network, now or
 at a later lookup. So such a name is resolved here, all its addresses must be public, and the client connects to one of
@@ -43,7 +43,7 @@ class _Pin(NamedTuple):
 
 
 class AddressPins:
-    """Cache of one checked address per host name."""
+    """Cache of one checked address for each of at most MAX_PINS host names."""
 
     def __init__(self, resolver: Resolver = resolve, clock: Callable[[], float] = time.monotonic) -> None:
         """Create an empty cache; `clock` is in seconds."""
@@ -51,7 +51,7 @@ class AddressPins:
         self._pins: OrderedDict[str, _Pin] = OrderedDict()
 
     async def address(self, name: str) -> str:
-        """Return the address to connect to. It stays the same for PIN_TTL_S.
+        """Return the address to which the client connects for a host name. It stays the same for PIN_TTL_S.
 
         Raises:
             NotPublic: an address of the name is not public.
@@ -73,11 +73,11 @@ class AddressPins:
             raise
 
     def forget(self, name: str) -> None:
-        """Discard the address, so that the next call resolves the name again."""
+        """Discard the address of a host name, so that the next call of `address` resolves the name again."""
         self._pins.pop(name, None)
 
     async def _resolve_checked(self, name: str, previous: _Pin | None) -> str:
-        """Resolve and check; keep the previous address if it is still valid, so that its connection is reused."""
+        """Resolve and check a name. Prefer the previous address if the name still has it: its connection is reused."""
         addresses = await self._resolver(name)
         if not all(is_global(ip_address(address)) for address in addresses):
             raise NotPublic

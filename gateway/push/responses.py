@@ -15,7 +15,7 @@ from typing import Any, Literal, NamedTuple
 
 from gateway.domain.delivery import UNAUTHORIZED_STATUSES, Accepted, Gone, Outcome, Rejected, Retry
 
-# At most this much of a response is used: octets of the body, and characters of each header.
+# Maximum octets of a body that are read, and maximum characters of a header that is used.
 MAX_BODY_OCTETS = 4096
 MAX_HEADER_LENGTH = 2048
 _SUCCESS_HEADERS = ("location", "ttl")
@@ -33,8 +33,8 @@ THROTTLED_WAIT = timedelta(hours=1)
 RETRY_NOW, BACK_OFF = 202, 201
 
 # A subscription belongs to the VAPID key that it was created with (RFC 8292 section 4). With these words, Apple,
-# Mozilla and FCM (three generations of it) report another key, in JSON, plain text or an HTML page. The pages repeat
-# them in the reason phrase of HTTP/1.1, which is not read: HTTP/2 has none.
+# Mozilla and FCM (in three generations) report a subscription of another key, in JSON, plain text or an HTML page. FCM
+# repeats the words of a page in the reason phrase of HTTP/1.1, which is not read, because HTTP/2 has none.
 _KEY_MISMATCH = re.compile(
     r"VapidPkHashMismatch|UnauthorizedRegistration|VAPID public key mismatch"
     r"|mismatch[\s_-]{0,4}sender|sender[\s_-]{0,4}(?:id[\s_-]{0,4})?mismatch"
@@ -71,7 +71,7 @@ class NetworkFault:
 class HttpReply(NamedTuple):
     """A response as received.
 
-    `headers` contains those of `relevant_headers`, by lower-case name; `body` is the start of the body.
+    `headers` has the headers that `relevant_headers` names, by lower-case name; `body` is the start of the body.
     """
 
     status: int

@@ -108,7 +108,10 @@ class VapidSigner:
 
 
 def check_subject(subject: str) -> str | None:
-    """Return the error of a VAPID `sub`, or None. Apple rejects every message whose `sub` is not a real address."""
+    """Return the error of a VAPID subject (`sub`), or None if it is valid.
+
+    Apple rejects every message whose subject is not a mail address or URL at a public domain.
+    """
     if len(subject) > 255:
         return "must be at most 255 characters"
     if subject.startswith("mailto:"):

@@ -1,7 +1,7 @@
 """A local push service (RFC 8030) for tests and demos. Its receivers are simulated devices, or a real Firefox.
 
-Four origins behave like FCM, Mozilla, Apple and WNS. They return errors on demand, and store messages, which a test can
-read decrypted. The package shares no code with `gateway.push`: it is an independent implementation of the RFCs.
+Four origins behave like FCM, Mozilla, Apple and WNS. They return the errors that a test sets, and store messages, which
+a test can read decrypted. The package shares no code with `gateway.push`: it implements the RFCs independently.
 
     async with Sim() as sim:
         device = sim.subscribe(Vendor.APPLE, vapid_public_key)

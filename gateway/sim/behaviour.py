@@ -1,4 +1,4 @@
-"""Scripted errors and message limits of the simulator. The errors are reproducible by seed.
+"""Rules for errors and limits on messages, which a test or user sets. A seed makes the errors reproducible.
 
 Whether a rule applies is computed from a hash of the seed, the rule and the endpoint's token instead of a random
 generator, so the arrival order of concurrent requests does not matter.
@@ -17,7 +17,7 @@ from gateway.sim.profiles import Vendor
 
 @dataclass(frozen=True, slots=True, config=ConfigDict(extra="forbid"))
 class Rule:
-    """One scripted error. Of several rules, the first that applies decides.
+    """A rule by which the simulator returns an error, delays or resets. The first rule that applies decides.
 
     Attributes:
         status: response status; None continues normally. A 2xx accepts the message without delivering it, as Apple may
@@ -72,7 +72,7 @@ class Limit:
 # Chrome's limit on a site that it judges disruptive (developer.chrome.com/blog/web-push-rate-limits).
 SITE_LIMIT = Limit(vendor=Vendor.FCM, messages=1000)
 
-# The errors of a bad day: some subscriptions are gone, and every other error disappears on a retry.
+# The errors in a demo: some subscriptions are gone, and every other error ends with a retry.
 DEMO = (
     Rule(status=410, share=0.02),
     Rule(status=429, vendor=Vendor.FCM, share=0.03, per="try", retry_after=2),
@@ -91,13 +91,13 @@ class Behaviour:
         self.rules = tuple(rules)
         self.seed = seed
         self.limits = tuple(limits)
-        # Messages left in each bucket, and when that was.
+        # (messages left, monotonic time at which they were left) of each bucket.
         self._buckets: dict[tuple[int, Vendor, str], tuple[float, float]] = {}
         self._request_counts: Counter[str] = Counter()
         self._rule_counts: Counter[tuple[int, str]] = Counter()
 
     def select_rule(self, vendor: Vendor, endpoint: str, token: str) -> Rule | None:
-        """Return the rule that decides this request, or None."""
+        """Return the rule that applies to a request, or None, and count the request and the rule."""
         if not self.rules:
             return None
         self._request_counts[token] += 1

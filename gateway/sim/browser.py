@@ -24,7 +24,7 @@ _CONNECTED_AGAIN = 4774
 
 
 class _StoredMessage(NamedTuple):
-    """An unacknowledged message. `expires_at` is Unix time: it is exact, while a message's datetime is rounded."""
+    """An unacknowledged message. `expires_at` is exact Unix time, because a message's datetime is rounded."""
 
     message: Message
     channel: Channel
@@ -39,7 +39,7 @@ class FirefoxConnections:
     """All connected browsers and their unacknowledged messages. `clock` returns Unix time in seconds."""
 
     def __init__(self, subscribers: Subscribers, subscription: MessageSubscription, clock: Callable[[], float]) -> None:
-        """Start without connections."""
+        """Start without connected browsers."""
         self._subscribers = subscribers
         self._subscription = subscription
         self._clock = clock

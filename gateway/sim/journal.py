@@ -9,7 +9,8 @@ from typing import IO, Any
 class Journal:
     """The file of one simulator.
 
-    It contains private keys of simulated devices, hence mode 0600. A line truncated by a crash is dropped.
+    The file has mode 0600, because it contains private keys of simulated devices. A line that a crash truncated is
+    dropped.
     """
 
     def __init__(self, path: Path) -> None:
@@ -31,7 +32,7 @@ class Journal:
         self._file.truncate()
 
     def append(self, records: Iterable[dict[str, Any]]) -> None:
-        """Write records."""
+        """Append records to the file."""
         self._file.write(b"".join(json.dumps(record, separators=(",", ":")).encode() + b"\n" for record in records))
         self._file.flush()
 

@@ -55,10 +55,10 @@ class DeviceKeys:
     def decrypt(self, body: bytes) -> bytes:
         """Return the plain text of an aes128gcm body (RFC 8188 section 2, RFC 8291 section 3.4).
 
-        A push message is one record (RFC 8291 section 4), so a body with several is rejected.
+        A push message is one record (RFC 8291 section 4), so a body with more than one record is rejected.
 
         Raises:
-            Undecryptable: malformed, or encrypted for other keys.
+            Undecryptable: the body is malformed, or encrypted for other keys.
         """
         if len(body) < _HEADER + 1 + _TAG:
             raise Undecryptable(f"{len(body)} octets are too few for an aes128gcm message")

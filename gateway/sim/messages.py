@@ -1,4 +1,4 @@
-"""The messages that the simulator has accepted, and a way to wait for more."""
+"""The messages that the simulator has accepted, and a subscription by which tests wait for changes."""
 
 import asyncio
 import json
@@ -19,7 +19,7 @@ class Message:
     Attributes:
         id: message id.
         vendor: the push service.
-        endpoint: the endpoint it was posted to.
+        endpoint: the endpoint to which the message was posted.
         received_at: time of acceptance.
         ttl: granted TTL in seconds.
         urgency: Urgency header.

@@ -1,7 +1,7 @@
 """Responses of each push service, as data.
 
-A profile has the limits of a vendor, the texts of its errors, and the format of its responses. An error that is missing
-from the profile is not checked, because the vendor does not check it.
+A profile has the limits of a vendor, the texts of its errors, and the format of its responses. A fault that a profile
+does not have is one that the vendor does not check.
 """
 
 import json
@@ -107,7 +107,7 @@ def _phrase(status: int) -> str:
 
 
 def _fcm(status: int, reason: str) -> SimResponse:
-    """Return plain text, or an HTML page for the one-word errors of FCM's older servers."""
+    """Return a response in plain text, or an HTML page for the one-word errors of FCM's older servers."""
     if reason in _FCM_PAGES:
         page = (
             f"<HTML>\n<HEAD>\n<TITLE>{reason}</TITLE>\n</HEAD>\n"
@@ -142,7 +142,7 @@ _ERRNO = {
 
 
 def _mozilla(status: int, reason: str) -> SimResponse:
-    """Return autopush's JSON. `reason` is an errno, an errno with another message, or a message."""
+    """Return a response with autopush's JSON. `reason` is an errno, an errno and a message, or a message."""
     errno, _, message = reason.partition(" ")
     if not errno.isdecimal():
         errno, message = "", reason

@@ -46,7 +46,7 @@ class Sim:
         state_file: stores the subscriptions, but not the messages, for the next start.
         max_messages: number of messages to store; None for all.
         clock: returns Unix time in seconds; expiry times are compared with it.
-        origins: the origins that senders use, if there is a proxy in front.
+        origins: the origins that senders use, by vendor, if a proxy is in front of the simulator.
     """
 
     def __init__(

@@ -16,7 +16,7 @@ from gateway.sim.profiles import PROFILES, Vendor
 
 @dataclass(frozen=True, slots=True)
 class Channel:
-    """Identifies a subscription of a real Firefox: the id of the browser (`uaid`) and the browser's own channel id."""
+    """Identifies a subscription of a real Firefox: the id of the browser (`uaid`), and the channel id that it chose."""
 
     uaid: str
     channel_id: str
