@@ -19,11 +19,13 @@ ADMIN_TOKEN = "operator-" + "x" * 32
 
 
 async def identify_bearer(parts: Parts, bearer: str, admin_token: str | None = ADMIN_TOKEN) -> Principal:
+    """Return the principal of a bearer value."""
     async with parts.engine.connect() as conn:
         return await identify(conn, parts.context.keyring, admin_token, bearer)
 
 
 def key_id(parts: Parts, name: str) -> UUID | None:
+    """Return the id of the application's key with this name."""
     [id_] = [key["id"] for key in parts.application["keys"] if key["name"] == name]
     return ids.parse(ids.KEY, id_)
 

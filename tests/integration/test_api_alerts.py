@@ -22,20 +22,24 @@ async def post_file(api: Api, name: str, **move_options: Any) -> ApiResponse:
 
 
 async def post(api: Api, raw: bytes, media_type: str) -> ApiResponse:
+    """Post an alert document with a media type to the ingestion endpoint."""
     return await api.call("POST", "/v1/alerts", raw=raw, headers={"Content-Type": media_type})
 
 
 async def register_device(api: Api, **details: Any) -> tuple[str, Subscriber]:
+    """Register a Mozilla device with the secret key; return (device id, subscriber)."""
     [subscriber] = api.parts.subscribe(Vendor.MOZILLA, 1)
     registered = await api.call_ok("POST", "/v1/devices", {"subscription": subscriber.to_json(), **details})
     return registered["id"], subscriber
 
 
 def titles(subscriber: Subscriber) -> list[str]:
+    """Return the titles of the messages that a device received, in order."""
     return [message.json()["notification"]["title"] for message in subscriber.messages]
 
 
 def tags(subscriber: Subscriber) -> set[str]:
+    """Return the tags of the messages that a device received."""
     return {message.json()["notification"]["tag"] for message in subscriber.messages}
 
 
@@ -230,6 +234,7 @@ async def wait_until_claimed(api: Api) -> None:
 
 
 async def move_device(api: Api, device: tuple[str, Subscriber], lat: float, lon: float) -> None:
+    """Set the location of a device."""
     await api.call_ok("PUT", f"/v1/devices/{device[0]}/location", {"lat": lat, "lon": lon})
 
 

@@ -62,6 +62,7 @@ async def routes(api: Api) -> RouteCaller:
 
 
 def valid_body(route: Route, api: Api) -> Any:
+    """Return a body that a route accepts."""
     return api.device() if route.path == "/v1/devices" else example_body(route)
 
 

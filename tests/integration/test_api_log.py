@@ -46,6 +46,7 @@ async def open_stream(api: Api, query: str = "", **headers: str) -> AsyncIterato
 
 
 async def next_events(events: AsyncIterator[tuple[int, Any]], count: int) -> list[tuple[int, Any]]:
+    """Return the next `count` events of a stream, within 20 s."""
     async with asyncio.timeout(20):
         return [await anext(events) for _ in range(count)]
 

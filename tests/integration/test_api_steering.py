@@ -22,6 +22,7 @@ CAMPAIGN = {"name": "Autumn", "content": CONTENT, "audience": {"everyone": True}
 
 
 async def create_campaign(api: Api, **fields: Any) -> Any:
+    """Create the campaign CAMPAIGN; `fields` replace fields of the request body."""
     return await api.call_ok("POST", "/v1/campaigns", CAMPAIGN | fields)
 
 
@@ -32,11 +33,13 @@ def notification_id(sent: Any) -> UUID:
 
 
 async def wait_until_done(api: Api, sent: Any) -> Any:
+    """Wait until a campaign is done, and return it."""
     await api.parts.wait_until_done(notification_id(sent))
     return await api.call_ok("GET", f"/v1/campaigns/{sent['id']}")
 
 
 def format_local_time(instant: datetime, zone: str) -> str:
+    """Return an instant as the local time of a zone, without an offset."""
     return instant.astimezone(ZoneInfo(zone)).replace(tzinfo=None).isoformat(timespec="seconds")
 
 

@@ -17,6 +17,7 @@ GREETING = {
 
 
 async def register_subscriber(api: Api, **details: Any) -> Subscriber:
+    """Register an FCM device with the secret key; `details` are fields of the request body."""
     [subscriber] = api.parts.subscribe(Vendor.FCM, 1)
     await api.call_ok("POST", "/v1/devices", {"subscription": subscriber.to_json(), **details})
     return subscriber

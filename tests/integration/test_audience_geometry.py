@@ -14,6 +14,7 @@ from gateway.domain.audience import parse
 from gateway.records.audiences import EARTH_RADIUS_M, compile_audience
 from gateway.records.postgres.schema import devices
 
+# The number of random points per area.
 POINTS = 1500
 # In degrees: a point that is closer than this to an edge may count as inside or outside.
 EDGE_TOLERANCE = 1e-5

@@ -97,6 +97,7 @@ def value_or_list(values: st.SearchStrategy[str]) -> st.SearchStrategy[Any]:
 
 
 def box(west: float, south: float, east: float, north: float) -> list[list[float]]:
+    """Return the ring of a rectangle."""
     return [[west, south], [east, south], [east, north], [west, north], [west, south]]
 
 
@@ -468,4 +469,5 @@ async def test_other_applications_devices_are_in_no_audience(registry: Registry)
 
 
 def device_id(device: DeviceFields) -> str:
+    """Return the id of a device in the form of the API."""
     return ids.format_id(ids.DEVICE, device.id)

@@ -10,6 +10,7 @@ from gateway.worker import maintenance
 from gateway.worker.maintenance.retention_policy import RetentionPolicy
 from tests.support.api import ADMIN, Api
 
+# A webhook URL with a secret, which no audit entry may contain.
 SECRET_URL = "https://hooks.example.org/in?token=a-secret-token"
 UNAUDITED_ROUTES = {
     "POST /v1/devices/import",
@@ -38,11 +39,13 @@ UNAUDITED_ROUTES = {
 
 
 async def list_entries(api: Api, query: str = "", key: str = ADMIN) -> list[Any]:
+    """Return the audit entries that the operator reads, newest first."""
     entries: list[Any] = (await api.call_ok("GET", f"/v1/audit?{query}", key=key))["items"]
     return entries
 
 
 def app_path(api: Api) -> str:
+    """Return the API path of the application."""
     return f"/v1/applications/{api.parts.application['id']}"
 
 

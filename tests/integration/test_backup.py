@@ -26,6 +26,7 @@ from tests.support.gateway_parts import Parts
 
 PG_DUMP, PG_RESTORE = (find_binaries() / name for name in ("pg_dump", "pg_restore"))
 pytestmark = pytest.mark.skipif(not (PG_DUMP.exists() and PG_RESTORE.exists()), reason="pg_dump is not installed")
+# Selects the names of all tables and partitions.
 TABLES = "SELECT relname FROM pg_class WHERE relkind = 'r' AND relnamespace = 'public'::regnamespace"
 
 
@@ -44,14 +45,17 @@ async def run(program: Path, *arguments: str, url: str) -> None:
 
 
 def without_password(url: str) -> str:
+    """Return a database URL without its password, which the programs get in the environment."""
     return url.replace(f":{urlsplit(url).password}@", "@")
 
 
 async def back_up(url: str, file: Path) -> None:
+    """Write a backup of a database to a file with pg_dump."""
     await run(PG_DUMP, "--format=custom", f"--file={file}", without_password(url), url=url)
 
 
 async def restore(file: Path, url: str) -> None:
+    """Restore a backup into a database with pg_restore."""
     arguments = ("--no-owner", "--exit-on-error", "--single-transaction", f"--dbname={without_password(url)}")
     await run(PG_RESTORE, *arguments, str(file), url=url)
 

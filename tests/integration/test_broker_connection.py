@@ -17,6 +17,7 @@ from tests.support.tls import make_ca
 
 SECOND = timedelta(seconds=1)
 CONNECT_TIMEOUT = 10 * SECOND
+# The time in which a command must exit.
 EXIT_TIMEOUT_S = 20.0
 MASTER_KEY = "a master key for tests that is long enough"
 ACCOUNT = 'authorization { user: "me", password: "Hidden" }\n'
@@ -24,6 +25,7 @@ OTHER_ACCOUNT = 'authorization { user: "you", password: "Hidden" }\n'
 
 
 def with_account(url: str, account: str = "me:Hidden") -> str:
+    """Return a broker URL with a user and password."""
     return url.replace("nats://", f"nats://{account}@")
 
 

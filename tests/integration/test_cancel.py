@@ -12,10 +12,12 @@ from gateway.service.notifications import lifecycle
 from gateway.sim import Rule, Vendor
 from tests.support.gateway_parts import Parts, quick_config
 
+# The senders of the worker, and so its maximum number of messages in flight.
 SENDERS = 4
 
 
 async def cancel(parts: Parts, notification: Notification) -> None:
+    """Cancel a notification, without waiting for the workers."""
     async with parts.engine.begin() as conn:
         await lifecycle.cancel(conn, parts.application_id, notification.id)
 

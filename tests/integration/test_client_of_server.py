@@ -13,11 +13,13 @@ from tests.support.api import ADMIN, Api
 
 @pytest.fixture
 async def gateway(api: Api) -> AsyncIterator[Gateway]:
+    """A Python client with the application's secret key."""
     async with Gateway(api.origin, api.secret) as gateway:
         yield gateway
 
 
 def registrations(api: Api, count: int, **details: object) -> list[requests.NewDevice]:
+    """Return the registration bodies of `count` new devices."""
     return [{"subscription": subscriber.to_json(), **details} for subscriber in api.parts.subscribe(Vendor.FCM, count)]  # type: ignore[misc, typeddict-item]
 
 

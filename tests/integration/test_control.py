@@ -22,6 +22,7 @@ from gateway.service.notifications import lifecycle
 from gateway.sim import Rule, Vendor
 from tests.support.gateway_parts import Parts, quick_config
 
+# The senders of the worker, and so its maximum number of messages in flight.
 SENDERS = 4
 
 
@@ -32,6 +33,7 @@ async def apply(parts: Parts, transition: lifecycle.Transition, notification: No
 
 
 async def status(parts: Parts, notification: Notification) -> Status:
+    """Return the current status of a notification."""
     return (await parts.get_notification(notification.id))[0].status
 
 

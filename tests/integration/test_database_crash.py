@@ -69,6 +69,7 @@ async def test_database_crash_undoes_claims_but_no_plan(crashing: Parts) -> None
 
 
 async def claim(parts: Parts) -> list[Job]:
+    """Claim one job of any lane, and wait for it for up to 30 s."""
     return await parts.queue().claim(lanes=tuple(Lane), limit=1, lease=timedelta(minutes=5), wait=timedelta(seconds=30))
 
 

@@ -50,6 +50,7 @@ class RawConnection:
 
 @asynccontextmanager
 async def connect(api: Api) -> AsyncIterator[RawConnection]:
+    """Open a TCP connection to the API until the context ends."""
     url = urlsplit(api.origin)
     reader, writer = await asyncio.open_connection(url.hostname, url.port)
     try:

@@ -22,6 +22,7 @@ AS_ROOT = os.geteuid() == 0
 
 @pytest.fixture
 def empty_dir(reachable_tmp: Path, request: pytest.FixtureRequest) -> Iterator[Path]:
+    """The path of a directory that does not exist yet, and is removed after the test."""
     path = reachable_tmp / request.node.name
     yield path
     shutil.rmtree(path, ignore_errors=True)
@@ -43,6 +44,8 @@ def data_dir(initialized: Path, empty_dir: Path) -> Path:
 
 
 def fetch(url: str, query: str) -> object:
+    """Return the single value of a query on a new connection."""
+
     async def run_query() -> object:
         conn = await asyncpg.connect(url)
         try:
@@ -59,6 +62,7 @@ def copy(data_dir: Path, target: Path) -> None:
 
 
 def postmaster_pid(data_dir: Path) -> int:
+    """Return the process id in the pid file of a cluster."""
     return int((data_dir / "pgdata" / "postmaster.pid").read_text().split()[0])
 
 

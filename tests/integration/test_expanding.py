@@ -68,6 +68,7 @@ class Schema(NamedTuple):
 
 
 async def read_schema(conn: asyncpg.Connection) -> Schema:
+    """Read the schema of a database."""
     return Schema(
         {(row["table"], row["name"]): row for row in await conn.fetch(COLUMNS)},
         {(row["table"], row["name"], row["index"]): row["rule"] for row in await conn.fetch(RULES)},

@@ -24,6 +24,7 @@ from tests.support.api import Api
 from tests.support.gateway_parts import TIMEOUT_S, Parts
 from tests.support.worker_process import worker_process
 
+# Feeds whose placeholder stands for their entries.
 ATOM = """<?xml version="1.0"?><feed xmlns="http://www.w3.org/2005/Atom"><title>Alerts</title>{}</feed>"""
 RSS = """<?xml version="1.0"?><rss version="2.0"><channel><title>Alerts</title>{}</channel></rss>"""
 
@@ -73,6 +74,7 @@ class FeedServer:
 
 @pytest.fixture
 async def server() -> AsyncIterator[FeedServer]:
+    """A running server of feeds and alert documents."""
     server = FeedServer()
     app = web.Application()
     app.router.add_get("/{path:.*}", server.handle)
@@ -93,6 +95,7 @@ async def parts(parts: Parts, server: FeedServer) -> Parts:
 
 @asynccontextmanager
 async def run_poller(api: Api) -> AsyncIterator[None]:
+    """Run the feed poller until the context ends."""
     stop = asyncio.Event()
     async with OutboundClient(api.parts.context.outbound) as client:
         task = asyncio.create_task(FeedPoller(api.parts.context, api.parts.notifier, client).run(stop))
@@ -104,6 +107,7 @@ async def run_poller(api: Api) -> AsyncIterator[None]:
 
 
 async def create_feed(api: Api, server: FeedServer, path: str, **fields: Any) -> Any:
+    """Create a feed for a path of the server."""
     return await api.call_ok("POST", "/v1/feeds", {"name": path, "url": server.origin + path, **fields})
 
 
@@ -130,11 +134,13 @@ async def wait_until_fetched(api: Api, feed: Any) -> Any:
 
 
 def atom_entry(name: str, updated: str = "2026-11-01T00:00:00Z") -> str:
+    """Return an entry of an Atom feed that names the document `name`."""
     link = f'<link type="application/cap+xml" href="/{name}"/>'
     return f"<entry><id>{name}</id><updated>{updated}</updated><title>x</title>{link}</entry>"
 
 
 async def list_identifiers(api: Api) -> list[str]:
+    """Return the identifiers of all ingested alerts, sorted."""
     page = await api.call_ok("GET", "/v1/notifications?kind=alert&limit=1000")
     return sorted(notification["details"]["identifier"] for notification in page["items"])
 

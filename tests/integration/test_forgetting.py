@@ -18,6 +18,7 @@ from gateway.worker.maintenance.retention_policy import RetentionPolicy
 from tests.support.api import Api
 from tests.support.gateway_parts import APP_ORIGIN, Parts
 
+# The id of the user that the tests erase.
 ADA = "u-ada-lovelace"
 # A text in every personal value of the user, and in no other value.
 PERSONAL = "difference-engine"

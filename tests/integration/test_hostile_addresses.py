@@ -80,6 +80,7 @@ async def test_webhooks_and_feeds_refuse_hostile_addresses(api: Api, path: str, 
 
 
 def with_endpoint(device: Any, url: str) -> Any:
+    """Return the registration body of a device with another endpoint."""
     return device | {"subscription": device["subscription"] | {"endpoint": url}}
 
 

@@ -12,6 +12,7 @@ from gateway.web.http import ndjson
 from gateway.web.http.security_headers import COMMON_HEADERS as SECURITY_HEADERS
 from tests.support.api import ADMIN, Api
 
+# A part of malformed requests that must not be logged.
 SECRET = "hunter2"
 JSON = "Content-Type: application/json\r\n"
 KEY = "Authorization: Bearer KEY\r\n"

@@ -10,6 +10,7 @@ from gateway.service.access import idempotency
 from gateway.service.access.idempotency import StoredResponse
 from tests.support.gateway_parts import Parts
 
+# The owner of the keys, and the digest of the request that is repeated.
 OWNER = "app"
 DIGEST = b"digest of the request"
 
@@ -51,6 +52,7 @@ class RequestHandler:
 
 @pytest.fixture
 def handler(parts: Parts) -> RequestHandler:
+    """A request handler on the database of the test."""
     return RequestHandler(parts)
 
 

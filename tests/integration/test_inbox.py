@@ -38,6 +38,7 @@ def device_id_of(inbox: str) -> UUID:
 
 
 def titles(page: Any) -> list[str]:
+    """Return the titles of the items of an inbox page, in order."""
     return [item["content"]["title"] for item in page["items"]]
 
 

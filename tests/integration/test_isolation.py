@@ -83,6 +83,7 @@ def _audience(tenant: Tenant) -> Any:
 
 
 def _lines(*items: Any) -> bytes:
+    """Return the items as NDJSON."""
     return b"".join(json.dumps(item).encode() + b"\n" for item in items)
 
 
@@ -274,11 +275,13 @@ async def create_other_tenant(api: Api) -> Tenant:
 
 @pytest.fixture
 async def first(api: Api) -> Tenant:
+    """The tenant whose resources the tests try to reach."""
     return await create_first_tenant(api)
 
 
 @pytest.fixture
 async def other(api: Api, first: Tenant) -> Tenant:
+    """The tenant whose credentials must not reach the resources of `first`."""
     return await create_other_tenant(api)
 
 
@@ -313,6 +316,7 @@ async def send_request(api: Api, name: str, path: str, key: str | None) -> ApiRe
 
 
 def _example(name: str) -> Any:
+    """Return the example body of an operation, or None if it has no body."""
     route = next(route for route in ROUTES if f"{route.method} {route.path}" == name)
     return None if route.body is None else example_body(route)
 

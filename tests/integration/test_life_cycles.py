@@ -232,6 +232,7 @@ class DeviceAndCampaignMachine(RuleBasedStateMachine):
 
 
 def next_week() -> str:
+    """Return the time in a week, as the API accepts it."""
     return (datetime.now(UTC) + timedelta(days=7)).isoformat()
 
 

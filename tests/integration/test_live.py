@@ -52,6 +52,7 @@ async def wait_until_ready(socket: aiohttp.ClientWebSocketResponse) -> int:
 
 
 async def receive(socket: aiohttp.ClientWebSocketResponse) -> Any:
+    """Receive the next message of a live channel, within 15 s."""
     return await socket.receive_json(timeout=15)
 
 
@@ -64,6 +65,7 @@ async def wait_until_closed(socket: aiohttp.ClientWebSocketResponse) -> int | No
 
 
 async def send(api: Api, title: str) -> Any:
+    """Send a notification to all devices, without running a worker."""
     request = {"content": {"title": title}, "audience": {"everyone": True}}
     return await api.call_ok("POST", "/v1/notifications", request)
 
@@ -205,6 +207,7 @@ async def test_cancelled_notification_is_offered_to_no_page(api: Api) -> None:
 
 
 async def assert_cancelled(api: Api, notification: Any) -> None:
+    """Check that the API returns the notification as cancelled."""
     body = await api.call_ok("GET", f"/v1/notifications/{notification['id']}")
     assert body["status"] == "cancelled"
 
@@ -251,6 +254,7 @@ async def test_connections_per_device_are_limited(api: Api, monkeypatch: pytest.
 
 
 def parse_device_id(page: Page) -> UUID:
+    """Return the device id of a page as a UUID."""
     device_id = ids.parse(ids.DEVICE, page.id)
     assert device_id is not None
     return device_id

@@ -34,6 +34,7 @@ def unmasked_log() -> Iterator[None]:
 
 
 def assert_leak_detected() -> None:
+    """Check that the guard detects a secret in the recorded lines, and discard the lines."""
     with pytest.raises(SecretInLog):
         guard.check()
     guard.clear()

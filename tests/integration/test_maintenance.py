@@ -22,17 +22,20 @@ POLICY = RetentionPolicy()
 
 
 async def list_partition_days(engine: AsyncEngine, table: str) -> set[date]:
+    """Return the days for which a table has partitions."""
     async with engine.connect() as conn:
         return await partitions.list_days(conn, table)
 
 
 async def drop_all_partitions(engine: AsyncEngine) -> None:
+    """Drop the partitions of all days."""
     async with engine.connect() as conn:
         await conn.execution_options(isolation_level="AUTOCOMMIT")
         await partitions.drop_before(conn, date.max, wait=timedelta(seconds=5))
 
 
 async def execute(engine: AsyncEngine, sql: str, **values: object) -> None:
+    """Execute a statement in a transaction."""
     async with engine.begin() as conn:
         await conn.execute(text(sql), values)
 

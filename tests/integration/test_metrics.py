@@ -104,6 +104,7 @@ async def test_worker_serves_metrics_on_its_metrics_port(api: Api, tmp_path: Pat
 
 
 async def wait_until_answered(http: aiohttp.ClientSession, url: str) -> None:
+    """Request a URL until it is answered with 200."""
     async with asyncio.timeout(60):
         while True:
             try:

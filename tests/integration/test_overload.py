@@ -21,6 +21,7 @@ from tests.support.api import ADMIN, Api, ApiResponse
 from tests.support.gateway_parts import APP_ORIGIN
 from tests.support.worker_process import server_process
 
+# The number of idle connections that one server must serve.
 IDLE_CONNECTIONS = 10_000
 # The upper bound of memory for all idle connections.
 MAX_GROWTH_MB = 200.0
@@ -57,6 +58,7 @@ class SlowRequest:
 
 
 async def connect(origin: str) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+    """Open a TCP connection to an origin."""
     url = urlsplit(origin)
     return await asyncio.open_connection(url.hostname, url.port)
 
@@ -69,6 +71,7 @@ async def limited_api(api: Api) -> Api:
 
 
 async def wait_for_requests(api: Api, count: int) -> None:
+    """Wait until the server counts `count` requests in progress."""
     async with asyncio.timeout(20):
         while api.state.limits.requests.in_use != count:  # noqa: ASYNC110 - the limiter raises no event
             await asyncio.sleep(0.01)

@@ -14,6 +14,7 @@ from tests.support.gateway_parts import APP_ORIGIN
 
 
 def set_limits(api: Api, **limiters: Any) -> None:
+    """Replace limiters of the server by name."""
     for name, limiter in limiters.items():
         setattr(api.state.limits, name, limiter)
 

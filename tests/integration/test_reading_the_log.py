@@ -37,6 +37,7 @@ async def rows(parts: Parts) -> list[dict[str, object]]:
 
 
 def row(parts: Parts, number: int, notification_id: UUID, day: date) -> dict[str, object]:
+    """Return the log row of delivery `number`, whose fields vary with the number."""
     return {
         "day": day,
         "notification_id": notification_id,
@@ -109,4 +110,5 @@ async def test_page_past_the_retention_is_empty(parts: Parts, rows: list[dict[st
 
 
 def settling_order(row: dict[str, object]) -> tuple[object, object]:
+    """Return the key by which pages of the log are sorted."""
     return row["settled_at"], row["position"]

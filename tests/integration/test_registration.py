@@ -50,6 +50,7 @@ def build_registration(
 
 
 async def register(parts: Parts, new_registration: Registration) -> Registered:
+    """Register one device."""
     [registered] = await register_all(parts, [new_registration])
     return registered
 
@@ -72,11 +73,13 @@ async def register_concurrently(parts: Parts, *requests: RegistrationRequest) ->
 
 
 async def load_device(parts: Parts, device_id: UUID) -> Device:
+    """Load a device from the database."""
     async with parts.engine.connect() as conn:
         return await registration.find_device(conn, parts.application_id, device_id)
 
 
 async def count_devices(parts: Parts) -> int:
+    """Return the number of devices of all applications."""
     number: int = await parts.scalar("SELECT count(*) FROM devices")
     return number
 

@@ -26,17 +26,20 @@ LONG = timedelta(seconds=20)
 
 @pytest.fixture
 async def engine(database_url: str) -> AsyncIterator[NatsEngine]:
+    """A NATS broker and a running relay."""
     async with NatsEngine.open(database_url) as engine:
         yield engine
 
 
 async def wait_until_prepared(engine: NatsEngine) -> None:
+    """Wait until the relay has created the streams of the broker."""
     async with asyncio.timeout(10):
         while not await engine.broker.is_prepared():  # noqa: ASYNC110 - the relay publishes no event
             await asyncio.sleep(0.02)
 
 
 async def claim(engine: NatsEngine, wait: timedelta = LONG) -> Job:
+    """Claim one job of any lane."""
     [job] = await engine.queue.claim(lanes=tuple(Lane), limit=1, lease=MINUTE, wait=wait)
     return job
 

@@ -42,11 +42,13 @@ async def create_reminder_every(parts: Parts, seconds: int = 1, **fields: Any) -
 
 
 async def list_occurrences(parts: Parts) -> list[Any]:
+    """Return all notifications in the order of their occurrences."""
     async with parts.engine.connect() as conn:
         return list((await conn.execute(select(table).order_by(table.c.occurrence))).all())
 
 
 async def wait_until_done(parts: Parts, count: int) -> None:
+    """Wait until `count` notifications are done."""
     async with asyncio.timeout(60):
         with parts.notifier.subscribe(notifier.LOG) as waiter:
             while await parts.scalar("SELECT count(*) FROM notifications WHERE status = 'done'") < count:

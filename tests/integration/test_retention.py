@@ -41,6 +41,7 @@ async def expired_day(engine: AsyncEngine, today: date) -> date:
 
 
 async def drop_partitions(engine: AsyncEngine, limit: date) -> list[str]:
+    """Drop the partitions of all days before `limit`; return the names of the dropped tables."""
     async with engine.connect() as conn:
         await conn.execution_options(isolation_level="AUTOCOMMIT")
         return await partitions.drop_before(conn, limit, wait=LONG)
@@ -64,18 +65,21 @@ async def is_detaching(engine: AsyncEngine) -> bool:
 
 
 async def wait_until_detaching(engine: AsyncEngine) -> None:
+    """Wait until a concurrent detach of a partition has begun."""
     async with asyncio.timeout(20):
         while not await is_detaching(engine):  # noqa: ASYNC110 - the catalogue raises no event
             await asyncio.sleep(0.01)
 
 
 async def settle_20_deliveries(conn: AsyncConnection, job: Job) -> None:
+    """Record 20 deliveries of a job in the log."""
     now = datetime.now(UTC)
     result = DeliveryResult(new_id(), "u-1", "push.example.org", Accepted(), 1, 201, now, 20, now)
     await writer.record(conn, job, ResultBatch(settled=[result._replace(device_id=new_id()) for _ in range(20)]))
 
 
 async def create_job(parts: Parts, day: date) -> Job:
+    """Return a job whose deliveries belong to the partition of a day."""
     sent = await parts.submit(Kind.DIRECT)
     return Job(0, JobKind.SEND, sent.id, parts.application_id, sent.delivery.lane, 1, 0, day, ())
 

@@ -50,6 +50,7 @@ def with_keyring(keyring: Keyring, parts: Parts) -> Parts:
 
 
 async def read_progress(parts: Parts, keyring: Keyring = BOTH_KEYS) -> dict[str, tuple[int, int]]:
+    """Return the progress of a rotation by kind of secret."""
     async with parts.engine.connect() as conn:
         return {name: tuple(counts) for name, counts in (await key_rotation.get_progress(conn, keyring)).items()}
 
@@ -145,6 +146,7 @@ async def test_rotation_does_not_interrupt_the_service(parts: Parts, tmp_path: P
 
 
 async def create_applications(parts: Parts, count: int) -> None:
+    """Create `count` applications, each with a VAPID key to rotate."""
     async with parts.engine.begin() as conn:
         for number in range(count):
             await applications.create(conn, parts.context.keyring, f"App {number}", "mailto:ops@example.org", [])

@@ -9,11 +9,13 @@ CONTENT = {"title": "Storm"}
 
 
 async def create_segment(api: Api, name: str, audience: Any) -> str:
+    """Create a segment and return its id."""
     segment = await api.call_ok("POST", "/v1/segments", {"name": name, "audience": audience})
     return str(segment["id"])
 
 
 async def count_devices(api: Api, audience: Any) -> int:
+    """Return the number of devices in an audience, by a preview."""
     return int((await api.call_ok("POST", "/v1/audiences/preview", {"audience": audience}))["devices"])
 
 

@@ -32,12 +32,14 @@ class SignedInPage:
 
 
 def read_cookie(response: ApiResponse) -> "Morsel[str]":
+    """Return the session cookie that a response sets."""
     cookies = SimpleCookie(response.headers["Set-Cookie"])
     return cookies[COOKIE]
 
 
 @pytest.fixture
 async def browser(api: Api) -> SignedInPage:
+    """A page of the console that has signed in with the secret key."""
     return SignedInPage(api, await api.call("POST", "/v1/session", {"key": api.secret}, key=None))
 
 

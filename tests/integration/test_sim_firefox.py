@@ -67,6 +67,7 @@ class Browser:
 
 @pytest.fixture
 def clock() -> Clock:
+    """The clock of the simulator, which a test advances."""
     return Clock()
 
 
@@ -78,6 +79,7 @@ async def sim(clock: Clock) -> AsyncIterator[Sim]:
 
 @asynccontextmanager
 async def connect(sim: Sim, http: aiohttp.ClientSession, uaid: str | None = "") -> AsyncIterator[Browser]:
+    """Connect a browser to the push WebSocket until the context ends."""
     async with http.ws_connect(sim.websocket_url, protocols=["push-notification"]) as socket:
         browser = Browser(socket)
         if uaid is not None:
@@ -87,11 +89,13 @@ async def connect(sim: Sim, http: aiohttp.ClientSession, uaid: str | None = "") 
 
 @pytest.fixture
 async def browser(sim: Sim, http: aiohttp.ClientSession) -> AsyncIterator[Browser]:
+    """A browser that is connected during the test."""
     async with connect(sim, http) as browser:
         yield browser
 
 
 async def disconnect(sim: Sim, browser: Browser) -> None:
+    """Close the connection of a browser, and wait until the simulator has noticed it."""
     await browser.socket.close()
     await sim.wait_for(lambda: browser.uaid not in sim.firefoxes.connected)
 

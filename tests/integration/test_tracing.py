@@ -25,6 +25,7 @@ from gateway.sim import Vendor
 from gateway.worker import instrumentation
 from tests.support.api import Api
 
+# The trace id of the request.
 TRACE = "4bf92f3577b34da6a3ce929d0e0e4736"
 # The header `traceparent` of the request.
 TRACEPARENT = f"00-{TRACE}-00f067aa0ba902b7-01"
@@ -33,12 +34,14 @@ NOTIFICATION = {"content": {"title": "Hello"}, "audience": {"everyone": True}}
 
 @pytest.fixture
 async def spans() -> AsyncIterator[InMemorySpanExporter]:
+    """The spans that the gateway exports during the test."""
     exporter = InMemorySpanExporter()
     async with tracing.export_spans(SimpleSpanProcessor(exporter)):
         yield exporter
 
 
 def log_events(caplog: pytest.LogCaptureFixture) -> list[dict[str, Any]]:
+    """Return the structured log events of the test."""
     return [record.msg for record in caplog.records if isinstance(record.msg, dict)]
 
 

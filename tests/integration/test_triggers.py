@@ -23,14 +23,17 @@ EVENT = {"name": "cart.abandoned", "user_id": "u-1", "data": {"cart": {"id": "c 
 
 
 async def create_trigger(api: Api, **fields: Any) -> Any:
+    """Create the trigger TRIGGER; `fields` replace fields of the request body."""
     return await api.call_ok("POST", "/v1/triggers", {**TRIGGER, **fields})
 
 
 async def post_event(api: Api, **fields: Any) -> Any:
+    """Post the event EVENT; `fields` replace fields of the request body."""
     return await api.call_ok("POST", "/v1/events", {**EVENT, **fields})
 
 
 def outcomes(event: Any) -> list[tuple[str, str]]:
+    """Return (trigger, outcome) of each run of an event."""
     return [(run["trigger"], run["outcome"]) for run in event["runs"]]
 
 
@@ -43,6 +46,7 @@ async def post_batch(api: Api, *events: Any) -> list[Any]:
 
 
 async def wait_until_done(api: Api, run: Any) -> Any:
+    """Wait until the notification of a run is done, and return it."""
     id_ = ids.parse(ids.NOTIFICATION, run["notification_id"])
     assert id_ is not None
     await api.parts.wait_until_done(id_)
@@ -256,6 +260,7 @@ async def test_deleting_a_user_deletes_their_events(api: Api) -> None:
     assert [event["user_id"] for event in (await api.call_ok("GET", "/v1/events"))["items"]] == ["u-2"]
 
 
+# Enough events that the server is killed in the middle of the batch.
 EVENT_COUNT = 3000
 
 

@@ -32,6 +32,7 @@ from tests.support.api import Api
 from tests.support.gateway_parts import TIMEOUT_S, Parts
 from tests.support.worker_process import worker_process
 
+# A part of the receiver's URL that must not be logged.
 SECRET_URL_PART = "a-part-that-only-the-receiver-knows-0123456789abcdef"
 
 
@@ -101,6 +102,7 @@ class Receiver:
 
 @asynccontextmanager
 async def run_receiver() -> AsyncIterator[Receiver]:
+    """Run a back end that receives webhook messages until the context ends."""
     receiver = Receiver()
     app = web.Application(client_max_size=1 << 24)
     app.router.add_post("/{path:.*}", receiver.handle)
@@ -116,12 +118,14 @@ async def run_receiver() -> AsyncIterator[Receiver]:
 
 @pytest.fixture
 async def receiver() -> AsyncIterator[Receiver]:
+    """A running receiver."""
     async with run_receiver() as receiver:
         yield receiver
 
 
 @pytest.fixture
 async def other() -> AsyncIterator[Receiver]:
+    """A second running receiver."""
     async with run_receiver() as receiver:
         yield receiver
 
@@ -151,6 +155,7 @@ async def run_dispatcher(parts: Parts) -> AsyncIterator[asyncio.Task[None]]:
 
 
 async def create_webhook(api: Api, receiver: Receiver, *events: str, name: str = "w") -> dict[str, Any]:
+    """Create a webhook for these event types, by default for all."""
     webhook: dict[str, Any] = await api.call_ok(
         "POST", "/v1/webhooks", {"name": name, "url": receiver.url, "events": list(events or ["*"])}
     )
@@ -158,6 +163,7 @@ async def create_webhook(api: Api, receiver: Receiver, *events: str, name: str =
 
 
 async def get_webhook(api: Api, webhook: dict[str, Any]) -> dict[str, Any]:
+    """Return the current state of a webhook."""
     body: dict[str, Any] = await api.call_ok("GET", f"/v1/webhooks/{webhook['id']}")
     return body
 
@@ -181,6 +187,7 @@ async def execute(parts: Parts, sql: str, **values: Any) -> None:
 
 
 async def notify_dispatchers(parts: Parts) -> None:
+    """Wake the dispatchers, as a new event does."""
     async with parts.engine.begin() as conn:
         await conn.execute(text("SELECT pg_notify('gateway_happenings', '')"))
 
@@ -191,6 +198,7 @@ async def make_due(parts: Parts) -> None:
 
 
 def is_verified(message: Message, secret: str) -> bool:
+    """Return whether the Standard Webhooks library accepts the signature of a message."""
     try:
         Webhook(secret).verify(message.body, message.headers)
     except WebhookVerificationError:

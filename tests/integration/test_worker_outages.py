@@ -23,6 +23,7 @@ from tests.support.gateway_parts import Parts, quick_config
 
 Devices = dict[UUID, Subscriber]
 
+# Terminates all connections to a database.
 TERMINATE = "SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity WHERE datname = $1"
 
 
@@ -36,12 +37,14 @@ async def server(postgres_url: str) -> AsyncIterator["asyncpg.Connection[asyncpg
 
 @pytest.fixture
 async def devices(parts: Parts) -> Devices:
+    """200 registered devices of each vendor, by id."""
     return await parts.register(
         [subscriber for vendor in Vendor for subscriber in parts.subscribe(vendor, 200, share_keys=True)]
     )
 
 
 async def assert_all_accepted_once(parts: Parts, notification_id: UUID, devices: Devices) -> None:
+    """Check that the log has one accepted delivery for each device."""
     rows = await parts.list_deliveries(notification_id)
     assert rows.keys() == devices.keys()
     assert Counter(row.outcome for row in rows.values()) == {"accepted": len(devices)}

@@ -23,6 +23,7 @@ async def listener(database_url: str) -> AsyncIterator[Notifier]:
 
 
 async def send(engine: AsyncEngine, channel: str, *payloads: str) -> None:
+    """Send one event with each payload on a channel, in one transaction."""
     async with engine.begin() as conn:
         for payload in payloads:
             await notifier.notify(conn, channel, payload)

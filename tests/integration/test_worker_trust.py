@@ -14,6 +14,7 @@ from gateway.worker.maintenance import quarantine
 from gateway.worker.maintenance.retention_policy import RetentionPolicy
 from tests.support.gateway_parts import Parts, quick_config
 
+# The senders of the worker, and so its maximum number of messages in flight.
 SENDERS = 4
 
 
@@ -28,6 +29,7 @@ async def shift_refusal(parts: Parts, device_id: UUID, hours: int) -> None:
 
 
 async def wait_until_refused(parts: Parts, notification_id: UUID, count: int) -> None:
+    """Wait until `count` messages of a notification have been refused and will be retried."""
     await parts.wait_until(notification_id, lambda progress: progress.retries >= count)
 
 
