@@ -1,4 +1,7 @@
-"""Messages for a person: nobody else sees them who comes to the browser between planning and sending."""
+"""Messages for a user: the next person who uses the browser does not see them.
+
+Anna shares a browser. After a message for her is planned, she leaves the browser in one of three ways (`leave`).
+"""
 
 import hashlib
 import hmac
@@ -22,6 +25,7 @@ from tests.support.gateway_parts import APP_ORIGIN
 
 RESULTS = {"title": "Your test results", "body": "negative"}
 TO_ANNA: dict[str, Any] = {"audience": {"user_id": "anna"}, "content": RESULTS}
+# The causes of skipped and of accepted deliveries in the log.
 CAUSE = "the device no longer has the user for whom this was planned"
 BY_PUSH_SERVICE = "the push service accepted it"
 MINUTE = timedelta(minutes=1)
@@ -29,7 +33,7 @@ MINUTE = timedelta(minutes=1)
 
 @dataclass
 class Browser:
-    """A shared browser whose page is open."""
+    """A browser that several people use, and the id and token of its device."""
 
     api: Api
     subscriber: Subscriber
@@ -49,11 +53,11 @@ class Browser:
         return await api.call_ok("POST", "/v1/devices", body, key=api.publishable, origin=APP_ORIGIN)
 
     async def register_as(self, user_id: str, **details: Any) -> None:
-        """Register again as another person does who signs in on the page."""
+        """Register the browser again, as a page does after another user has signed in."""
         await self._register(self.api, self.subscriber, user_id=user_id, **details)
 
     async def change(self, **fields: Any) -> Any:
-        """Change the device as the page does."""
+        """Change the device with its token, as a page does."""
         return await self.api.call_ok("PATCH", f"/v1/devices/{self.id}", fields, key=self.token)
 
     async def inbox(self) -> tuple[list[str], int]:
@@ -63,14 +67,17 @@ class Browser:
 
 
 async def sign_out(browser: Browser) -> None:
+    """Remove the user from the device."""
     await browser.change(user_id=None)
 
 
 async def register_other_user(browser: Browser) -> None:
+    """Register the browser again for ben."""
     await browser.register_as("ben")
 
 
 async def identify_other_user(browser: Browser) -> None:
+    """Change the user of the device to ben."""
     await browser.change(user_id="ben")
 
 
@@ -79,13 +86,13 @@ leaving = pytest.mark.parametrize("leave", [sign_out, register_other_user, ident
 
 
 async def plan(api: Api) -> None:
-    """Plan what is due, as a worker does that then stops."""
+    """Execute the due plan jobs without sending, as a worker that stops after planning."""
     for job in await api.parts.queue().claim(lanes=[*Lane], limit=10, lease=MINUTE, wait=MINUTE):
         await planning.plan(api.parts.context, job)
 
 
 async def make_due(api: Api) -> None:
-    """Let the time pass until every waiting job is due."""
+    """Make all waiting jobs due now, as if their due time had come."""
     async with api.parts.engine.begin() as conn:
         await conn.exec_driver_sql("UPDATE jobs SET run_at = now()")
         await notifier.notify(conn, notifier.JOBS)
@@ -106,7 +113,7 @@ SKIPPED = [("anna", "skipped", CAUSE)]
 
 @leaving
 async def test_planned_message_is_not_sent_to_next_person(api: Api, leave: Leave) -> None:
-    """Whoever uses the browser after anna does not get what was planned for her; the log says why."""
+    """A message that was planned for anna is skipped after she left the browser; the log has the cause."""
     browser = await Browser.open(api, user_id="anna")
     sent = await api.call_ok("POST", "/v1/notifications", TO_ANNA)
     await plan(api)
@@ -117,7 +124,7 @@ async def test_planned_message_is_not_sent_to_next_person(api: Api, leave: Leave
 
 @leaving
 async def test_retry_is_not_sent_to_next_person(api: Api, leave: Leave) -> None:
-    """A retry asks again for the user."""
+    """The user of the device is checked again before a retry."""
     browser = await Browser.open(api, user_id="anna")
     api.parts.sim.behave(Rule(status=503, times=1, retry_after=1))
     sent = await api.call_ok("POST", "/v1/notifications", TO_ANNA)
@@ -132,7 +139,7 @@ async def test_retry_is_not_sent_to_next_person(api: Api, leave: Leave) -> None:
 
 @leaving
 async def test_message_held_by_quiet_hours_stays_with_anna(api: Api, leave: Leave) -> None:
-    """A message that waited for the morning is not shown to who uses the browser in the morning."""
+    """A message that waited for the end of quiet hours is skipped if anna left the browser meanwhile."""
     browser = await Browser.open(api, user_id="anna")
     now = datetime.now(UTC)
     quiet_hours = {"start": f"{now - MINUTE:%H:%M}", "end": f"{now + 60 * MINUTE:%H:%M}", "timezone": "UTC"}
@@ -151,7 +158,7 @@ async def test_message_held_by_quiet_hours_stays_with_anna(api: Api, leave: Leav
 
 @leaving
 async def test_paused_message_stays_with_anna(api: Api, leave: Leave) -> None:
-    """A message that was resumed asks again for the user."""
+    """The user of the device is checked again after a paused campaign is resumed."""
     browser = await Browser.open(api, user_id="anna")
     sent = await api.call_ok("POST", "/v1/campaigns", {"name": "results", **TO_ANNA})
     await plan(api)
@@ -162,7 +169,7 @@ async def test_paused_message_stays_with_anna(api: Api, leave: Leave) -> None:
 
 
 async def test_triggered_message_is_for_the_user_of_the_event(api: Api) -> None:
-    """The message of a trigger goes to nobody else."""
+    """A message of a trigger is sent only to the user of its event."""
     browser = await Browser.open(api, user_id="anna")
     trigger = {"name": "Results", "event": "lab.result", "content": {"title": "{{ event.data.result }}"}}
     await api.call_ok("POST", "/v1/triggers", trigger)
@@ -174,7 +181,7 @@ async def test_triggered_message_is_for_the_user_of_the_event(api: Api) -> None:
 
 
 async def test_occurrence_of_reminder_is_for_its_user(api: Api) -> None:
-    """An occurrence of a reminder that was planned for anna goes to nobody else."""
+    """An occurrence of a reminder that was planned for anna is skipped after she left the browser."""
     browser = await Browser.open(api, user_id="anna")
     reminder = {"name": "Pill", "cron": "0 9 * * *", "timezone": "UTC", **TO_ANNA}
     created = await api.call_ok("POST", "/v1/reminders", reminder)
@@ -189,7 +196,7 @@ async def test_occurrence_of_reminder_is_for_its_user(api: Api) -> None:
 
 
 async def test_personal_campaign_stays_with_its_users(api: Api) -> None:
-    """Content with the user's data is bound too, whatever the audience selects by."""
+    """Content that uses the user's attributes is bound to the user, even if the audience is a topic."""
     browser = await Browser.open(api, user_id="anna", topics=["results"], attributes={"result": "negative"})
     anonymous = await Browser.open(api, topics=["results"], attributes={"result": "none"})
     content = {"title": "{{ user.attributes.result }}"}
@@ -203,7 +210,7 @@ async def test_personal_campaign_stays_with_its_users(api: Api) -> None:
 
 
 async def test_message_waits_for_the_same_person(api: Api) -> None:
-    """Anna signs out and in again, and gets her message."""
+    """If anna signs out and in again before the message is sent, she gets it."""
     browser = await Browser.open(api, user_id="anna", topics=["weather"], attributes={"plan": "pro"})
     sent = await api.call_ok("POST", "/v1/notifications", TO_ANNA)
     await plan(api)
@@ -217,7 +224,7 @@ async def test_message_waits_for_the_same_person(api: Api) -> None:
 
 @leaving
 async def test_inbox_shows_nothing_of_former_user(api: Api, leave: Leave) -> None:
-    """What anna got is in her inbox only, read or unread."""
+    """Messages for anna are in the inbox only while she is the user; the next user can neither read nor mark them."""
     browser = await Browser.open(api, user_id="anna")
     sent = await api.call_ok("POST", "/v1/notifications", TO_ANNA)
     assert await settle(api, sent) == [("anna", "accepted", BY_PUSH_SERVICE)]
@@ -232,7 +239,7 @@ async def test_inbox_shows_nothing_of_former_user(api: Api, leave: Leave) -> Non
 
 
 async def test_open_page_of_next_person_gets_no_offer(api: Api) -> None:
-    """An offer to the page that anna left open is not shown on the page of who comes next."""
+    """A message that was offered to anna's open page is not offered to the page of the next user."""
     browser = await Browser.open(api, user_id="anna")
     live, hello = f"/v1/devices/{browser.id}/live", {"type": "hello", "token": browser.token, "mode": "exclusive"}
     async with api.parts.run_worker(), api.http.ws_connect(live, headers={"Origin": APP_ORIGIN}) as page:
@@ -244,7 +251,7 @@ async def test_open_page_of_next_person_gets_no_offer(api: Api) -> None:
         async with api.http.ws_connect(live, headers={"Origin": APP_ORIGIN}) as next_page:
             await next_page.send_json(hello)
             assert (await next_page.receive_json(timeout=15))["type"] == "ready"
-            # The next message is for everybody: it is the first that the page gets.
+            # This message is for all devices; it must be the first message that the next page receives.
             everybody = {"audience": {"everyone": True}, "content": {"title": "Closed on Monday"}}
             await api.call_ok("POST", "/v1/notifications", everybody)
             assert (await next_page.receive_json(timeout=15))["content"]["title"] == "Closed on Monday"
@@ -253,7 +260,7 @@ async def test_open_page_of_next_person_gets_no_offer(api: Api) -> None:
 
 @pytest.mark.parametrize("signs_out_first", [False, True])
 async def test_next_person_starts_without_former_ones_data(api: Api, signs_out_first: bool) -> None:
-    """Topics and attributes are the person's; a signed-out device is not addressed with them."""
+    """Topics and attributes of anna are not those of the device after she signed out or another user signed in."""
     browser = await Browser.open(api, user_id="anna", topics=["clinic"], attributes={"result": "negative"})
     if signs_out_first:
         await sign_out(browser)
@@ -291,7 +298,7 @@ async def test_unproven_user_gets_nothing_once_proofs_are_required(api: Api) -> 
 
 
 async def test_erased_user_leaves_nothing_to_next_person(api: Api) -> None:
-    """An erasure of anna shows none of her messages to who uses the browser now."""
+    """After anna is erased, her messages are not in the inbox of the browser's current user."""
     browser = await Browser.open(api, user_id="anna")
     audience = {"user_id": ["anna", "grace"]}
     sent = await api.call_ok("POST", "/v1/notifications", {**TO_ANNA, "audience": audience})
@@ -305,7 +312,7 @@ async def test_erased_user_leaves_nothing_to_next_person(api: Api) -> None:
 
 
 async def test_campaign_without_persons_stores_no_users(api: Api) -> None:
-    """A campaign that is meant for nobody in particular pays nothing for those that are."""
+    """A campaign whose audience and content do not depend on users stores no bound deliveries."""
     browser = await Browser.open(api, user_id="anna", topics=["news"])
     content = {"title": "{{ notification.kind }} of the day"}
     audience = {"all": [{"topic": "news"}, {"not": {"user_id": "eve"}}]}
@@ -317,7 +324,7 @@ async def test_campaign_without_persons_stores_no_users(api: Api) -> None:
 
 
 async def test_person_of_another_tenant_is_somebody_else(api: Api, bystander: Bystander) -> None:
-    """Signing in and out in one application changes nothing for the same user id in another, nor its alerts."""
+    """Changes of the user in one application do not affect the same user id in another application, or its alerts."""
     [other] = await bystander.parts.register(list(api.parts.sim.subscribers)[:1], user_id="anna")
     browser = await Browser.open(api, user_id="anna")
     for leave in (sign_out, register_other_user, identify_other_user):

@@ -36,7 +36,7 @@ class World:
     received: dict[str, list[tuple[UUID, str, bool]]] = field(default_factory=lambda: {zone: [] for zone in ZONES})
 
     def ingest(self, message_type: MessageType, infos: Sequence[AlertInfo]) -> None:
-        """Apply a message that refers to all earlier ones."""
+        """Apply a message that refers to all messages of the chain before it."""
         tags = assign_tags(self.chain, self.chain, infos, "storm")
         alert = StoredAlert(
             id=uuid4(), chain=uuid4(), tag="storm", identifier=str(len(self.chain)), message_type=message_type,
@@ -110,7 +110,7 @@ changes = st.lists(st.tuples(st.sampled_from([MessageType.UPDATE, MessageType.CA
 
 
 @given(infos, changes)
-def test_cancellation_reaches_exactly_those_who_left(
+def test_cancellation_reaches_exactly_devices_that_left(
     first: list[AlertInfo], later: list[tuple[MessageType, list[AlertInfo]]]
 ) -> None:
     """No device inside a live part receives a cancellation, and each device that left all parts receives one.
@@ -172,7 +172,7 @@ def test_partial_cancel_ends_the_part_of_its_event() -> None:
 
 
 def test_disjoint_parts_after_a_split_share_the_tag() -> None:
-    """When a part is split into two that do not overlap, both replace the notification of the whole."""
+    """When a part is split into two parts that do not overlap, both have its tag and replace its notification."""
     world = World()
     world.ingest(MessageType.ALERT, [build_info("Storm", "AB")])
     world.ingest(MessageType.UPDATE, [build_info("Storm", "A"), build_info("Storm", "B")])
@@ -180,7 +180,7 @@ def test_disjoint_parts_after_a_split_share_the_tag() -> None:
 
 
 def test_alert_in_effect_everywhere_is_not_ended_in_an_area() -> None:
-    """A Cancel for an area does not end an alert that has no area of its own."""
+    """A Cancel for an area does not end an alert without an area, which is in effect everywhere."""
     world = World()
     world.ingest(MessageType.ALERT, [AlertInfo((LocalizedText("en", "Storm"),), EVERYWHERE)])
     world.ingest(MessageType.CANCEL, [build_info("Storm", "A")])

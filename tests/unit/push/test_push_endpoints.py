@@ -188,7 +188,8 @@ TOKEN = "gAAAAABk-_~.=:x"
         ("https://up.example.org/a/b/../c", "https://up.example.org/a/b/../c"),
     ],
 )
-def test_spellings_of_an_endpoint_become_one(spelling: str, canonical: str) -> None:
+def test_spellings_of_an_endpoint_become_canonical(spelling: str, canonical: str) -> None:
+    """Every spelling of an endpoint is converted to one canonical URL, which is unchanged by another check."""
     policy = EndpointPolicy(["up.example.org"])
     assert policy.check(spelling).url == canonical
     assert policy.check(canonical).url == canonical
@@ -217,12 +218,14 @@ def test_spellings_of_an_endpoint_become_one(spelling: str, canonical: str) -> N
     ],
 )
 def test_vendor_path_that_is_no_endpoint_is_rejected(endpoint: str) -> None:
+    """At a vendor's host, only the paths of the vendor's push endpoints are allowed."""
     for check in (EndpointPolicy().check, EndpointPolicy().check_stored):
         with pytest.raises(EndpointNotAllowed, match="has no push endpoints at this path"):
             check(endpoint)
 
 
 def test_removed_subscription_is_rejected_at_any_setting() -> None:
+    """Chromium's host for removed subscriptions is rejected even if the operator adds it."""
     for extra in (
         [],
         ["permanently-removed.invalid"],
