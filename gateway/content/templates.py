@@ -46,7 +46,7 @@ _URLS = {strict: Sandbox(strict=strict, urls=True) for strict in (False, True)}
 
 
 # Renders one text for the given variables, within what is left of the budget.
-RenderText = Callable[[dict[str, Any], Budget], str]
+RenderText = Callable[[JsonObject, Budget], str]
 # A tag or an output up to the next one, with a name of personal data anywhere in it.
 _PERSONAL_MARKUP = re.compile(r"\{[{%][^{]*?\b(?:user|attributes)\b")
 
@@ -151,7 +151,7 @@ class CompiledContent:
         # A garbage collection may have taken the time, so try once more.
         return self._render(variables)
 
-    def _render(self, variables: dict[str, Any]) -> dict[str, Any]:
+    def _render(self, variables: JsonObject) -> JsonObject:
         rendered, budget = {}, Budget()
         for name, value in self._content.items():
             result = self._render_value(value, self._pointer + pointer_step(name), variables, budget)
@@ -218,7 +218,7 @@ class CompiledContent:
         return render
 
 
-def check_templates(content: dict[str, Any], pointer: str = "/content", parsed: ParsedTexts | None = None) -> None:
+def check_templates(content: JsonObject, pointer: str = "/content", parsed: ParsedTexts | None = None) -> None:
     """Compile every template in the content, in every language; `parsed` has those of other variants.
 
     Raises:
@@ -239,7 +239,7 @@ def check_templates(content: dict[str, Any], pointer: str = "/content", parsed: 
         raise ValidationError(list(errors))
 
 
-def render_content(content: dict[str, Any], strict: bool, variables: dict[str, Any]) -> dict[str, Any]:
+def render_content(content: JsonObject, strict: bool, variables: JsonObject) -> JsonObject:
     """Compile and render content of one language once.
 
     Raises:

@@ -40,6 +40,7 @@ from gateway.domain.device import (
     Subscription,
 )
 from gateway.domain.ids import new_ids
+from gateway.domain.json_object import JsonObject
 from gateway.domain.page import Page
 from gateway.records import outbox
 from gateway.records.postgres.paging import fetch_page
@@ -191,10 +192,10 @@ async def list_topics(
     return [(topic, count) for topic, count in await conn.execute(query)]
 
 
-async def lock_attributes(conn: AsyncConnection, id_: UUID) -> dict[str, Any]:
+async def lock_attributes(conn: AsyncConnection, id_: UUID) -> JsonObject:
     """Return the attributes of a device, and lock its row until the transaction ends."""
     query = select(devices.c.attributes).where(devices.c.id == id_).with_for_update()
-    attributes: dict[str, Any] | None = (await conn.execute(query)).scalar()
+    attributes: JsonObject | None = (await conn.execute(query)).scalar()
     return attributes or {}
 
 
