@@ -70,8 +70,8 @@ async def test_browser_and_token_holder_refresh_the_device(api: Api) -> None:
     renewed = await register(api, with_strangers_keys(body, device_token=device["device_token"]))
     assert (renewed.status, renewed.body) == (200, device)
     assert (await register(api, body)).status == 403
-    other = (await register(api, api.device())).body
-    assert (await register(api, {**body, "device_token": other["device_token"]})).status == 403
+    other_device = (await register(api, api.device())).body
+    assert (await register(api, {**body, "device_token": other_device["device_token"]})).status == 403
     assert (await register(api, {**body, "device_token": "dt_guessed"})).status == 403
 
 

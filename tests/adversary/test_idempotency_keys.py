@@ -40,9 +40,9 @@ async def test_secret_keys_do_not_share_idempotency_keys(api: Api) -> None:
     """Two secret keys of one application may use the same idempotency key for different requests."""
     first = await api.call("POST", "/v1/notifications", ORDER, headers=WITH_KEY)
     path = f"/v1/applications/{api.parts.application['id']}/keys"
-    other = (await api.call_ok("POST", path, {"name": "billing", "scopes": ["send"]}, key=ADMIN))["key"]
+    billing_key = (await api.call_ok("POST", path, {"name": "billing", "scopes": ["send"]}, key=ADMIN))["key"]
     second = await api.call(
-        "POST", "/v1/notifications", {**ORDER, "delivery": {"ttl": 60}}, key=other, headers=WITH_KEY
+        "POST", "/v1/notifications", {**ORDER, "delivery": {"ttl": 60}}, key=billing_key, headers=WITH_KEY
     )
     assert (first.status, second.status) == (201, 201)
     assert first.body["id"] != second.body["id"]
@@ -61,9 +61,9 @@ async def test_key_of_previous_version_replays_its_response(api: Api) -> None:
 async def test_erasure_reaches_the_responses_of_every_key(api: Api) -> None:
     """An erasure deletes the stored responses that name the user, also those to requests of a removed API key."""
     path = f"/v1/applications/{api.parts.application['id']}/keys"
-    other = await api.call_ok("POST", path, {"name": "billing", "scopes": ["send"]}, key=ADMIN)
-    await api.call_ok("POST", "/v1/notifications", ORDER, key=other["key"], headers=WITH_KEY)
-    await api.call_ok("DELETE", f"{path}/{other['id']}", key=ADMIN)
+    billing_key = await api.call_ok("POST", path, {"name": "billing", "scopes": ["send"]}, key=ADMIN)
+    await api.call_ok("POST", "/v1/notifications", ORDER, key=billing_key["key"], headers=WITH_KEY)
+    await api.call_ok("DELETE", f"{path}/{billing_key['id']}", key=ADMIN)
     await api.call_ok("DELETE", "/v1/users/anna")
     assert await api.parts.scalar("SELECT count(*) FROM idempotency_keys") == 0
 

@@ -91,12 +91,14 @@ async def test_removed_key_is_refused_immediately(parts: Parts) -> None:
 async def test_key_of_another_application_cannot_be_removed(parts: Parts) -> None:
     """An application cannot remove the keys of another application."""
     async with parts.engine.begin() as conn:
-        other = await applications.create(conn, parts.context.keyring, "Other", "mailto:ops@example.org", [])
-        key_id = ids.parse(ids.KEY, other["keys"][0]["id"])
+        other_application = await applications.create(
+            conn, parts.context.keyring, "Other", "mailto:ops@example.org", []
+        )
+        key_id = ids.parse(ids.KEY, other_application["keys"][0]["id"])
         assert key_id is not None
         with pytest.raises(NotFound):
             await applications.remove_key(conn, parts.application_id, key_id)
-    assert (await identify_bearer(parts, other["secret_key"])).application_id != parts.application_id
+    assert (await identify_bearer(parts, other_application["secret_key"])).application_id != parts.application_id
 
 
 @settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])

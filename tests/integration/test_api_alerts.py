@@ -287,13 +287,13 @@ async def test_watch_is_narrowed_then_cancelled_for_one_county(api: Api) -> None
     washington = await register_device(api, zones=["ALC129"])
     choctaw = await register_device(api, zones=["ALC023"])
     unaffected = await register_device(api, zones=["ALC025"])
-    other = await register_device(api, zones=["TXC201"])
+    other_device = await register_device(api, zones=["TXC201"])
     async with api.parts.run_worker():
         for age, name in zip((30, 20, 10), chain, strict=True):
             response = await post_file(api, name, age=timedelta(minutes=age))
             assert response.status == 201, response.body
             await wait_until_settled(api)
-    assert other[1].messages == []
+    assert other_device[1].messages == []
     end = "No longer in effect: Tornado Watch"
     assert titles(washington[1])[-1] == end
     assert len(titles(washington[1])) == 3
@@ -410,16 +410,16 @@ async def test_update_of_one_part_ends_the_other_part_only(api: Api, is_reversed
     """An Update that continues part B of an alert ends part A, whatever the order and number of the parts."""
     device_a = await register_device(api, location={"lat": 48.5, "lon": 16.5})
     device_b = await register_device(api, location={"lat": 48.5, "lon": 18.5})
-    first = alerts.move_to_now("made/parts-3-two-parts.xml", age=timedelta(minutes=10))
-    second = alerts.move_to_now("made/parts-4-update-without-first.xml")
+    alert_document = alerts.move_to_now("made/parts-3-two-parts.xml", age=timedelta(minutes=10))
+    update_document = alerts.move_to_now("made/parts-4-update-without-first.xml")
     if has_all_clear:
-        [ended, *_] = re.findall(rb"<info>.*?</info>", first, re.DOTALL)
-        second = second.replace(b"<info>", ended.replace(b"Monitor", b"AllClear") + b"\n <info>", 1)
+        [ended, *_] = re.findall(rb"<info>.*?</info>", alert_document, re.DOTALL)
+        update_document = update_document.replace(b"<info>", ended.replace(b"Monitor", b"AllClear") + b"\n <info>", 1)
     if is_reversed:
-        first = reverse_infos(first)
+        alert_document = reverse_infos(alert_document)
     async with api.parts.run_worker():
-        await wait_until_delivered(api, await post(api, first, CAP))
-        await wait_until_delivered(api, await post(api, second, CAP))
+        await wait_until_delivered(api, await post(api, alert_document, CAP))
+        await wait_until_delivered(api, await post(api, update_document, CAP))
     assert titles(device_a[1]) == ["yellow A", "No longer in effect: air quality"]
     assert titles(device_b[1]) == ["orange B", "orange B goes on, leave now"]
     assert (len(tags(device_a[1])), len(tags(device_b[1]))) == (1, 1)

@@ -127,9 +127,9 @@ async def test_topics_are_listed_with_reachable_devices(api: Api) -> None:
         await api.register(topics=topics)
     gone = await api.register(topics=["weather"])
     await api.call_ok("DELETE", f"/v1/devices/{gone['id']}")
-    first = await api.call_ok("GET", "/v1/topics?limit=2")
-    rest = await api.call_ok("GET", f"/v1/topics?cursor={first['next_cursor']}")
-    assert [(topic["topic"], topic["devices"]) for topic in first["items"] + rest["items"]] == [
+    first_page = await api.call_ok("GET", "/v1/topics?limit=2")
+    second_page = await api.call_ok("GET", f"/v1/topics?cursor={first_page['next_cursor']}")
+    assert [(topic["topic"], topic["devices"]) for topic in first_page["items"] + second_page["items"]] == [
         ("Zoo", 1),
         ("offers", 1),
         ("weather", 2),

@@ -187,11 +187,13 @@ async def test_repeated_receipt_counts_once(api: Api) -> None:
 async def test_unchanged_page_gets_304(api: Api) -> None:
     """A request with the current ETag gets 304 without a body."""
     await deliver_to(api, 1)
-    first = await api.call("GET", "/v1/deliveries")
-    unchanged = await api.call("GET", "/v1/deliveries", headers={"If-None-Match": first.headers["ETag"]})
+    first_response = await api.call("GET", "/v1/deliveries")
+    unchanged = await api.call("GET", "/v1/deliveries", headers={"If-None-Match": first_response.headers["ETag"]})
     assert (unchanged.status, unchanged.body) == (304, "")
     await deliver_to(api, 1)
-    assert (await api.call("GET", "/v1/deliveries", headers={"If-None-Match": first.headers["ETag"]})).status == 200
+    assert (
+        await api.call("GET", "/v1/deliveries", headers={"If-None-Match": first_response.headers["ETag"]})
+    ).status == 200
 
 
 async def test_stopping_server_ends_its_streams(database_url: str) -> None:

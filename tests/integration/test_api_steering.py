@@ -425,8 +425,8 @@ async def test_nothing_is_sent_after_the_pause_response(api: Api, transition: st
         count = api.parts.sim.messages.total
         assert count < 600
         api.parts.sim.behave()
-        other = await create_campaign(api)
-        await wait_until_done(api, other)
+        other_campaign = await create_campaign(api)
+        await wait_until_done(api, other_campaign)
         assert api.parts.sim.messages.total == count + 600
         if transition == "pause":
             await api.call_ok("POST", f"/v1/campaigns/{sent['id']}/resume")

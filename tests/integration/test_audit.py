@@ -85,13 +85,13 @@ async def test_audit_entries_are_newest_first(api: Api) -> None:
 async def test_application_reads_only_its_own_entries(api: Api) -> None:
     """An application reads its own entries; the operator reads all or those of one application."""
     request = {"name": "other", "subject": "mailto:ops@example.org"}
-    other = await api.call_ok("POST", "/v1/applications", request, key=ADMIN)
+    other_application = await api.call_ok("POST", "/v1/applications", request, key=ADMIN)
     await api.call_ok("PATCH", app_path(api), {"name": "Weather 2"}, key=ADMIN)
     assert [entry["action"] for entry in await list_entries(api)] == ["applications.change", "applications.create"]
     assert [entry["action"] for entry in await list_entries(api, key=api.secret)] == ["applications.change"]
-    [entry] = await list_entries(api, f"application_id={other['id']}")
-    assert (entry["target"], entry["application_id"]) == (other["id"], other["id"])
-    assert await list_entries(api, f"application_id={other['id']}", key=api.secret) == []
+    [entry] = await list_entries(api, f"application_id={other_application['id']}")
+    assert (entry["target"], entry["application_id"]) == (other_application["id"], other_application["id"])
+    assert await list_entries(api, f"application_id={other_application['id']}", key=api.secret) == []
     assert (await api.call("GET", "/v1/audit?application_id=nonsense", key=ADMIN)).status == 422
 
 

@@ -64,8 +64,8 @@ async def test_paused_campaign_resumes_where_it_stopped(parts: Parts) -> None:
         assert len(await parts.list_deliveries(sent.id)) == paused_at
 
         parts.sim.behave()
-        other = await parts.submit()  # another notification is sent meanwhile
-        await parts.wait_until_done(other.id)
+        other_notification = await parts.submit()  # another notification is sent meanwhile
+        await parts.wait_until_done(other_notification.id)
         assert parts.sim.messages.total == paused_at + 900
 
         await apply(parts, lifecycle.resume, sent)

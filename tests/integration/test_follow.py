@@ -100,8 +100,10 @@ async def test_idle_follower_gets_heartbeats_only(parts: Parts, monkeypatch: pyt
     """A follower without new entries gets empty batches as heartbeats, and no entries of other applications."""
     monkeypatch.setattr(log_tail, "HEARTBEAT_S", 0.3)
     async with parts.engine.begin() as conn:
-        other = await applications.create(conn, parts.context.keyring, "Other", "mailto:ops@example.org", [])
-    other_id = ids.parse(ids.APPLICATION, other["id"])
+        other_application = await applications.create(
+            conn, parts.context.keyring, "Other", "mailto:ops@example.org", []
+        )
+    other_id = ids.parse(ids.APPLICATION, other_application["id"])
     assert other_id is not None
     await parts.register(parts.subscribe(Vendor.FCM, 3))
     entries = follow(parts.engine, parts.notifier, other_id, LogFilters(), 0)

@@ -47,18 +47,18 @@ def test_table_is_long_and_has_no_duplicates() -> None:
 
 async def test_no_device_registers_with_a_hostile_address(api: Api) -> None:
     """Registration refuses every hostile URL, and the response does not contain the URL."""
-    good, before = api.device(), await api.rows()
+    valid_device, before = api.device(), await api.rows()
     for name, url in (INVALID_URLS | OTHER_HOSTS).items():
-        response = await api.call("POST", "/v1/devices", with_endpoint(good, url))
+        response = await api.call("POST", "/v1/devices", with_endpoint(valid_device, url))
         assert_refused(response, name, url, "endpoint_not_allowed", "/subscription/endpoint")
     assert await api.rows() == before
 
 
 async def test_no_device_is_imported_with_a_hostile_address(api: Api) -> None:
     """The import refuses every hostile address."""
-    good, before = api.device(), await api.rows()
+    valid_device, before = api.device(), await api.rows()
     table = [url for url in (INVALID_URLS | OTHER_HOSTS).values() if len(url) < 10_000]
-    raw = "".join(json.dumps(with_endpoint(good, url)) + "\n" for url in table).encode()
+    raw = "".join(json.dumps(with_endpoint(valid_device, url)) + "\n" for url in table).encode()
     response = await api.call("POST", "/v1/devices/import", raw=raw, headers={"Content-Type": "application/x-ndjson"})
     *results, last = map(json.loads, response.body.splitlines())
     assert (last["done"], last["refused"], last["created"]) == (True, len(table), 0)

@@ -82,15 +82,15 @@ async def test_inbox_has_pages_read_marks_and_unread_count(api: Api) -> None:
     inbox, token = await register_device(api)
     for number in range(5):
         await send(api, f"n{number}")
-    first = await api.call_ok("GET", f"{inbox}?limit=2", key=token)
-    second = await api.call_ok("GET", f"{inbox}?limit=2&cursor={first['next_cursor']}", key=token)
-    assert titles(first) + titles(second) == ["n4", "n3", "n2", "n1"]
-    later = await api.call_ok("GET", f"{inbox}?after={second['items'][-1]['position']}&limit=2", key=token)
+    first_page = await api.call_ok("GET", f"{inbox}?limit=2", key=token)
+    second_page = await api.call_ok("GET", f"{inbox}?limit=2&cursor={first_page['next_cursor']}", key=token)
+    assert titles(first_page) + titles(second_page) == ["n4", "n3", "n2", "n1"]
+    later = await api.call_ok("GET", f"{inbox}?after={second_page['items'][-1]['position']}&limit=2", key=token)
     assert titles(later) == ["n2", "n3"]
-    path = f"{inbox}/{first['items'][0]['id']}/read"
+    path = f"{inbox}/{first_page['items'][0]['id']}/read"
     assert (await api.call("PUT", path, key=token)).status == 204
     assert (await api.call("PUT", path, key=token)).status == 204
-    marked = await api.call_ok("POST", f"{inbox}/read", {"upto": second["items"][0]["position"]}, key=token)
+    marked = await api.call_ok("POST", f"{inbox}/read", {"upto": second_page["items"][0]["position"]}, key=token)
     assert marked == {"marked": 3}
     page = await api.call_ok("GET", inbox, key=token)
     assert page["unread"] == 1
@@ -103,8 +103,8 @@ async def test_unchanged_inbox_gets_304(api: Api) -> None:
     """A request with the current ETag gets 304, and one with an older ETag gets the inbox."""
     inbox, token = await register_device(api)
     await send(api)
-    first = await api.call("GET", inbox, key=token)
-    headers = {"If-None-Match": first.headers["ETag"]}
+    first_response = await api.call("GET", inbox, key=token)
+    headers = {"If-None-Match": first_response.headers["ETag"]}
     assert (await api.call("GET", inbox, key=token, headers=headers)).status == 304
     await send(api, "New")
     assert (await api.call("GET", inbox, key=token, headers=headers)).status == 200
@@ -162,8 +162,8 @@ async def test_device_requests_are_rate_limited(api: Api) -> None:
         assert (await api.call("GET", inbox, key=token)).status == 200
     refused = await api.call("GET", inbox, key=token)
     assert (refused.status, refused.body["code"], refused.headers["Retry-After"]) == (429, "rate_limited", "1")
-    other, other_token = await register_device(api)
-    assert (await api.call("GET", other, key=other_token)).status == 200
+    other_inbox, other_token = await register_device(api)
+    assert (await api.call("GET", other_inbox, key=other_token)).status == 200
 
 
 def test_bucket_refills_with_time() -> None:

@@ -27,8 +27,11 @@ def frozen_buckets(name: str, per_minute: int) -> TokenBuckets:
 async def test_key_over_its_limit_gets_429_with_retry_after(api: Api) -> None:
     """A key over its limit gets 429 with Retry-After; other keys are not affected."""
     set_limits(api, key_buckets=frozen_buckets("key", 2))
-    first = await api.call("GET", "/v1/devices")
-    assert (first.headers["RateLimit-Policy"], first.headers["RateLimit"]) == ('"key";q=2;w=60', '"key";r=1;t=60')
+    first_response = await api.call("GET", "/v1/devices")
+    assert (first_response.headers["RateLimit-Policy"], first_response.headers["RateLimit"]) == (
+        '"key";q=2;w=60',
+        '"key";r=1;t=60',
+    )
     assert (await api.call("GET", "/v1/devices")).status == 200
     refused = await api.call("GET", "/v1/devices")
     assert (refused.status, refused.body["code"], refused.headers["Retry-After"]) == (429, "rate_limited", "30")

@@ -115,9 +115,9 @@ async def test_slow_plan_does_not_delay_others(engine: NatsEngine) -> None:
     async with engine.database.begin() as conn:
         slow = await engine.accept(Lane.URGENT)
         await conn.execute(select(notifications.c.id).where(notifications.c.id == slow).with_for_update())
-        other = await engine.accept(Lane.URGENT)
+        other_notification_id = await engine.accept(Lane.URGENT)
         async with asyncio.timeout(20):
-            while (await PostgresEngine.progress(engine, other))[0] is not Status.DONE:  # noqa: ASYNC110
+            while (await PostgresEngine.progress(engine, other_notification_id))[0] is not Status.DONE:  # noqa: ASYNC110
                 await asyncio.sleep(0.02)  # planning without devices publishes no event
         assert (await PostgresEngine.progress(engine, slow))[0] is Status.SCHEDULED
 

@@ -101,10 +101,10 @@ async def test_session_is_useless_to_pages_of_other_origins(
 
 async def test_csrf_token_of_another_session_is_refused(api: Api, browser: SignedInPage) -> None:
     """The CSRF token of another session is refused."""
-    other = SignedInPage(api, await api.call("POST", "/v1/session", {"key": api.secret}, key=None))
-    assert other.token != browser.token
+    other_page = SignedInPage(api, await api.call("POST", "/v1/session", {"key": api.secret}, key=None))
+    assert other_page.token != browser.token
     body = {"audience": {"topic": "t"}}
-    assert (await browser.call("POST", "/v1/audiences/preview", body, X_CSRF_Token=other.token)).status == 403
+    assert (await browser.call("POST", "/v1/audiences/preview", body, X_CSRF_Token=other_page.token)).status == 403
 
 
 async def test_only_a_secret_key_signs_in(api: Api) -> None:

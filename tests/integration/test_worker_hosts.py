@@ -48,14 +48,16 @@ async def test_failing_host_is_paused_until_it_recovers(parts: Parts) -> None:
             await parts.wait_until(sent.id, lambda progress: progress.accepted == len(fast))
             await asyncio.sleep(1)
             refused = parts.sim.counters[Vendor.MOZILLA][500]
-            assert refused < host_limiter.INITIAL_LIMIT + 20, "the messages in flight, and a few probes"
+            assert refused < host_limiter.INITIAL_LIMIT + 20, (
+                "more messages were sent than those in flight and a few probes"
+            )
             parts.sim.behave()
             progress = await parts.wait_until_done(sent.id)
     assert progress.accepted == len(down) + len(fast)
     assert {len(subscriber.messages) for subscriber in down.values()} == {1}
     rows = await parts.list_deliveries(sent.id)
     posted = sum(row.attempts for row in rows.values())
-    assert posted == len(rows) + parts.sim.counters[Vendor.MOZILLA][500], "a deferral does not count as an attempt"
+    assert posted == len(rows) + parts.sim.counters[Vendor.MOZILLA][500], "a deferral counts as an attempt"
     assert await parts.scalar("SELECT count(*) FROM devices WHERE status <> 'active'") == 0
     events = [entry["event"] for entry in logs]
     assert events.count("host.fails_for_application") == events.count("host.recovered_for_application") == 1

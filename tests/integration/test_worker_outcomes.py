@@ -82,8 +82,8 @@ async def test_gone_device_is_not_sent_to_again(parts: Parts) -> None:
     parts.sim.unsubscribe(gone)
     async with parts.run_worker():
         assert (await parts.wait_until_done((await parts.submit()).id)).gone == 1
-        second = await parts.wait_until_done((await parts.submit()).id)
-    assert (second.targets, second.accepted) == (1, 1)
+        second_progress = await parts.wait_until_done((await parts.submit()).id)
+    assert (second_progress.targets, second_progress.accepted) == (1, 1)
     assert parts.sim.counters[Vendor.FCM][410] == 1
 
 

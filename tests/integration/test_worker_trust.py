@@ -36,18 +36,18 @@ async def wait_until_refused(parts: Parts, notification_id: UUID, count: int) ->
 @pytest.mark.parametrize("vendor", [Vendor.FCM, Vendor.MOZILLA, Vendor.APPLE])
 async def test_subscription_with_another_key_is_quarantined(parts: Parts, vendor: Vendor) -> None:
     """After one response that names the mismatch, the device is in quarantine and in no audience."""
-    good = await parts.register(parts.subscribe(vendor, 3))
+    accepted_devices = await parts.register(parts.subscribe(vendor, 3))
     mismatched = parts.sim.subscribe_many(vendor, 1, VapidKey.generate().public_key)
     [device_id] = await parts.register(mismatched)
 
     async with parts.run_worker(quick_config(senders=SENDERS)):
         sent = await parts.submit()
         progress = await parts.wait_until_done(sent.id)
-        assert (progress.accepted, progress.rejected) == (len(good), 1)
-        second = await parts.wait_until_done((await parts.submit()).id)
+        assert (progress.accepted, progress.rejected) == (len(accepted_devices), 1)
+        second_progress = await parts.wait_until_done((await parts.submit()).id)
 
     assert await parts.device_status(device_id) == "quarantined"
-    assert second.targets == len(good)
+    assert second_progress.targets == len(accepted_devices)
     row = (await parts.list_deliveries(sent.id))[device_id]
     assert row.attempts == 1
     assert "another VAPID key" in row.cause
@@ -109,11 +109,11 @@ async def test_first_acceptance_is_recorded_once(parts: Parts) -> None:
     assert await parts.scalar(accepted_at, id=device_id) is None
     async with parts.run_worker():
         await parts.wait_until_done((await parts.submit()).id)
-        first = await parts.scalar(accepted_at, id=device_id)
-        assert first is not None
+        first_accepted_at = await parts.scalar(accepted_at, id=device_id)
+        assert first_accepted_at is not None
         await parts.wait_until_done((await parts.submit()).id)
     await parts.register([subscriber])
-    assert await parts.scalar(accepted_at, id=device_id) == first
+    assert await parts.scalar(accepted_at, id=device_id) == first_accepted_at
     async with parts.engine.begin() as conn:
         old_key = UUID(int=1)
         add_key = "INSERT INTO vapid_keys SELECT CAST(:id AS uuid), application_id, '', private_key FROM vapid_keys"
@@ -139,18 +139,18 @@ async def test_failures_before_a_refusal_do_not_quarantine(parts: Parts) -> None
 
 async def test_many_refused_devices_do_not_pause_the_key(parts: Parts) -> None:
     """Refusals of devices that were never accepted are no evidence while others are accepted."""
-    good = await parts.register(parts.subscribe(Vendor.WNS, 20))
+    accepted_devices = await parts.register(parts.subscribe(Vendor.WNS, 20))
     async with parts.run_worker(quick_config(senders=SENDERS)):
         await parts.wait_until_done((await parts.submit()).id)
         count = 4 * key_health.FAILURES_TO_OPEN
-        stale = await parts.register(
+        other_key_devices = await parts.register(
             parts.sim.subscribe_many(Vendor.WNS, count, VapidKey.generate().public_key), topics=("stale",)
         )
         refused = await parts.submit(audience={"topic": "stale"})
-        await wait_until_refused(parts, refused.id, len(stale))
+        await wait_until_refused(parts, refused.id, len(other_key_devices))
         with structlog.testing.capture_logs() as logs:
             sent = await parts.submit()
-            await parts.wait_until(sent.id, lambda progress: progress.accepted == len(good))
+            await parts.wait_until(sent.id, lambda progress: progress.accepted == len(accepted_devices))
     assert {row.attempts for row in (await parts.list_deliveries(sent.id)).values()} == {1}
     assert "host.refuses_our_key" not in {entry["event"] for entry in logs}
 

@@ -132,9 +132,9 @@ def test_cancellation_reaches_exactly_devices_that_left(
             else:
                 assert len(cancellations) == (device in was_warned)
             warned_tags = {tag for _, tag, is_cancellation in received[: before[device]] if not is_cancellation}
-            assert {*cancellations} <= warned_tags, "a cancellation replaces a notification on the screen"
+            assert {*cancellations} <= warned_tags, "a cancellation has a tag that no warning had"
             warnings = [tag for _, tag, is_cancellation in new if not is_cancellation]
-            assert len({*warnings}) == len(warnings), "a warning never replaces another one of its message"
+            assert len({*warnings}) == len(warnings), "two warnings of one message have the same tag"
 
 
 @given(infos, st.randoms(use_true_random=False))
