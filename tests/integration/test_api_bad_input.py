@@ -7,6 +7,7 @@ from urllib.parse import quote, urlencode
 import pytest
 
 from gateway.sim import Vendor
+from gateway.web import dispatch
 from gateway.web.http.routing import Route
 from gateway.web.server import ROUTES
 from tests.support.api import ADMIN, ID_PREFIXES, Api, example_body, fill_path
@@ -90,10 +91,13 @@ def valid_body(route: Route, api: Api) -> Any:
     ],
 )
 async def test_malformed_json_gets_400(routes: RouteCaller, raw: bytes, expected: str) -> None:
-    """Every route responds with 400 to a body that is not JSON."""
+    """Every route responds with 400 to a body that is not JSON; a public route refuses a large one unread."""
     before = await routes.api.rows()
     for route in ROUTES_WITH_BODY:
         response = await routes.send(route, raw=raw)
+        if not route.scopes and len(raw) > dispatch.MAX_PUBLIC_BODY_OCTETS:
+            assert (response.status, response.body["code"]) == (413, "body_too_large"), route.path
+            continue
         assert (response.status, response.body["code"]) == (400, "malformed_body"), route.path
         assert expected in response.body["detail"], route.path
     assert await routes.api.rows() == before
