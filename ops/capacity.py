@@ -36,12 +36,12 @@ COSTS = {
     "register_wal": Figure(20_000, "octets", "WAL per registration, 15 to 25 kB", "register"),
     "planning_us": Figure(0.92, "us", "planning, per device of the audience; one transaction", "scale"),
     "row_busy_ms": Figure(
-        17, "ms", "lock on the application's row while a busy worker settles a job", "steps, 15.5 and 19"
+        17, "ms", "lock on the application's row while a busy worker settles a job", "steps: 15.5 to 19 ms"
     ),
     "row_idle_ms": Figure(
         7.2, "ms", "the same for an idle worker: Postgres and three network trips of 0.3 ms", "steps"
     ),
-    "row_floor_ms": Figure(6.3, "ms", "the part of that time that Postgres takes", "steps"),
+    "row_floor_ms": Figure(6.3, "ms", "the part of `row_idle_ms` that Postgres takes", "steps"),
     "commit_ms": Figure(0.64, "ms", "a commit with a NOTIFY; Postgres serialises these", "steps"),
     "signal_us": Figure(45, "us CPU", "Postgres, per NOTIFY", "steps"),
     "listener_us": Figure(13, "us CPU", "Postgres, per NOTIFY and listening process", "steps"),
@@ -55,7 +55,7 @@ COSTS = {
         362,
         "octets",
         "a delivery in a job's message (181 kB for 500)",
-        "observed once, no benchmark; steps: 101 kB with endpoints of 30 characters",
+        "observed once, no benchmark (steps measures 101 kB, but with short endpoints of 30 characters)",
     ),
     "result_octets": Figure(
         147,
@@ -76,13 +76,13 @@ RULES = {
     "headroom": Figure(
         0.6,
         "",
-        "maximum use of a resource in the busiest minute",
-        "beyond it queueing delay grows fast; a third of the machines may fail",
+        "maximum use of a resource in the busiest minute; the rest is headroom",
+        "above it queueing delay grows fast; if a third of the machines fails, the others are 90 % busy",
     ),
     "in_flight": Figure(1024, "", "maximum messages in flight per worker", "GATEWAY_WORKER_CONCURRENCY"),
-    "largest_application": Figure(0.8, "", "share of the largest application in all messages", "as in benchmark log"),
-    "retried": Figure(0.01, "", "share of messages that are retried", "as in benchmark log"),
-    "receipts": Figure(0.32, "", "receipts per message", "as in benchmark log"),
+    "largest_application": Figure(0.8, "", "share of the largest application in all messages", "as in ops/bench/log"),
+    "retried": Figure(0.01, "", "share of messages that are retried", "as in ops/bench/log"),
+    "receipts": Figure(0.32, "", "receipts per message", "as in ops/bench/log"),
     "job": Figure(500, "", "devices per job", "domain/job.py"),
     "register_every_days": Figure(
         7, "days", "interval between registrations of a device", "an assumption; give your own rate"
@@ -93,13 +93,19 @@ RULES = {
     "nats_servers": Figure(3, "", "NATS servers", "the smallest number that survives the loss of one"),
     "results_days": Figure(1, "days", "retention of results in NATS", "RESULTS_MAX_AGE in queue/nats.py"),
     "ahead": Figure(
-        256, "", "published jobs of a lane in NATS, including those that workers process", "AHEAD in worker/relay.py"
+        256,
+        "",
+        "published jobs of a lane in NATS, including those that workers process",
+        "MAX_PUBLISHED in worker/relay.py",
     ),
     "jobs_of_worker": Figure(5, "", "jobs per worker: four claimed, one being settled", "GATEWAY_WORKER_JOBS"),
     "max_connections": Figure(500, "", "maximum connections of one Postgres", "usual advice, not measured"),
     "max_cores": Figure(64, "", "maximum cores of one Postgres", "commonly available, not measured"),
     "max_wal": Figure(
-        200 * MB, "octets/s", "maximum WAL of one Postgres", "one stream, archive and replica; not measured"
+        200 * MB,
+        "octets/s",
+        "maximum WAL of one Postgres",
+        "written, archived and replicated as one stream; not measured",
     ),
     "max_memory": Figure(512 * GB, "octets", "maximum memory of one Postgres", "commonly available"),
     "max_log": Figure(
@@ -255,6 +261,7 @@ def plan(fleet: Fleet) -> Plan:
     return _plan(fleet, nats=True) if needs_nats else postgres
 
 
+# The row of `applications` that numbers the log of one application. Settling a job locks it.
 ROW = "one application's row in the log"
 CONNECTIONS, LOG_DISK = "connections to Postgres", "disk for the log"
 
@@ -283,13 +290,15 @@ def _plan(fleet: Fleet, *, nats: bool) -> Plan:
     memory = devices + fleet.messages_per_day * row / 2 + connections * rule("connection_mb") * MB
     largest = rate * rule("largest_application")
     row_lock = row_lock_s(rate * cost("relay_us") / 1e6 / relays if nats else rate * cost("worker_us") / 1e6 / workers)
-    claims_settles_plans = jobs_per_second * 3 + registration_rate
+    # A job is planned, claimed and settled in one commit each.
+    commits_per_second = jobs_per_second * 3 + registration_rate
 
     limits = [
         Limit(
             ROW,
             largest / rule("job") * row_lock / headroom,
-            "assign positions in one statement or from a sequence, several jobs at once; then split the application",
+            "assign log positions in one statement or from a sequence, settle several jobs in one transaction; "
+            "then split the application",
             by_design=True,
         ),
         Limit(
@@ -361,7 +370,7 @@ def _plan(fleet: Fleet, *, nats: bool) -> Plan:
         postgres_cores=_round_up(busy_cores / headroom),
         postgres_memory=memory,
         postgres_connections=connections,
-        postgres_commits=claims_settles_plans,
+        postgres_commits=commits_per_second,
         devices_on_disk=devices,
         log_on_disk=log,
         wal=wal,

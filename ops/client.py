@@ -15,7 +15,7 @@ from gateway.web.schemas import openapi
 from gateway.web.server import ROUTES
 
 ROOT = Path(__file__).parents[1]
-HERE = ROOT / "gateway" / "client"
+CLIENT_DIRECTORY = ROOT / "gateway" / "client"
 PAGING = {"limit", "cursor"}
 
 RESPONSES_HEAD = '''"""The gateway's responses as dataclasses. Written by `ops/client` from the OpenAPI document."""
@@ -147,8 +147,8 @@ def render() -> dict[Path, str]:
                     f"Query parameters of {method.upper()} {path}.",
                 )
     return {
-        HERE / "responses.py": _format(RESPONSES_HEAD, responses),
-        HERE / "requests.py": _format(REQUESTS_HEAD, requests),
+        CLIENT_DIRECTORY / "responses.py": _format(RESPONSES_HEAD, responses),
+        CLIENT_DIRECTORY / "requests.py": _format(REQUESTS_HEAD, requests),
     }
 
 

@@ -49,8 +49,8 @@ MAX_CONCURRENT_PLANS, MAX_APPLICATION_PLANS = 4, 2
 CAPACITY_POLL_INTERVAL_S = 0.05
 # Maximum time for which a claim waits for due jobs.
 CLAIM_WAIT = timedelta(seconds=15)
-# As CLAIM_WAIT, while jobs of an application are left in the queue because MAX_APPLICATION_PLANS of its plan jobs are
-# being executed.
+# The same while a claim excludes an application with MAX_APPLICATION_PLANS running plan jobs. It is short, because the
+# jobs of that application can be claimed as soon as one of these plan jobs ends.
 EXCLUDED_WAIT = timedelta(milliseconds=100)
 # A fetch does not detect that its stream was deleted or its server restarted, so it ends after this time.
 FETCH_TIMEOUT_S = 5.0
@@ -229,7 +229,9 @@ class Relay:
             result = wire.read_result(last.data)
         except wire.DecodeError:
             return True  # a worker of another version wrote the result; a relay of that version will record it
-        # A result is recorded if the row of the job has exactly the devices that remained.
+        # If no devices remain, the result is unrecorded, since recording it deletes the row of the job. If the worker
+        # returned the job, the result is unrecorded as long as the row has other devices than the remaining ones.
+        # After any other result the job is unfinished, and must be published again.
         return not result.remaining or (result.returned and set(result.remaining) != set(job.device_ids))
 
     async def _renew_leases(self, queue: postgres.PostgresQueue, published: dict[int, Job]) -> None:
@@ -258,7 +260,7 @@ class Relay:
                 except RETRIED_ERRORS as error:
                     log.warning("control.database_unavailable", error=type(error).__name__)
                     await asyncio.sleep(RETRY_S)
-                    for message in messages | {""}:  # published again in the next iteration
+                    for message in messages | {""}:  # the next wait() returns these; "" adds all published jobs
                         changes.publish(message)
 
     async def _publish_statuses(self, ids: set[UUID]) -> None:
@@ -306,7 +308,7 @@ class Relay:
             log_fields = result.job.log_fields
             try:
                 await self._settle_result(result)
-            except IntegrityError:
+            except IntegrityError:  # the log has some of the devices already; settle the others
                 await self._settle_result(result, postgres.apply_unlogged)
         except (wire.DecodeError, IntegrityError) as error:
             log.error("result.unrecordable", cause=type(error).__name__, **log_fields)

@@ -8,7 +8,7 @@ import asyncio
 import secrets
 import ssl
 from collections import Counter
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 
 VALID_RESPONSE = b"HTTP/1.1 201 Created\r\nContent-Length: 0\r\nTTL: 60\r\n\r\n"
@@ -35,7 +35,7 @@ FAILED_HANDSHAKE_EVERY = 5
 
 
 class MalformedService:
-    """The push service. `accepted` has the number of accepted messages by path, `requests` that of requests."""
+    """The push service. `requests` and `accepted` count the requests and the accepted messages by path."""
 
     def __init__(self, context: ssl.SSLContext) -> None:
         self.origin = ""
@@ -83,9 +83,6 @@ async def _read_request(reader: asyncio.StreamReader) -> str:
     [length] = [line.partition(":")[2] for line in head.split("\r\n") if line.lower().startswith("content-length:")]
     await reader.readexactly(int(length))
     return head.split(" ", 2)[1]
-
-
-Serve = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
 
 
 @asynccontextmanager

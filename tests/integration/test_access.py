@@ -30,8 +30,8 @@ def key_id(parts: Parts, name: str) -> UUID | None:
     return ids.parse(ids.KEY, id_)
 
 
-async def test_secret_key_has_every_scope_but_register(parts: Parts) -> None:
-    """A secret key of an application lacks only the scope `register`."""
+async def test_secret_key_has_send_read_and_manage_scopes(parts: Parts) -> None:
+    """A secret key of an application has the scopes `send`, `read` and `manage`."""
     caller = await identify_bearer(parts, parts.application["secret_key"])
     assert caller == Principal(
         frozenset(authentication.SCOPES), parts.application_id, key_id=key_id(parts, "secret key")
@@ -122,7 +122,7 @@ async def test_keys_are_stored_as_digests(parts: Parts) -> None:
 
 
 async def test_private_vapid_keys_are_stored_encrypted(parts: Parts) -> None:
-    """The private VAPID key is encrypted in the database and decrypts to the published key."""
+    """The private VAPID key is stored encrypted; the decrypted key belongs to the published public key."""
     async with parts.engine.connect() as conn:
         [(key_id, public_key)] = (await applications.records.list_vapid_public_keys(conn, [parts.application_id]))[
             parts.application_id

@@ -80,7 +80,7 @@ def test_full_table_closes_connection_of_top_address() -> None:
 
 
 def test_burst_of_new_connections_is_served() -> None:
-    """40 connections of one address opened at the same time stay open; one more closes one of them."""
+    """Connections younger than MIN_AGE_S are closed only above LIMIT, not above ADDRESS_LIMIT."""
     table = ConnectionTable(LIMIT, clock=lambda: 0.0)
     burst = open_connections(table, "198.51.100.1", LIMIT)
     assert not count_closed(burst)

@@ -34,7 +34,7 @@ class KeyAtService:
     ) -> int:
         """Send `count` messages, each to another device, and end each with `evidence`; return how many were admitted.
 
-        `was_accepted` and `was_refused` say how the messages before were answered that these devices got.
+        `was_accepted` and `was_refused` say whether earlier messages to these devices were accepted or refused.
         """
         admitted = 0
         for _ in range(count):
@@ -84,8 +84,8 @@ def test_evidence_of_a_response(response: PushResponse, expected: Evidence | Non
 
 
 @pytest.mark.parametrize("evidence", [Evidence.REFUSED, Evidence.FAILED])
-def test_failures_of_devices_accepted_before_open_breaker(key: KeyAtService, evidence: Evidence) -> None:
-    """Failures of devices that accepted a message before open the breaker; it lets one probe through per pause."""
+def test_failures_of_known_devices_open_breaker(key: KeyAtService, evidence: Evidence) -> None:
+    """Failures of devices with an earlier accepted message open the breaker; each pause admits one probe."""
     assert key.send(evidence, 100) == key_health.FAILURES_TO_OPEN
     pauses = []
     for _ in range(9):
@@ -99,7 +99,7 @@ def test_failures_of_devices_accepted_before_open_breaker(key: KeyAtService, evi
 
 @pytest.mark.parametrize("evidence", [Evidence.REFUSED, Evidence.FAILED])
 def test_failures_of_new_devices_do_not_pause_working_key(key: KeyAtService, evidence: Evidence) -> None:
-    """Failures of 1,000 devices that never accepted a message leave the breaker of a key with successes closed."""
+    """After a success, failures of 1,000 devices without an accepted message do not open the key's breaker."""
     key.send(Evidence.ACCEPTED)
     key.now += 10
     assert key.send(evidence, 1000, was_accepted=False) == 1000
@@ -115,7 +115,7 @@ def test_success_of_known_device_closes_new_key_breaker(key: KeyAtService, evide
 
 @pytest.mark.parametrize("evidence", [Evidence.REFUSED, Evidence.FAILED])
 def test_failures_between_successes_open_no_breaker(key: KeyAtService, evidence: Evidence) -> None:
-    """Half a second after a success, fewer than MAX_CONSECUTIVE_FAILURES failures leave the breaker closed."""
+    """Within SUCCESS_WINDOW_S of a success, MAX_CONSECUTIVE_FAILURES failures open the breaker, but not fewer."""
     for _ in range(20):
         key.send(Evidence.ACCEPTED)
         key.now += 0.5

@@ -43,10 +43,11 @@ async def list_items(
 async def to_views(
     conn: Connection, context: Context, device: Device, rows: Sequence[Row[Any]]
 ) -> list[views.InboxItem]:
-    """Return the views of deliveries as inbox items.
+    """Return deliveries as views of inbox items.
 
-    Rows are inbox entries (with `settled_at`, `read_at` and `position`), or offers to an open page (with `created_at`).
-    Both have `notification_id` and `variant`. The content of an item is None if it can no longer be rendered.
+    Rows are inbox entries (with `settled_at`, `read_at` and `position`), or deliveries that the live channel offers to
+    an open page (with `created_at`). Both have `notification_id` and `variant`. The content of an item is None if it
+    can no longer be rendered.
     """
     notifications_by_id = {
         notification.id: notification

@@ -165,7 +165,7 @@ TOKEN = "gAAAAABk-_~.=:x"
 @pytest.mark.parametrize(
     ("spelling", "canonical"),
     [
-        # The query is part of no token but WNS's.
+        # Only WNS has its token in the query; at other vendors the query is removed.
         (f"https://fcm.googleapis.com/fcm/send/{TOKEN}?x=1", f"https://fcm.googleapis.com/fcm/send/{TOKEN}"),
         (f"https://fcm.googleapis.com/wp/{TOKEN}?", f"https://fcm.googleapis.com/wp/{TOKEN}"),
         ("https://fcm.googleapis.com/fcm/send/cQ%7A1%3Ax", "https://fcm.googleapis.com/fcm/send/cQz1:x"),
@@ -237,7 +237,7 @@ def test_removed_subscription_is_rejected_at_any_setting() -> None:
 
 
 def test_wildcard_only_hosts_are_detected() -> None:
-    """A host is wildcard-only if no entry without a wildcard and no vendor's exact host allows it."""
+    """A host is wildcard-only if it matches a wildcard, but no exact entry and no exact host of a vendor."""
     policy = EndpointPolicy(["*.example.org", "push.example.org", "https://up.example.org:8443"])
     assert policy.is_wildcard_only("https://other.example.org")
     for exact in ("https://push.example.org", "https://up.example.org:8443", "https://fcm.googleapis.com"):
