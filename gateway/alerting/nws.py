@@ -55,6 +55,7 @@ def read(value: object) -> list[AlertMessage | RefusedAlert]:
             raise MalformedBody("the document is neither a GeoJSON Feature nor a FeatureCollection (RFC 7946)")
     if len(features) > MAX_FEATURES:
         raise MalformedBody(f"the document holds {len(features)} features; at most {MAX_FEATURES} are read")
+    # All features share one limit on the crossings of their outlines, since crossings make an area slow to compute.
     budget = CrossingBudget()
     alerts = [_read_feature(feature, budget) for feature in features]
     return sorted(alerts, key=lambda alert: str(alert.sent) if isinstance(alert, AlertMessage) else "")
@@ -86,16 +87,16 @@ def _read_feature(feature: object, budget: CrossingBudget) -> AlertMessage | Ref
     info = _read_info(feature, properties, event, ignored, budget)
     references = tuple(dict.fromkeys(_references(properties)))[:MAX_REFERENCES]
     parameters = properties.get("parameters")
-    events = vtec.read(_texts(parameters.get("VTEC")) if isinstance(parameters, dict) else ())
+    vtec_events = vtec.read(_texts(parameters.get("VTEC")) if isinstance(parameters, dict) else ())
     return AlertMessage(
         identifier=identifier,
-        message_type=effective_type(declared, events, references, [info]),
+        message_type=effective_type(declared, vtec_events, references, [info]),
         infos=(info,),
         sender=_text(properties, "sender")[:500] or None,
         sent=sent,
         status=status,
         references=references,
-        event_keys=events.event_keys,
+        event_keys=vtec_events.event_keys,
         ignored=tuple(ignored[:MAX_IGNORED]),
         details={
             name: text[:1000]

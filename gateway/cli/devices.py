@@ -61,20 +61,21 @@ def import_devices(
 
 async def _import(gateway: "Gateway", file: Path, rejected: list[tuple[int, str]], *, dry_run: bool) -> dict[str, int]:
     """Import a file and return the counts by status. Invalid lines are added to `rejected` with their errors."""
-    sent_lines: list[int] = []
+    # Line numbers in the file, in the order of the request's lines. A result has the line number in the request.
+    file_lines: list[int] = []
 
     def valid_registrations() -> Iterator[bytes]:
         for number, registration in device_files.read_registrations(file):
             if isinstance(registration, GatewayError):
                 rejected.append((number, registration.detail))
                 continue
-            sent_lines.append(number)
+            file_lines.append(number)
             yield registration
 
     results = gateway.devices.import_many(valid_registrations(), dry_run=dry_run)
     async for result in results:
         if result.status == "refused":
-            rejected.append((sent_lines[result.line - 1], _describe_errors(result)))
+            rejected.append((file_lines[result.line - 1], _describe_errors(result)))
     rejected.sort()
     return results.sums | {"refused": len(rejected)}
 

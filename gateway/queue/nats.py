@@ -52,6 +52,7 @@ DUPLICATE_WINDOW = timedelta(minutes=2)
 ACK_WAIT = timedelta(seconds=12)
 # Announcements of new jobs may be lost, so workers also poll at this interval.
 POLL_INTERVAL_S = 1.0
+# Errors of the NATS client. `Broker.request` raises BrokerUnavailable for most of them.
 BROKER_ERRORS = (nats.errors.Error, NoStreamResponseError)
 # The body of a request that pulls one message, and does not wait if the stream has none.
 PULL_ONE_NO_WAIT = b'{"batch":1,"no_wait":true}'
@@ -464,7 +465,7 @@ class NatsQueue:
     async def renew(self, jobs: Sequence[Job], lease: timedelta) -> set[int]:
         """Extend leases, see `Queue.renew`."""
         renewed = set()
-        # The worker renews the leases again only after this renewal, which may wait for a response.
+        # The worker starts its next renewal after this one, which may wait up to REQUEST_TIMEOUT_S for a response.
         expires_at = asyncio.get_running_loop().time() + lease.total_seconds() + REQUEST_TIMEOUT_S
         job_leases = [job_lease for job in jobs if (job_lease := self._find_lease(job)) is not None]
         for job_lease in job_leases:
@@ -484,8 +485,10 @@ class NatsQueue:
         if settled and unsettled == set(remaining):
             return  # a repeated call: this settlement was published before
         unknown = settled - set(lease.job.device_ids)
+        # A repeated call may contain results that `_publish_halves` published before it failed: devices no longer in
+        # `unsettled`. They are not published again.
         if unknown or settled & set(remaining) or (settled & unsettled) | set(remaining) != unsettled:
-            raise ValueError("a result names a device that is not in the job")
+            raise ValueError("each device of the job, and no other, must either have a result or remain")
         await self._publish(lease, settlement.for_devices(unsettled), remaining)
         if not remaining:
             del self._leases[job.id]

@@ -18,7 +18,7 @@ from gateway.domain.send_policy import BUCKETS
 from gateway.records.bound_deliveries import valid_user_id
 from gateway.records.postgres.schema import applications, attempts, devices, vapid_keys
 
-# Mask that makes a 64-bit hash positive.
+# Mask of the lower 62 bits of a 64-bit hash, so that the result is not negative.
 HASH_MASK = 2**62 - 1
 _COLUMNS = ("id", "endpoint", "host", "p256dh", "auth", "vapid_key_id", "status")
 _IDS = any_(bindparam("ids", type_=postgresql.ARRAY(postgresql.UUID)))

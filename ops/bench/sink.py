@@ -115,9 +115,10 @@ def run_faulty(folder: Path, seconds: float, status: str = "201 Created") -> Ite
 
 @contextmanager
 def run_limited(folder: Path, messages: int, window_s: float) -> Iterator[str]:
-    """Run a service that accepts at most `messages` per `window_s` for all endpoints with LIMITED together.
+    """Run a service that accepts at most `messages` per `window_s` for paths that contain LIMITED.
 
-    It accepts every message for other endpoints. Yields the origin of the service.
+    The endpoints with such a path share the limit. Messages for other endpoints are all accepted. Yields the origin of
+    the service.
     """
     port = _free_port()
     command = [sys.executable, __file__, str(port), str(folder), "0", "201 Created", str(messages), str(window_s)]
@@ -210,5 +211,6 @@ async def _serve(port: int, folder: Path, seconds: float = 0, status: str = "201
 
 
 if __name__ == "__main__":
-    port_, folder_, *fault = sys.argv[1:]
-    uvloop.run(_serve(int(port_), Path(folder_), float(fault[0]) if fault else 0, *fault[1:]))
+    # The options are the seconds, the status, and the two arguments of Bucket.
+    port_, folder_, *options = sys.argv[1:]
+    uvloop.run(_serve(int(port_), Path(folder_), float(options[0]) if options else 0, *options[1:]))

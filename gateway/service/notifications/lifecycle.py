@@ -59,7 +59,8 @@ async def resume(conn: Connection, application_id: UUID, id_: UUID, kind: Kind |
     notification = await _lock(conn, application_id, id_, kind)
     if notification.status is Status.PAUSED:
         await jobs.resume(conn, id_)
-        await _set_status(conn, id_, Status.SCHEDULED if notification.day is None else Status.SENDING)
+        has_started = notification.day is not None
+        await _set_status(conn, id_, Status.SENDING if has_started else Status.SCHEDULED)
     _check_not_ended(notification)
 
 
@@ -75,8 +76,10 @@ async def cancel(conn: Connection, application_id: UUID, id_: UUID, kind: Kind |
     notification = await _lock(conn, application_id, id_, kind)
     if notification.status is not Status.CANCELLED:
         _check_not_ended(notification)
+        # Workers claim the due jobs and log their messages as cancelled. Before sending starts there is nothing to log.
         await jobs.make_due(conn, id_)
-        await _set_status(conn, id_, Status.CANCELLED, finished=notification.day is None)
+        has_started = notification.day is not None
+        await _set_status(conn, id_, Status.CANCELLED, finished=not has_started)
 
 
 async def cancel_if(

@@ -90,6 +90,7 @@ async def record_events(request: Request) -> web.StreamResponse:
 
     async def record(lines: Sequence[NewEvent]) -> list[JsonObject | GatewayError]:
         await check_credential(request)
+        # EXPORT also covers imports.
         async with request.context.connections.share(EXPORT, request.application_id).begin() as conn:
             results = await events.record(
                 conn, request.context, request.application_id, [line.value() for line in lines]
@@ -103,10 +104,12 @@ async def record_events(request: Request) -> web.StreamResponse:
             for result in results
         ]
 
-    def key_of(line: NewEvent) -> str:
-        return "all"  # events are processed in order, since an event may cancel notifications of earlier events
+    def ordering_key(line: NewEvent) -> str:
+        # Lines with the same key are processed in order. All events are, since one may cancel notifications of earlier
+        # events.
+        return "all"
 
-    return await respond(request, partial(read_body, NewEvent), record, key_of, ("stored", "repeated"))
+    return await respond(request, partial(read_body, NewEvent), record, ordering_key, ("stored", "repeated"))
 
 
 @routes.add(
