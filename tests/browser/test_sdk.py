@@ -163,9 +163,9 @@ async def test_secret_key_in_page_is_refused(sample: Tab) -> None:
 
 
 def test_sdk_and_worker_stay_small() -> None:
-    """Minified and compressed, the SDK and the service worker together are smaller than 8 KiB."""
+    """Minified and compressed, the SDK and the service worker together are smaller than 9 KiB."""
     files = [(STATIC / "sdk" / name).read_text() for name in ("webpush.js", "service-worker.js")]
-    assert sum(len(gzip.compress(rjsmin.jsmin(file).encode())) for file in files) < 8192
+    assert sum(len(gzip.compress(rjsmin.jsmin(file).encode())) for file in files) < 9216
 
 
 def test_type_declarations_match_modules() -> None:
