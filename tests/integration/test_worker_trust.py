@@ -119,7 +119,7 @@ async def test_first_acceptance_is_recorded_once(parts: Parts) -> None:
         add_key = "INSERT INTO vapid_keys SELECT CAST(:id AS uuid), application_id, '', private_key FROM vapid_keys"
         await conn.execute(text(add_key), {"id": old_key})
         await conn.execute(text("UPDATE devices SET vapid_key_id = :id"), {"id": old_key})
-    await parts.register([subscriber])
+    await parts.register([subscriber], vapid_public_key=parts.vapid_public_key)
     assert await parts.scalar(accepted_at, id=device_id) is None
 
 
