@@ -28,7 +28,7 @@ SUSPECT_CONSECUTIVE, SUSPECT_INTERVAL_S, PROBES = 3, 0.1, 3
 # Number of refusals in a row after which a hold begins, for an application with a pace.
 MAX_CONSECUTIVE_PACED = 3
 # Share of refused messages that is attributed to single devices, for an application without and with a pace.
-MAX_REFUSED_SHARE, MAX_REFUSED_SHARE_PACED = 0.1, 0.03
+MAX_REFUSED_SHARE, MAX_REFUSED_SHARE_PACED = 0.5, 0.03
 # Number of refusals in excess of that share after which a hold begins, for an application without and with a pace.
 MAX_EXCESS, MAX_EXCESS_PACED = 40.0, 5.0
 # The refusals of an application that is not limited are forgotten after this time without another refusal.
