@@ -63,11 +63,12 @@ def walk_plan(plan: dict[str, Any]) -> Iterator[dict[str, Any]]:
 
 
 async def indexes_used(conn: AsyncConnection, application_id: UUID, audience: Any) -> set[str]:
-    """Return the indexes that a count of the audience uses; fail if the count reads the table without an index."""
+    """Return the indexes that a count of the audience uses; fail if it reads the devices without an index."""
     query = select(func.count()).select_from(devices).where(match_active(application_id, parse(audience)))
     [plan] = (await conn.execute(Explain(query))).scalar_one()
     plan_nodes = list(walk_plan(plan["Plan"]))
-    assert not [node for node in plan_nodes if "Seq Scan" in node["Node Type"]], plan
+    scanned = [node.get("Relation Name") for node in plan_nodes if "Seq Scan" in node["Node Type"]]
+    assert "devices" not in scanned, plan
     return {node["Index Name"] for node in plan_nodes if "Index Name" in node}
 
 

@@ -135,6 +135,8 @@ class DeviceAndCampaignMachine(RuleBasedStateMachine):
         if user is not None:
             response = self.call("PATCH", f"/v1/devices/{device.id}", {"user_id": user})
             assert response.status == (200 if device.id in self.registered else 404)
+            if device.user_id not in (None, user):
+                device.topics.clear()  # they were those of the former user
             device.user_id = user
 
     @rule(device=devices, user=st.none() | USERS)
