@@ -3,7 +3,6 @@
 import asyncio
 import os
 import signal
-import socket
 import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -11,6 +10,7 @@ from pathlib import Path
 
 import aiohttp
 
+from tests.support.command import free_ports
 from tests.support.gateway_parts import MASTER_KEY, Parts
 from tests.support.log_guard import guard
 
@@ -70,8 +70,7 @@ async def server_process(
 
     `max_descriptors` limits the file descriptors of the server.
     """
-    with socket.create_server(("127.0.0.1", 0)) as probe:
-        port = probe.getsockname()[1]
+    port = free_ports(1)  # below the range from which connections of other processes take theirs
     origin = f"http://127.0.0.1:{port}"
     async with _process(parts, directory, "serve", {"port": port, **settings}, max_descriptors) as process:
         async with aiohttp.ClientSession() as http, asyncio.timeout(START_S):
