@@ -1,8 +1,8 @@
 """Read the event codes of the US National Weather Service (VTEC, NWS Instruction 10-1703).
 
-`/O.CON.KMTR.GL.W.0025.260716T1600Z-260716T2200Z/`: product class, action, office, phenomenon, significance, event
-number, start and end. Office, phenomenon, significance and number identify the event. Often they are the only link
-between the messages about one event.
+`/O.CON.KMTR.GL.W.0025.260716T1600Z-260716T2200Z/`: product class, action, weather office (KMTR), phenomenon,
+significance, event number, start and end. The fields from the weather office to the event number identify an event.
+Often they are the only link between the messages about one event.
 """
 
 import re

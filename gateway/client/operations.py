@@ -30,7 +30,7 @@ class Deliveries(Resource):
         return self._list(Delivery, "/v1/deliveries", query=search)
 
     async def get(self, delivery_id: str, /) -> DeliveryDetail:
-        """Return a delivery with all attempts: when each was made, how the push service responded, what followed."""
+        """Return a delivery and its attempts: the time, the response of the push service, and the next step of each."""
         return await self._get(DeliveryDetail, "/v1/deliveries/{}", delivery_id)
 
     async def get_statistics(self, **search: Unpack[requests.StatSearch]) -> Statistics:

@@ -7,7 +7,8 @@ source and of its values:
 - The lexer of python-liquid takes quadratic time for markup that does not end. `check_source` refuses such a source,
   and bounds what remains, in linear time.
 - The iterations of a loop are charged with the length of the loop's body, all loops of a rendering together.
-- Ranges are bounded when they are made: `offset`, `reversed` and `contains` would go through all of one.
+- The length of a range is checked when the range is created: `offset`, `reversed` and `contains` iterate over all of
+  it.
 - Each filter has bounded input and output, because `replace` and `append` can double a text many times in one line.
 - CPU time is checked between all of these.
 """
@@ -276,7 +277,7 @@ def _budget(env: Environment) -> Budget:
 
 
 def _make_range(self: RangeLiteral, start: Any, stop: Any) -> range:
-    """Return a range literal; one that is too long is refused before anything goes through it."""
+    """Return the range of a range literal. Raises TemplateLimitExceeded if the range is too long."""
     result = _make_unbounded_range(self, start, stop)
     if result.stop - result.start > MAX_ITEMS:
         raise TemplateLimitExceeded(f"a range has more than {MAX_ITEMS} items", token=None)

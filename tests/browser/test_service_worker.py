@@ -150,7 +150,7 @@ async def test_message_delivered_twice_shows_one_notification(fake_gateway: Fake
 async def test_failed_receipt_does_not_prevent_notification(
     firefox: Firefox, fake_gateway: FakeGateway, subscribed: Tab, failure: str
 ) -> None:
-    """The notification is shown, and the worker reports to the open page that no receipt was sent."""
+    """The browser displays the notification, and the worker tells the open page that it sent no receipt."""
     gateway = fake_gateway.receipt_of("r8")
     if failure == "an error":
         fake_gateway.overrides["/v1/receipts"] = web.Response(status=500)

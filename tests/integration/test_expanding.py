@@ -1,7 +1,7 @@
 """Every revision is compatible with the previous code.
 
-During and after a revision, the queries of the previous code work; no lock is held for long, and no table is
-rewritten. A shallow clone does not contain the previous code, so these tests run the queries that the code could send:
+During and after a revision, the queries of the previous code work. A revision locks no table for long and rewrites
+none. A shallow clone does not contain the previous code, so these tests run the queries that the code could send:
 reads and writes of all columns of the previous schema. tests/e2e/test_rolling_upgrade.py runs the real code of the
 previous revision.
 """

@@ -154,7 +154,7 @@ async def wait_until_all_tried(parts: Parts) -> None:
 
 
 async def test_stored_hostile_webhook_and_feed_are_not_called(api: Api, attempted_addresses: list[Any]) -> None:
-    """No connection is made for a hostile URL in the database, nor for a public name with a private address."""
+    """The gateway connects neither to a hostile URL in the database nor to a public name with a private address."""
     parts, table = api.parts, [url for url in INVALID_URLS.values() if is_storable(url)]
     table += [url for name, url in OTHER_HOSTS.items() if not name.startswith("a public")]
     async with parts.engine.begin() as conn:

@@ -115,7 +115,7 @@ class DeviceAndCampaignMachine(RuleBasedStateMachine):
 
     @rule(device=devices, topics=st.none() | st.sets(TOPICS))
     def refresh(self, device: Device, topics: set[str] | None) -> None:
-        """Register again: omitted fields are kept, a gone device becomes active, and a removed device is new."""
+        """Register again: omitted fields do not change, a gone device becomes active, and a removed device is new."""
         response = self.register_at(device.subscriber, **({} if topics is None else {"topics": sorted(topics)}))
         if device.id in self.registered:
             assert (response.status, response.body["id"]) == (200, device.id)

@@ -13,7 +13,7 @@ export interface Words {
 
 /**
  * Show a prompt before the browser's permission prompt. It is not shown to a browser that is subscribed, blocked or
- * unsupported, nor for `days` (30) after the user has dismissed it. Returns `hidden` if it was not shown.
+ * unsupported, nor for `days` (30) after the user has dismissed it. Returns `hidden` if there was no prompt.
  */
 export function ask(
   push: WebPush,

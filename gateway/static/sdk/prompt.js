@@ -38,8 +38,9 @@ const STYLE = `
 `;
 
 /**
- * Show the prompt, and subscribe when the user accepts. Returns `subscribed`, `dismissed`, `denied`, or `hidden` if the
- * prompt was not shown: it is not needed, was dismissed recently, or the browser cannot subscribe.
+ * Show the prompt, and subscribe when the user accepts. Returns `subscribed`, `dismissed`, `denied` or `hidden`.
+ * `hidden`: there was no prompt, because none is needed, the user dismissed one recently, or the browser cannot
+ * subscribe.
  *
  * `push` is the result of `init`, `registration` the argument of `subscribe`; `words` override the default texts.
  */
