@@ -38,7 +38,7 @@ MIN_ROUND_RESULTS = 16
 MAX_FAILURE_SHARE = 0.1
 # First and longest pause of the open breaker.
 INITIAL_PAUSE_S, MAX_PAUSE_S = 5.0, 300.0
-# Minimum interval between urgent probes of one application while the breaker is open.
+# Minimum interval between urgent probes of one application while the breaker is open and another probe is in flight.
 URGENT_PROBE_INTERVAL_S = 1.0
 # Maximum number of urgent probes in flight, of one application.
 MAX_URGENT_PROBES = 4
@@ -140,9 +140,13 @@ class HostLimiter:
             return self.in_flight <= self._in_flight_before_open and now >= self.probe_at
         if urgent:
             return self.in_flight < int(self.limit) + max(1, int(self.limit) // 4)
-        if self._accepted < FIRST_ACCEPTED and self.in_flight >= FIRST_LIMIT:
-            return False
-        return self.in_flight < int(self.limit)
+        return self.free_slots > 0
+
+    @property
+    def free_slots(self) -> int:
+        """The number of further non-urgent messages that may be in flight while the breaker is closed."""
+        limit = int(self.limit)
+        return (min(FIRST_LIMIT, limit) if self._accepted < FIRST_ACCEPTED else limit) - self.in_flight
 
     def begin(self, now: float, application_id: UUID | None = None) -> None:
         """Record that a message is being sent."""
@@ -172,7 +176,8 @@ class HostLimiter:
             application_id: the application that sent the message.
         """
         self.in_flight -= 1
-        if self._urgent_probes and (probe := self._urgent_probes.get(application_id)):
+        is_probe = self.probe_at > 0 and now - seconds >= self.opened_at
+        if is_probe and (probe := self._urgent_probes.get(application_id)):
             self._urgent_probes[application_id] = (max(0, probe[0] - 1), probe[1])
         if demanded:
             gap = now - self.progress_at

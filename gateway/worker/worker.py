@@ -19,7 +19,6 @@ import structlog
 
 from gateway import metrics, tracing
 from gateway.domain import ids
-from gateway.domain.delivery import Retry
 from gateway.domain.job import MAX_CHUNK_SIZE, Job, JobKind
 from gateway.domain.notification import Lane, Status
 from gateway.queue.protocol import LeaseLost, Queue
@@ -47,8 +46,6 @@ MAX_URGENT_CLAIM_S = 0.1
 # Maximum number of pauses of MAX_URGENT_CLAIM_S for one event, while an urgent job is planned and loaded. It is enough
 # except for very large audiences.
 MAX_URGENT_PAUSES = 4
-# Statuses for throttling. They count as refusals even if the delivery is not retried (WNS sends 406).
-THROTTLING_STATUSES = (406, 429)
 
 
 @dataclass(frozen=True, slots=True)
@@ -332,7 +329,7 @@ def _feedback(result: SendResult) -> Feedback | None:
     """
     if not result.posted:
         return None
-    if (isinstance(result.outcome, Retry) and result.outcome.slow_down) or result.status in THROTTLING_STATUSES:
+    if result.slow_down:
         return Feedback.REFUSAL
     if result.host_failed:
         return Feedback.FAILURE

@@ -1,6 +1,7 @@
 """A push service that is slow or down delays no other service, and its messages are sent when it recovers."""
 
 import asyncio
+from datetime import UTC, datetime, timedelta
 
 import pytest
 import structlog
@@ -99,3 +100,14 @@ async def test_service_failing_for_several_pauses_all(parts: Parts, monkeypatch:
             for application, notification in zip(applications, sent, strict=True):
                 assert (await application.wait_until_done(notification.id)).accepted == 60
     assert [entry["event"] for entry in logs].count("host.recovered") == 1
+
+
+async def test_retry_after_beyond_the_expiry_slows_sending_down(parts: Parts) -> None:
+    """A push service that is overloaded for longer than the messages live gets few of them."""
+    await parts.register(parts.subscribe(Vendor.FCM, 400, share_keys=True))
+    parts.sim.behave(Rule(status=503, retry_after=3600))
+    async with parts.run_worker(quick_config()):
+        sent = await parts.submit(expires_at=datetime.now(UTC) + timedelta(seconds=5))
+        progress = await parts.wait_until_done(sent.id)
+    assert progress.expired == 400
+    assert parts.sim.counters[Vendor.FCM][503] < 50

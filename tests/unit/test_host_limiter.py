@@ -248,3 +248,19 @@ def test_concurrency_follows_the_event_loop() -> None:
     for _ in range(concurrency.ITERATIONS_PER_UPDATE * 20):
         limit.record_iteration(0.05)
     assert limit.limit == concurrency.INITIAL_LIMIT
+
+
+def test_messages_sent_before_the_opening_are_no_urgent_probes() -> None:
+    """Late failures of messages that were in flight at the opening free no slot for an urgent probe."""
+    host, application = HostLimiter("one.example", 1000), UUID(int=1)
+    for _ in range(64):
+        host.begin(0, application)
+    for _ in range(key_health.FAILURES_TO_OPEN):
+        host.end(30, Feedback.FAILURE, 30, application_id=application)
+    now = 30.0
+    for _ in range(host_limiter.MAX_URGENT_PROBES):
+        assert host.has_room(now, urgent=True, application_id=application)
+        host.begin(now, application)
+        host.end(now, Feedback.FAILURE, now, application_id=application)  # sent at 0
+        now += host_limiter.URGENT_PROBE_INTERVAL_S
+    assert not host.has_room(now, urgent=True, application_id=application)

@@ -222,3 +222,30 @@ def test_service_fails_only_if_it_fails_two_applications() -> None:
     assert not service.fails_for_several(100 + key_health.MAX_EVIDENCE_AGE_S)
     service.record(OTHER_APPLICATION, 101, fails=False)
     assert not service.fails_for_several(101)
+
+
+@pytest.mark.parametrize("evidence", [Evidence.REFUSED, Evidence.FAILED])
+def test_probe_to_invented_device_does_not_extend_pause(key: KeyAtService, evidence: Evidence) -> None:
+    """While the breaker is open, too, only devices that were accepted before count."""
+    key.send(Evidence.ACCEPTED)
+    key.now += key_health.SUCCESS_WINDOW_S
+    key.send(evidence, key_health.FAILURES_TO_OPEN)
+    assert key.is_open
+    key.now = key.health.probe_at
+    assert key.send(evidence, 20, was_accepted=False) == 20
+    assert key.health.pause_s == key_health.INITIAL_PAUSE_S
+    assert key.send(Evidence.ACCEPTED) == 1
+    assert not key.is_open
+
+
+def test_probes_in_flight_are_counted_over_a_reopening(key: KeyAtService) -> None:
+    """A breaker that closes and opens again while probes are in flight still counts them."""
+    key.send(Evidence.FAILED, key_health.FAILURES_TO_OPEN)
+    probes = [key.health.begin() for _ in range(key_health.MAX_URGENT_PROBES)]
+    assert all(probes)
+    key.now += key_health.SUCCESS_WINDOW_S
+    key.health.end(Evidence.ACCEPTED, key.now, was_accepted=True, was_refused=False, is_probe=True)
+    key.now += key_health.SUCCESS_WINDOW_S
+    key.send(Evidence.FAILED, key_health.FAILURES_TO_OPEN)
+    assert key.is_open
+    assert key.health.probes == key_health.MAX_URGENT_PROBES - 1

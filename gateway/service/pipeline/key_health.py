@@ -146,7 +146,8 @@ class KeyHealth:
             was_refused: the push service refused the device's previous message too.
             is_probe: what `begin` returned.
         """
-        self.probes = max(0, self.probes - is_probe)
+        self.probes -= is_probe
+        counts = was_accepted or not self.has_accepted_devices
         if evidence is Evidence.ACCEPTED:
             self.has_accepted_devices = True
             self.accepted_at = self._worked_at = now
@@ -156,20 +157,20 @@ class KeyHealth:
             self._worked_at = now
             if self.opened_by is Evidence.FAILED:
                 self._close()
-        elif evidence is Evidence.REFUSED or evidence is Evidence.FAILED:
+        elif counts and (evidence is Evidence.REFUSED or evidence is Evidence.FAILED):
             if self.probe_at:
                 if is_probe and now >= self.probe_at:
                     self._open(evidence, now)
-            elif was_accepted or not self.has_accepted_devices:
-                if evidence is Evidence.REFUSED:
-                    # While the key is accepted for other devices, only the first refusal of a device counts.
-                    self._refusals += not (was_refused and self.accepts_others(now))
-                    conclusive = is_conclusive(self._refusals, now - self.accepted_at)
-                else:
-                    self._failures += 1
-                    conclusive = is_conclusive(self._failures, now - self._worked_at)
-                if conclusive:
-                    self._open(evidence, now)
+                return
+            if evidence is Evidence.REFUSED:
+                # While the key is accepted for other devices, only the first refusal of a device counts.
+                self._refusals += not (was_refused and self.accepts_others(now))
+                conclusive = is_conclusive(self._refusals, now - self.accepted_at)
+            else:
+                self._failures += 1
+                conclusive = is_conclusive(self._failures, now - self._worked_at)
+            if conclusive:
+                self._open(evidence, now)
 
     def accepts_others(self, now: float) -> bool:
         """Return whether the push service has accepted the key for any device within ACCEPTANCE_WINDOW_S."""
@@ -185,7 +186,6 @@ class KeyHealth:
 
     def _close(self) -> None:
         self.probe_at = self.pause_s = 0.0
-        self.probes = 0
 
     def _reset(self) -> None:
         self._refusals = self._failures = 0

@@ -3,6 +3,7 @@
 The worker calls this module for each message. The worker also claims jobs from the queue and writes results to the log.
 """
 
+import time
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -48,7 +49,7 @@ class SendResult(NamedTuple):
     """The result of one attempt to send a message.
 
     `posted` is False if the attempt ended before a POST. Otherwise the POST was sent at `at` and took `duration_ms`.
-    `retry_after_s` is the Retry-After of a push service that asks for fewer messages.
+    `slow_down`: the push service asks for fewer messages; `retry_after_s` is the Retry-After of this response.
     `host_failed`: the response is evidence against the push service, and not only against the device or the
     application.
     """
@@ -60,6 +61,7 @@ class SendResult(NamedTuple):
     posted: bool = False
     retry_at: datetime | None = None
     variant: int | None = None
+    slow_down: bool = False
     retry_after_s: float | None = None
     host_failed: bool = False
 
@@ -143,6 +145,8 @@ class PushSender:
             attempts: the number of POSTs before this one.
         """
         now = clock.timestamp()
+        # Durations are measured by a clock that is never set.
+        monotonic_now = time.monotonic()
         if (terminal := terminal_outcome(prepared, recipient, now)) is not None:
             return SendResult(terminal)
         try:
@@ -154,13 +158,16 @@ class PushSender:
             health = KeyHealth(prepared.notification.application_id)
             put(self._key_health, health_key, health, MAX_CACHED)
         health.consider_device(was_accepted=recipient.was_accepted)
-        if not health.admits(now, urgent=prepared.is_urgent):
+        if not health.admits(monotonic_now, urgent=prepared.is_urgent):
             metrics.DEFERRED.labels("paused").inc()
-            pause = timedelta(seconds=health.deferral_s(now, urgent=prepared.is_urgent))
+            pause = timedelta(seconds=health.deferral_s(monotonic_now, urgent=prepared.is_urgent))
             return SendResult(Deferred(defer(pause, clock.now(), prepared.notification.delivery.expires_at)))
         variant = prepared.notification.variant_for(recipient.bucket)
         application_id = prepared.notification.application_id
-        if self._rendering_paused_until.get(application_id, 0.0) > now and prepared.notification.templating is not None:
+        if (
+            self._rendering_paused_until.get(application_id, 0.0) > monotonic_now
+            and prepared.notification.templating is not None
+        ):
             due = defer(RENDERING_PAUSE, clock.now(), prepared.notification.delivery.expires_at)
             return SendResult(Deferred(due), variant=variant)
         try:
@@ -169,14 +176,14 @@ class PushSender:
             body = encrypt(payload, recipient)
         except (PayloadTooLarge, TemplateFailed) as error:
             if isinstance(error, TemplateFailed) and error.timed_out:
-                until = now + RENDERING_PAUSE.total_seconds()
+                until = monotonic_now + RENDERING_PAUSE.total_seconds()
                 put(self._rendering_paused_until, application_id, until, MAX_CACHED)
             return SendResult(Rejected(error.detail), variant=variant)
         key, subject = self._keys[recipient.vapid_key_id]
         authorization = self._signer.authorization_header(key, subject, origin, now)
         sent_at = datetime.fromtimestamp(now, UTC)
         evidence: Evidence | None = None
-        answered_at = now
+        answered_at = monotonic_now
         is_probe = health.begin()
         try:
             response = await self._client.post(
@@ -207,7 +214,7 @@ class PushSender:
             isinstance(outcome, Retry)
             and evidence is Evidence.REFUSED
             and _is_refused_for_good(recipient, sent_at)
-            and health.accepts_others(now)
+            and health.accepts_others(monotonic_now)
         ):
             cause = f"{outcome.cause}; the push service accepts the key for other devices"
             outcome = Rejected(cause, quarantine=True)
@@ -221,8 +228,9 @@ class PushSender:
             host_failed=host_failed,
         )
         if isinstance(outcome, Retry):
-            if outcome.slow_down and (delay := retry_after(response.headers.get("retry-after"), sent_at)) is not None:
-                result = result._replace(retry_after_s=delay.total_seconds())
+            if outcome.slow_down:
+                delay = retry_after(response.headers.get("retry-after"), sent_at)
+                result = result._replace(slow_down=True, retry_after_s=None if delay is None else delay.total_seconds())
             return self._schedule_retry(prepared, outcome, attempts + 1, result)
         return result
 

@@ -78,8 +78,7 @@ class ApplicationGate(Generic[M]):
 
         Other messages wait while urgent ones do.
         """
-        urgent = queue.lane is Lane.URGENT
-        if (urgent or Lane.URGENT not in self.queues) and self.limiter.admits(now, urgent=urgent):
+        if self._admits_lane(queue.lane, now):
             return True
         self.blocked[queue.lane] = queue
         return False
@@ -88,8 +87,12 @@ class ApplicationGate(Generic[M]):
         """Remove the queues whose next message is admitted from the blocked ones, and return them."""
         if not self.blocked:
             return []
-        admitted = [lane for lane in self.blocked if self.limiter.admits(now, urgent=lane is Lane.URGENT)]
+        admitted = [lane for lane in self.blocked if self._admits_lane(lane, now)]
         return [self.blocked.pop(lane) for lane in admitted]
+
+    def _admits_lane(self, lane: Lane, now: float) -> bool:
+        urgent = lane is Lane.URGENT
+        return (urgent or Lane.URGENT not in self.queues) and self.limiter.admits(now, urgent=urgent)
 
     def waiting_limit(self, lane: Lane, now: float) -> int:
         """Return the maximum number of messages of a lane that may wait. Others are deferred."""
@@ -184,7 +187,7 @@ class HostGate(Generic[M]):
                         blocked.remove(queue)
                     return Unblocked(lane, probing, len(probing))
             elif blocked and limiter.has_room(now, urgent=urgent):
-                free_slots = max(1, int(limiter.limit) - limiter.in_flight)
+                free_slots = max(1, limiter.free_slots)
                 queues = [blocked.popleft() for _ in range(min(free_slots, len(blocked)))]
                 return Unblocked(lane, queues, free_slots)
         return None
